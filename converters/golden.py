@@ -1,0 +1,78 @@
+"""The golden vector: a small picture with everything a device must find in it.
+
+A backend is judged by it before it is used; a decoder from another hand can be tested with it.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from edgecodec.bundle import short_id
+from edgecodec.codec import DEFAULT_TILE
+from edgecodec.container import Header, write_container
+from edgecodec.converters.calibration import centre
+from edgecodec.converters.parity import channels_first, channels_last
+from edgecodec.entropy import LatentCoder
+
+QUALITY = 60
+HEIGHT, WIDTH = 96, 160
+"""Not square and no power of two, so that a swapped side or a wrong stride shows."""
+
+
+@torch.inference_mode()
+def make_golden(
+    codec_stages: Sequence[nn.Module], tables: bytes, photo: npt.NDArray[np.uint8]
+) -> dict[str, npt.NDArray[Any]]:
+    """Encode and decode the middle of a photo with the reference.
+
+    Args:
+        codec_stages: analysis and synthesis, torch modules.
+        tables: content of `tables.bin`.
+        photo: (H, W, 3), sides at least 32.
+
+    Returns:
+        What `edgecodec.bundle.Bundle.golden` documents, and `quality` as an int64 scalar.
+        `file` is a whole .ecx file of a single tile.
+    """
+    analysis, synthesis = codec_stages
+    x = centre(photo, HEIGHT, WIDTH)
+    coder = LatentCoder(tables)
+    y, z = (channels_last(value)[0] for value in analysis(channels_first(x[None])))
+    z_hat = coder.quantize_hyper(QUALITY, z)
+    mu, index = coder.hyper(QUALITY, z_hat)
+    substream = coder.encode(QUALITY, z_hat, index, coder.quantize(QUALITY, y, mu, index))
+    _, y_hat = coder.decode(QUALITY, z_hat.shape[0], z_hat.shape[1], substream)
+    header = Header(x.shape[1], x.shape[0], "RGB", QUALITY, DEFAULT_TILE, short_id(tables))
+    x_hat = channels_last(synthesis(channels_first(y_hat[None])))[0]
+    return {
+        "x": x,
+        "quality": np.array(QUALITY, np.int64),
+        "file": np.frombuffer(write_container(header, [substream]), np.uint8),
+        "y_hat": y_hat,
+        "x_hat": np.rint(np.clip(x_hat, 0, 255)).astype(np.uint8),
+        "y": y,
+        "z": z,
+    }
+
+
+def save_golden(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Write an .npz file, the same bytes each time.
+
+    `numpy.savez` cannot: an array called `file` meets its own argument of that name.
+    """
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in arrays.items():
+            content = io.BytesIO()
+            np.lib.format.write_array(content, np.asarray(array, order="C"), allow_pickle=False)
+            entry = zipfile.ZipInfo(f"{name}.npy")  # dated 1980, whatever the clock says
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, content.getvalue())

@@ -1,0 +1,279 @@
+"""The network between torch and the targets: a typed list of nodes with NumPy weights.
+
+Values are feature maps of one image. Their channel count is fixed, height and width are not:
+`infer_sizes` gives them for a size of the input. Weights are float32, output channels first
+(O, I / groups, kh, kw). Quantization parameters can be attached to each value and to each
+convolution's weights; the float writers ignore them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from edgecodec.errors import ConversionError
+
+Float32Array: TypeAlias = npt.NDArray[np.float32]
+Size: TypeAlias = tuple[int, int]
+Order: TypeAlias = Literal["crd", "dcr"]
+"""Channel order of a shuffle. With C channels on the fine side and a block of r, position (i, j)
+of a block comes from channel c * r * r + i * r + j (crd, torch) or (i * r + j) * C + c (dcr,
+TFLite)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Quantization:
+    """Symmetric integers that stand for real numbers: real = scale * integer.
+
+    Attributes:
+        scale: (1,) float32 for a whole tensor or (O,) for each output channel of a weight.
+        bits: width of the integers.
+    """
+
+    scale: Float32Array
+    bits: int = 8
+
+
+@dataclass(frozen=True)
+class Value:
+    """A feature map.
+
+    Attributes:
+        name: unique in its graph; inputs and outputs of a graph carry their public name.
+        channels: number of channels.
+        quantization: how its integers map to numbers; None is floating point.
+    """
+
+    name: str
+    channels: int
+    quantization: Quantization | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Conv2d:
+    """Cross-correlation with zero padding, as `torch.nn.functional.conv2d`.
+
+    Attributes:
+        name: unique in its graph.
+        inputs: name of the value read.
+        output: name of the value made.
+        weight: (O, I / groups, kh, kw) float32.
+        bias: (O,) float32.
+        stride: down and right.
+        padding: rows and columns of zeros above, left, below, right.
+        dilation: down and right.
+        groups: blocks of channels that do not see each other.
+        weight_quantization: per output channel; None is floating point.
+    """
+
+    name: str
+    inputs: tuple[str]
+    output: str
+    weight: Float32Array
+    bias: Float32Array
+    stride: Size = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: Size = (1, 1)
+    groups: int = 1
+    weight_quantization: Quantization | None = None
+
+    @property
+    def is_depthwise(self) -> bool:
+        """Whether every group has a single input channel, and there are several groups."""
+        return self.groups > 1 and self.weight.shape[1] == 1
+
+
+@dataclass(frozen=True)
+class Relu:
+    """max(x, 0)."""
+
+    name: str
+    inputs: tuple[str]
+    output: str
+
+
+@dataclass(frozen=True)
+class Add:
+    """Sum of two values of one shape."""
+
+    name: str
+    inputs: tuple[str, str]
+    output: str
+
+
+@dataclass(frozen=True)
+class DepthToSpace:
+    """Pixel shuffle: `block` * `block` channels become a square of positions."""
+
+    name: str
+    inputs: tuple[str]
+    output: str
+    block: int
+    order: Order = "crd"
+
+
+@dataclass(frozen=True)
+class SpaceToDepth:
+    """Pixel unshuffle: a square of positions becomes `block` * `block` channels."""
+
+    name: str
+    inputs: tuple[str]
+    output: str
+    block: int
+    order: Order = "crd"
+
+
+Node: TypeAlias = Conv2d | Relu | Add | DepthToSpace | SpaceToDepth
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """One stage. Nodes are in an order in which they can run.
+
+    Attributes:
+        stage: what errors and files call it.
+        values: every feature map by name.
+        inputs: names of the values given.
+        outputs: names of the values wanted; each is made by a node.
+        nodes: the operations.
+
+    Raises:
+        ConversionError: the parts do not fit together.
+    """
+
+    stage: str
+    values: Mapping[str, Value]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    nodes: tuple[Node, ...]
+
+    def __post_init__(self) -> None:
+        """Check names, order and channel counts."""
+        known = set(self.inputs)
+        for node in self.nodes:
+            missing = [name for name in node.inputs if name not in known]
+            if missing or node.output in known or node.output not in self.values:
+                raise ConversionError(f"node {node.name} reads or writes a wrong value", self.stage)
+            self._check_channels(node)
+            known.add(node.output)
+        if not set(self.outputs) <= known - set(self.inputs):
+            raise ConversionError("an output is not made by any node", self.stage)
+
+    def _check_channels(self, node: Node) -> None:
+        given = [self.values[name].channels for name in node.inputs]
+        found = self.values[node.output].channels
+        expected = given[0]
+        fits = True
+        match node:
+            case Conv2d():
+                expected = node.weight.shape[0]
+                fits = given[0] == node.weight.shape[1] * node.groups
+                fits = fits and expected % node.groups == 0 and node.bias.shape == (expected,)
+                fits = fits and node.weight.dtype == np.float32 and node.bias.dtype == np.float32
+            case Add():
+                fits = given[0] == given[1]
+            case DepthToSpace():
+                expected, rest = divmod(given[0], node.block**2)
+                fits = rest == 0
+            case SpaceToDepth():
+                expected = given[0] * node.block**2
+        if not fits or found != expected:
+            raise ConversionError(
+                f"node {node.name}: channels {given} -> {found} do not fit", self.stage
+            )
+
+    def consumers(self, value: str) -> list[Node]:
+        """Return the nodes that read a value."""
+        return [node for node in self.nodes if value in node.inputs]
+
+    def producer(self, value: str) -> Node | None:
+        """Return the node that makes a value, None for an input."""
+        return next((node for node in self.nodes if node.output == value), None)
+
+    def weights_digest(self) -> bytes:
+        """Return a SHA-256 over structure and weights, whatever the nodes are called."""
+        numbers: dict[str, int] = {name: i for i, name in enumerate(self.inputs)}
+        digest = hashlib.sha256()
+        for node in self.nodes:
+            numbers[node.output] = len(numbers)
+            parts: list[object] = [type(node).__name__, [numbers[name] for name in node.inputs]]
+            arrays: tuple[Float32Array, ...] = ()
+            if isinstance(node, Conv2d):
+                arrays = (node.weight, node.bias)
+                parts += [node.stride, node.padding, node.dilation, node.groups]
+                parts += [array.shape for array in arrays]
+            elif isinstance(node, DepthToSpace | SpaceToDepth):
+                parts += [node.block, node.order]
+            digest.update(repr(parts).encode())
+            for array in arrays:
+                digest.update(np.ascontiguousarray(array, "<f4").tobytes())
+        digest.update(repr([numbers[name] for name in self.outputs]).encode())
+        return digest.digest()
+
+
+def fits_half(array: Float32Array) -> bool:
+    """Return whether float16 holds every element exactly."""
+    with np.errstate(over="ignore"):  # a value beyond half becomes infinite and then differs
+        return bool(np.array_equal(array.astype(np.float16).astype(np.float32), array))
+
+
+def to_half(array: Float32Array, what: str, stage: str) -> npt.NDArray[np.float16]:
+    """Round to float16.
+
+    Raises:
+        ConversionError: an element is beyond the range of float16.
+    """
+    with np.errstate(over="ignore"):
+        half = array.astype(np.float16)
+    if not np.isfinite(half).all():
+        raise ConversionError(f"{what} is beyond the range of fp16; convert to fp32 alone", stage)
+    return half
+
+
+def infer_sizes(graph: Graph, sizes: Mapping[str, Size]) -> dict[str, Size]:
+    """Return height and width of every value.
+
+    Args:
+        graph: the stage.
+        sizes: height and width of each input.
+
+    Raises:
+        ConversionError: an input is missing, or a node cannot take the size it gets.
+    """
+    known = dict(sizes)
+    for node in graph.nodes:
+        try:
+            given = [known[name] for name in node.inputs]
+        except KeyError as exc:
+            raise ConversionError(f"no size given for {exc.args[0]}", graph.stage) from exc
+        known[node.output] = _output_size(graph.stage, node, given)
+    return known
+
+
+def _output_size(stage: str, node: Node, given: list[Size]) -> Size:
+    height, width = given[0]
+    fits = True
+    match node:
+        case Conv2d():
+            top, left, bottom, right = node.padding
+            kernel = [
+                d * (k - 1) + 1 for k, d in zip(node.weight.shape[2:], node.dilation, strict=True)
+            ]
+            height = (height + top + bottom - kernel[0]) // node.stride[0] + 1
+            width = (width + left + right - kernel[1]) // node.stride[1] + 1
+            fits = height > 0 and width > 0
+        case Add():
+            fits = given[0] == given[1]
+        case DepthToSpace():
+            height, width = height * node.block, width * node.block
+        case SpaceToDepth():
+            fits = height % node.block == 0 and width % node.block == 0
+            height, width = height // node.block, width // node.block
+    if not fits:
+        raise ConversionError(f"node {node.name} cannot take the size {given}", stage)
+    return height, width

@@ -1,0 +1,171 @@
+"""Write a `Graph` as a TFLite flatbuffer, without TensorFlow.
+
+Channels-last throughout, so that no TRANSPOSE remains; pixel shuffles get TFLite's channel order
+by permuting the convolution before them. ReLU is fused into the operation before it. Operators
+have the lowest version that knows them, for tflite-runtime 2.14 and older. Height and width are
+free: `resize_tensor_input` (or a signature runner) sets them.
+
+`fp32` stores weights that float16 holds exactly as float16 behind a DEQUANTIZE, which XNNPACK
+unpacks once and TFLite's own kernels compute once. `fp16` stores every constant so, rounded where
+it has to be, and declares `reduced_precision_support = fp16accfp16`: XNNPACK then computes in
+float16 where the processor does (Arm v8.2 and later) and in float32 elsewhere, as do TFLite's own
+kernels.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from edgecodec.converters.channel_order import with_dcr_shuffles
+from edgecodec.converters.graph import (
+    Add,
+    Conv2d,
+    DepthToSpace,
+    Float32Array,
+    Graph,
+    Node,
+    Relu,
+    Size,
+    SpaceToDepth,
+    fits_half,
+    infer_sizes,
+    to_half,
+)
+from edgecodec.converters.precision import Precision, check_precision
+from edgecodec.converters.tflite_model import Kind, ModelBuilder
+
+
+def write_tflite(
+    graph: Graph, path: Path, precision: Precision = "fp32", *, size: Size = (64, 64)
+) -> dict[str, int]:
+    """Write `<path>`; return how often each operator occurs.
+
+    Args:
+        graph: the stage.
+        path: .tflite file.
+        precision: `fp32` or `fp16`.
+        size: height and width of the inputs until a runtime resizes them.
+
+    Raises:
+        ConversionError: the precision is not available, or a weight is beyond its range.
+    """
+    check_precision(precision, ("fp32", "fp16"), graph.stage)
+    writer = _Writer(with_dcr_shuffles(graph), precision, size)
+    path.write_bytes(writer.write())
+    return dict(sorted(Counter(writer.builder.used).items()))
+
+
+class _Writer:
+    """Translates node by node; tensors of a fused ReLU's input are never made."""
+
+    def __init__(self, graph: Graph, precision: Precision, size: Size) -> None:
+        self.graph, self.half = graph, precision == "fp16"
+        self.sizes = infer_sizes(graph, dict.fromkeys(graph.inputs, size))
+        self.builder = ModelBuilder(f"edgecodec {graph.stage} {precision}")
+        self.tensors: dict[str, int] = {}
+
+    def write(self) -> bytes:
+        for name in self.graph.inputs:
+            self._activation(name)
+        for node in self.graph.nodes:
+            if not self._is_fused(node):
+                self._node(node)
+        if self.half:
+            self.builder.metadata("reduced_precision_support", b"fp16accfp16")
+        inputs = {name: self.tensors[name] for name in self.graph.inputs}
+        outputs = {name: self.tensors[name] for name in self.graph.outputs}
+        return self.builder.finish(self.graph.stage, inputs, outputs)
+
+    def _activation(self, name: str) -> int:
+        if name not in self.tensors:
+            height, width = self.sizes[name]
+            self.tensors[name] = self.builder.activation(
+                name, (1, height, width, self.graph.values[name].channels)
+            )
+        return self.tensors[name]
+
+    def _fused_relu(self, node: Node) -> Relu | None:
+        """Return the ReLU that alone reads a convolution or sum."""
+        readers = self.graph.consumers(node.output)
+        if not isinstance(node, Conv2d | Add) or node.output in self.graph.outputs:
+            return None
+        return readers[0] if len(readers) == 1 and isinstance(readers[0], Relu) else None
+
+    def _is_fused(self, node: Node) -> bool:
+        if not isinstance(node, Relu):
+            return False
+        before = self.graph.producer(node.inputs[0])
+        return before is not None and self._fused_relu(before) is node
+
+    def _node(self, node: Node) -> None:
+        relu = self._fused_relu(node)
+        inputs = [self._activation(name) for name in node.inputs]
+        output = self._activation(node.output if relu is None else relu.output)
+        match node:
+            case Conv2d():
+                self._convolution(node, inputs[0], output, relu=relu is not None)
+            case Add():
+                self.builder.add(inputs, output, relu=relu is not None)
+            case Relu():
+                self.builder.simple(Kind.RELU, inputs, output)
+            case DepthToSpace():
+                self.builder.shuffle(Kind.DEPTH_TO_SPACE, inputs[0], output, node.block)
+            case SpaceToDepth():
+                self.builder.shuffle(Kind.SPACE_TO_DEPTH, inputs[0], output, node.block)
+
+    def _constant(self, name: str, array: Float32Array, *, bias: bool) -> int:
+        """Store an array; behind a DEQUANTIZE where float16 is wanted or loses nothing."""
+        if self.half or (fits_half(array) and not bias):
+            half = to_half(array, name, self.graph.stage)
+            stored = self.builder.constant(f"{name}.half", half)
+            output = self.builder.activation(name, array.shape, fixed=True)
+            self.builder.simple(Kind.DEQUANTIZE, [stored], output)
+            return output
+        return self.builder.constant(name, array)
+
+    def _convolution(self, node: Conv2d, source: int, output: int, *, relu: bool) -> None:
+        axes = (1, 2, 3, 0) if node.is_depthwise else (0, 2, 3, 1)
+        weight = np.ascontiguousarray(node.weight.transpose(axes))
+        same = _is_same_padding(node)
+        if any(node.padding) and not same:
+            source = self._pad(node, source)
+        self.builder.convolution(
+            [
+                source,
+                self._constant(f"{node.name}.weight", weight, bias=False),
+                self._constant(f"{node.name}.bias", node.bias, bias=True),
+            ],
+            output,
+            same=same,
+            stride=node.stride,
+            dilation=node.dilation,
+            relu=relu,
+            multiplier=node.weight.shape[0] // node.groups if node.is_depthwise else None,
+            grouped=node.groups > 1,
+        )
+
+    def _pad(self, node: Conv2d, source: int) -> int:
+        top, left, bottom, right = node.padding
+        height, width = self.sizes[node.inputs[0]]
+        channels = self.graph.values[node.inputs[0]].channels
+        shape = (1, height + top + bottom, width + left + right, channels)
+        output = self.builder.activation(f"{node.name}.padded", shape)
+        amounts = np.array([[0, 0], [top, bottom], [left, right], [0, 0]], np.int32)
+        paddings = self.builder.constant(f"{node.name}.padding", amounts)
+        self.builder.simple(Kind.PAD, [source, paddings], output)
+        return output
+
+
+def _is_same_padding(node: Conv2d) -> bool:
+    """Return whether SAME pads as the node does for every size.
+
+    With a stride, SAME puts zeros where the size happens to need them, so that it is the same
+    only for some sizes; without one, only an even total is split alike.
+    """
+    reach = [d * (k - 1) for k, d in zip(node.weight.shape[2:], node.dilation, strict=True)]
+    even = all(r % 2 == 0 for r in reach)
+    half = (reach[0] // 2, reach[1] // 2)
+    return node.stride == (1, 1) and even and any(half) and node.padding == (*half, *half)

@@ -1,0 +1,200 @@
+"""Compare artefacts with the torch modules they come from, on real photos.
+
+Run through the backends of `edgecodec.runtimes`, as a device would. What the tolerances mean:
+
+* fp32: the order of additions differs between runtimes. Latents move by some 1e-4 and a pixel by
+  one level where it was next to a half.
+* fp16: eleven bits of mantissa, or the eight of bfloat16 where OpenVINO's `f16` gets that from the
+  processor. Most pixels stay, some move by a level, single ones by more. Files stay decodable all
+  the same: what is decoded is made of integers before the synthesis begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from edgecodec.errors import BackendError, BackendUnavailableError, ParityError
+from edgecodec.runtimes.base import Artefact, Float32Array, SessionOptions, StageName
+from edgecodec.runtimes.registry import get_backend
+
+Y_UNIT = 16
+"""y_hat counts in units of 1/16 (see edgecodec.runtimes.base)."""
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What an artefact may differ by.
+
+    Attributes:
+        latent: largest absolute difference of y and z; the finest quantization step is about 1.
+        levels: largest difference of a pixel after clipping and rounding.
+    """
+
+    latent: float
+    levels: int
+
+
+TOLERANCES = {"fp32": Tolerance(0.005, 1), "fp16": Tolerance(1.5, 4)}
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One photo through the torch modules; arrays are float32, (1, height, width, channels).
+
+    Attributes:
+        analysis_inputs: x.
+        analysis_outputs: y and z.
+        synthesis_inputs: y_hat: y at the finest resolution the format has.
+        synthesis_outputs: x_hat.
+    """
+
+    analysis_inputs: Mapping[str, Float32Array]
+    analysis_outputs: Mapping[str, Float32Array]
+    synthesis_inputs: Mapping[str, Float32Array]
+    synthesis_outputs: Mapping[str, Float32Array]
+
+    def of(self, stage: StageName) -> tuple[Mapping[str, Float32Array], Mapping[str, Float32Array]]:
+        """Return inputs and outputs of a stage."""
+        if stage == "analysis":
+            return self.analysis_inputs, self.analysis_outputs
+        return self.synthesis_inputs, self.synthesis_outputs
+
+
+def channels_last(tensor: torch.Tensor) -> Float32Array:
+    """Return (N, C, H, W) as a contiguous (N, H, W, C) float32 array."""
+    return np.ascontiguousarray(tensor.permute(0, 2, 3, 1).numpy(), np.float32)
+
+
+def channels_first(array: npt.NDArray[Any]) -> torch.Tensor:
+    """Return (N, H, W, C) of any type as a (N, C, H, W) float32 tensor."""
+    return torch.from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2), np.float32))
+
+
+@torch.inference_mode()
+def make_samples(
+    analysis: nn.Module, synthesis: nn.Module, photos: Sequence[npt.NDArray[np.uint8]]
+) -> list[Sample]:
+    """Run the reference.
+
+    Args:
+        analysis: (1, 3, H, W) -> y, z.
+        synthesis: y_hat -> (1, 3, H, W).
+        photos: (H, W, 3), sides multiples of 32.
+    """
+    samples = []
+    for photo in photos:
+        x = channels_first(photo[None])
+        y, z = analysis(x)
+        y_hat = torch.round(y * Y_UNIT).clamp(-32768, 32767)
+        samples.append(
+            Sample(
+                {"x": channels_last(x)},
+                {"y": channels_last(y), "z": channels_last(z)},
+                {"y_hat": channels_last(y_hat)},
+                {"x_hat": channels_last(synthesis(y_hat))},
+            )
+        )
+    return samples
+
+
+def check_artefact(
+    artefact: Artefact,
+    backend: str,
+    samples: Sequence[Sample],
+    warn: Callable[[str], None],
+) -> dict[str, Any]:
+    """Run an artefact and return its differences from the reference, by output name.
+
+    Beside them stand `checked`, `backend`, `version` and `photos`; where the runtime is not
+    installed only `checked`, which is false, and `reason`.
+
+    Args:
+        artefact: what to run.
+        backend: name of the runtime that runs it.
+        samples: what it should give.
+        warn: told when nothing could be checked.
+
+    Raises:
+        ParityError: it differs by more than the tolerance of its precision.
+        BackendError: the runtime refuses it.
+    """
+    runtime = get_backend(backend)
+    available = runtime.probe()
+    if not available.ok:
+        warn(f"NOT CHECKED: {artefact.path.name}, because {backend} {available.reason}")
+        return {"checked": False, "reason": f"{backend}: {available.reason}"}
+    try:
+        session = runtime.load(artefact, SessionOptions())
+    except BackendUnavailableError as exc:
+        warn(f"NOT CHECKED: {artefact.path.name}, because {exc}")
+        return {"checked": False, "reason": str(exc)}
+    collected: dict[str, list[_Pair]] = {}
+    try:
+        for sample in samples:
+            inputs, expected = sample.of(artefact.stage)
+            found = session.run(inputs)
+            for name, array in expected.items():
+                if name not in found or found[name].shape != array.shape:
+                    raise BackendError(
+                        backend, f"{artefact.path.name} gives no {name} of its shape"
+                    )
+                collected.setdefault(name, []).append((found[name], array))
+    finally:
+        session.close()
+    measured = {name: _compare(name, pairs) for name, pairs in collected.items()}
+    _judge(artefact, measured)
+    return {
+        "checked": True,
+        "backend": backend,
+        "version": available.version,
+        "photos": len(samples),
+        **measured,
+    }
+
+
+_Pair = tuple[Float32Array, Float32Array]
+
+
+def _compare(name: str, pairs: Sequence[_Pair]) -> dict[str, float]:
+    """Return the differences of one output over all photos.
+
+    `moved` is the share of elements that are another integer after rounding: pixels for x_hat,
+    symbols at a quantization step of 1 for y and z.
+    """
+    # inf and NaN must not pass: nan_to_num makes them differences beyond any tolerance.
+    errors = np.concatenate(
+        [np.nan_to_num(np.abs(a - b), nan=np.inf, posinf=np.inf).ravel() for a, b in pairs]
+    )
+    steps = [np.abs(_integers(name, a) - _integers(name, b)).ravel() for a, b in pairs]
+    moved = np.concatenate(steps)
+    found = {
+        "max_abs_err": float(errors.max()),
+        "rms_err": float(np.sqrt(np.mean(np.square(errors, dtype=np.float64)))),
+        "moved": float(np.mean(moved > 0)),
+    }
+    if name == "x_hat":
+        found["max_level_err"] = float(moved.max())
+    return found
+
+
+def _integers(name: str, array: Float32Array) -> Float32Array:
+    limits = (0, 255) if name == "x_hat" else (-32768, 32767)
+    return np.rint(np.clip(np.nan_to_num(array, nan=1e9), *limits))
+
+
+def _judge(artefact: Artefact, measured: Mapping[str, Mapping[str, float]]) -> None:
+    tolerance = TOLERANCES[artefact.precision]
+    what = f"{artefact.target} {artefact.precision}"
+    for name, values in measured.items():
+        levels = "max_level_err" in values
+        error = values["max_level_err" if levels else "max_abs_err"]
+        allowed = tolerance.levels if levels else tolerance.latent
+        if not error <= allowed:
+            raise ParityError(artefact.stage, f"{what} output {name}", error, allowed)

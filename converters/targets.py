@@ -1,0 +1,131 @@
+"""The targets there are: what each needs, which function writes it, which backend reads it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Protocol
+
+from edgecodec.converters.graph import Graph
+from edgecodec.converters.precision import PRECISIONS, Precision, check_precision
+from edgecodec.errors import ConfigError, MissingDependencyError, UnknownPluginError
+
+
+class Writer(Protocol):
+    """Writes a stage to a file and says how often each operator occurs in it."""
+
+    def __call__(self, graph: Graph, path: Path, precision: Precision) -> dict[str, int]:
+        """Write `path` and what belongs beside it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Target:
+    """One kind of artefact.
+
+    Attributes:
+        name: folder of the bundle and what `--to` calls it.
+        writer: function that writes it, `module:function`.
+        suffix: of the file a runtime loads.
+        backend: name of the backend that checks it.
+        requires: packages the writer imports, each with the extra that brings it.
+        precisions: those it has an honest form of.
+    """
+
+    name: str
+    writer: str
+    suffix: str
+    backend: str
+    requires: tuple[tuple[str, str], ...]
+    precisions: tuple[Precision, ...] = ("fp32", "fp16")
+
+    def load_writer(self) -> Writer:
+        """Import the writer.
+
+        Raises:
+            MissingDependencyError: a package it needs is not installed.
+        """
+        require(self.requires)
+        module, _, function = self.writer.partition(":")
+        writer: Writer = getattr(importlib.import_module(module), function)
+        return writer
+
+
+_HERE = "edgecodec.converters"
+TARGETS = {
+    target.name: target
+    for target in (
+        Target(
+            "onnx",
+            f"{_HERE}.graph_to_onnx:write_onnx",
+            "onnx",
+            "onnxruntime",
+            (("onnx", "convert"),),
+        ),
+        Target(
+            "openvino",
+            f"{_HERE}.graph_to_openvino:write_openvino",
+            "xml",
+            "openvino",
+            (("onnx", "convert"), ("openvino", "openvino")),
+        ),
+        Target(
+            "tflite",
+            f"{_HERE}.graph_to_tflite:write_tflite",
+            "tflite",
+            "tflite",
+            (("ai_edge_litert", "tflite"), ("flatbuffers", "convert")),
+        ),
+        Target(
+            "torch",
+            f"{_HERE}.graph_to_torch:write_torch",
+            "pt",
+            "torch",
+            (("torch", "convert"),),
+            ("fp32",),
+        ),
+    )
+}
+
+
+def require(packages: Sequence[tuple[str, str]]) -> None:
+    """Refuse to go on without the packages named.
+
+    Args:
+        packages: module and the extra of edgecodec that brings it.
+
+    Raises:
+        MissingDependencyError: the first one that is not installed.
+    """
+    for package, extra in packages:
+        if find_spec(package) is None:
+            raise MissingDependencyError(package, extra)
+
+
+def plan(targets: Sequence[str], precisions: Sequence[str]) -> list[tuple[Target, Precision]]:
+    """Return what to write, the torch reference first; it is always part of a bundle.
+
+    Raises:
+        UnknownPluginError: no such target.
+        ConversionError: no such precision, or int8, which is not available yet.
+        ConfigError: nothing asked for.
+        MissingDependencyError: a package that a writer needs is not installed.
+    """
+    if not targets or not precisions:
+        raise ConfigError("name at least one target and one precision")
+    for name in targets:
+        if name not in TARGETS:
+            raise UnknownPluginError("target", name, tuple(TARGETS))
+    for precision in precisions:
+        check_precision(precision, ("fp32", "fp16"))
+    chosen: list[tuple[Target, Precision]] = [(TARGETS["torch"], "fp32")]
+    for name in dict.fromkeys(targets):
+        target = TARGETS[name]
+        require(target.requires)
+        if name != "torch":
+            wanted = [p for p in PRECISIONS if p in precisions and p in target.precisions]
+            chosen += [(target, p) for p in wanted]
+    return chosen

@@ -1,0 +1,216 @@
+"""Build a TFLite flatbuffer with one subgraph, through the schema's object API."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from typing import Any
+
+import flatbuffers
+import numpy as np
+import numpy.typing as npt
+from ai_edge_litert import schema_py_generated as schema
+
+_ALIGNMENT = 16  # what the schema's force_align asks for and its Python code does not do
+_LAST_OLD_CODE = 127  # operator codes had eight bits once; old readers look there first
+_SIGNATURE = "serving_default"
+
+
+class Kind(Enum):
+    """Operators used; their name is the schema's."""
+
+    ADD = "ADD"
+    CONV_2D = "CONV_2D"
+    DEPTHWISE_CONV_2D = "DEPTHWISE_CONV_2D"
+    DEPTH_TO_SPACE = "DEPTH_TO_SPACE"
+    DEQUANTIZE = "DEQUANTIZE"
+    PAD = "PAD"
+    RELU = "RELU"
+    SPACE_TO_DEPTH = "SPACE_TO_DEPTH"
+
+
+_OPTIONS = {
+    Kind.ADD: "AddOptions",
+    Kind.CONV_2D: "Conv2DOptions",
+    Kind.DEPTHWISE_CONV_2D: "DepthwiseConv2DOptions",
+    Kind.DEPTH_TO_SPACE: "DepthToSpaceOptions",
+    Kind.DEQUANTIZE: "DequantizeOptions",
+    Kind.PAD: "PadOptions",
+    Kind.SPACE_TO_DEPTH: "SpaceToDepthOptions",
+}
+_TYPES = {"float32": "FLOAT32", "float16": "FLOAT16", "int32": "INT32"}
+
+
+class _AlignedBuilder(flatbuffers.Builder):  # type: ignore[misc]  # the package has no types
+    def StartVector(self, elemSize: int, numElems: int, alignment: int) -> Any:
+        """Start a vector at a multiple of 16 bytes, as kernels that map the file expect."""
+        return super().StartVector(elemSize, numElems, max(alignment, _ALIGNMENT))
+
+
+class ModelBuilder:
+    """Collects tensors and operators; indexes are those of the subgraph's tensors.
+
+    Attributes:
+        used: name of each operator, in order.
+    """
+
+    def __init__(self, description: str) -> None:
+        self.used: list[str] = []
+        self._codes: dict[tuple[Kind, int], int] = {}
+        self._buffers = [schema.BufferT()]  # the first one is empty by convention
+        self._tensors: list[Any] = []
+        self._operators: list[Any] = []
+        self._model = schema.ModelT()
+        self._model.version = 3
+        self._model.description = description
+        self._model.metadata = []
+
+    def activation(self, name: str, shape: Sequence[int], *, fixed: bool = False) -> int:
+        """Add a float32 tensor without content; height and width stay free unless `fixed`."""
+        signature = None if fixed else [shape[0], -1, -1, shape[3]]
+        return self._tensor(name, shape, "float32", 0, signature)
+
+    def constant(self, name: str, array: npt.NDArray[Any]) -> int:
+        """Add a tensor with content: float32, float16 or int32."""
+        buffer = self._buffer(np.ascontiguousarray(array).tobytes())
+        return self._tensor(name, array.shape, array.dtype.name, buffer, None)
+
+    def _buffer(self, data: bytes) -> int:
+        buffer = schema.BufferT()
+        buffer.data = np.frombuffer(data, np.uint8)
+        self._buffers.append(buffer)
+        return len(self._buffers) - 1
+
+    def _tensor(
+        self, name: str, shape: Sequence[int], dtype: str, buffer: int, signature: list[int] | None
+    ) -> int:
+        tensor = schema.TensorT()
+        tensor.name, tensor.buffer = name, buffer
+        tensor.shape, tensor.shapeSignature = list(shape), signature
+        tensor.type = getattr(schema.TensorType, _TYPES[dtype])
+        tensor.hasRank = True
+        self._tensors.append(tensor)
+        return len(self._tensors) - 1
+
+    def metadata(self, name: str, data: bytes) -> None:
+        """Add a named blob to the model."""
+        entry = schema.MetadataT()
+        entry.name, entry.buffer = name, self._buffer(data)
+        self._model.metadata.append(entry)
+
+    def _operator(
+        self,
+        kind: Kind,
+        inputs: Sequence[int],
+        output: int,
+        *,
+        version: int = 1,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        operator = schema.OperatorT()
+        operator.opcodeIndex = self._codes.setdefault((kind, version), len(self._codes))
+        operator.inputs, operator.outputs = list(inputs), [output]
+        if kind in _OPTIONS:
+            content = getattr(schema, f"{_OPTIONS[kind]}T")()
+            for name, value in (options or {}).items():
+                setattr(content, name, value)
+            operator.builtinOptions = content
+            operator.builtinOptionsType = getattr(schema.BuiltinOptions, _OPTIONS[kind])
+        self._operators.append(operator)
+        self.used.append(kind.value)
+
+    def simple(self, kind: Kind, inputs: Sequence[int], output: int) -> None:
+        """Add an operator without options (DEQUANTIZE of float16 exists since version 3)."""
+        self._operator(kind, inputs, output, version=3 if kind is Kind.DEQUANTIZE else 1)
+
+    def add(self, inputs: Sequence[int], output: int, *, relu: bool) -> None:
+        """Add a sum."""
+        options = {"fusedActivationFunction": _activation(relu=relu)}
+        self._operator(Kind.ADD, inputs, output, options=options)
+
+    def shuffle(self, kind: Kind, source: int, output: int, block: int) -> None:
+        """Add DEPTH_TO_SPACE or SPACE_TO_DEPTH."""
+        self._operator(kind, [source], output, options={"blockSize": block})
+
+    def convolution(
+        self,
+        inputs: Sequence[int],
+        output: int,
+        *,
+        same: bool,
+        stride: tuple[int, int],
+        dilation: tuple[int, int],
+        relu: bool,
+        multiplier: int | None,
+        grouped: bool,
+    ) -> None:
+        """Add a convolution.
+
+        Args:
+            inputs: feature map, weight (OHWI, or 1HWO for a depthwise one), bias.
+            output: feature map.
+            same: SAME padding, otherwise VALID.
+            stride: down and right.
+            dilation: down and right.
+            relu: fuse a ReLU.
+            multiplier: outputs per input of a depthwise convolution, None for any other.
+            grouped: whether a convolution that is not depthwise has groups.
+        """
+        options: dict[str, Any] = {
+            "padding": schema.Padding.SAME if same else schema.Padding.VALID,
+            "strideH": stride[0],
+            "strideW": stride[1],
+            "dilationHFactor": dilation[0],
+            "dilationWFactor": dilation[1],
+            "fusedActivationFunction": _activation(relu=relu),
+        }
+        if multiplier is None:
+            # Groups follow from the shapes alone; version 6 says that the kernel must know that.
+            version = 6 if grouped else 1
+            self._operator(Kind.CONV_2D, inputs, output, version=version, options=options)
+            return
+        options["depthMultiplier"] = multiplier
+        version = 1 if dilation == (1, 1) else 2
+        self._operator(Kind.DEPTHWISE_CONV_2D, inputs, output, version=version, options=options)
+
+    def finish(self, name: str, inputs: Mapping[str, int], outputs: Mapping[str, int]) -> bytes:
+        """Return the file.
+
+        Args:
+            name: of the subgraph.
+            inputs: tensors by name, which is also theirs in the signature.
+            outputs: likewise.
+        """
+        subgraph = schema.SubGraphT()
+        subgraph.name = name
+        subgraph.tensors, subgraph.operators = self._tensors, self._operators
+        subgraph.inputs, subgraph.outputs = list(inputs.values()), list(outputs.values())
+        signature = schema.SignatureDefT()
+        signature.signatureKey, signature.subgraphIndex = _SIGNATURE, 0
+        signature.inputs = [_tensor_map(*item) for item in inputs.items()]
+        signature.outputs = [_tensor_map(*item) for item in outputs.items()]
+        self._model.subgraphs, self._model.signatureDefs = [subgraph], [signature]
+        self._model.buffers = self._buffers
+        self._model.operatorCodes = [_code(*key) for key in self._codes]
+        builder = _AlignedBuilder(1024)
+        builder.Finish(self._model.Pack(builder), file_identifier=b"TFL3")
+        return bytes(builder.Output())
+
+
+def _activation(*, relu: bool) -> int:
+    kind = schema.ActivationFunctionType
+    return int(kind.RELU if relu else kind.NONE)
+
+
+def _tensor_map(name: str, index: int) -> Any:
+    entry = schema.TensorMapT()
+    entry.name, entry.tensorIndex = name, index
+    return entry
+
+
+def _code(kind: Kind, version: int) -> Any:
+    code = schema.OperatorCodeT()
+    code.builtinCode = getattr(schema.BuiltinOperator, kind.value)
+    code.deprecatedBuiltinCode = min(code.builtinCode, _LAST_OLD_CODE)
+    code.version = version
+    return code

@@ -1,0 +1,264 @@
+"""The unit of deployment: a folder or a zip file with manifest, integer tables and graphs.
+
+    manifest.json     what is here, with a SHA-256 of every other file
+    tables.bin        integer CDFs, hyper-synthesis and gains (docs/FORMAT.md)
+    golden.npz        a small picture with its expected latents and pixels
+    onnx/ openvino/ tflite/ torch/   graphs: <stage>.<precision>.<suffix>
+
+All artefacts of a bundle share the tables, so that any of them decodes any other's files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgecodec.errors import BundleError
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+TABLES = "tables.bin"
+GOLDEN = "golden.npz"
+
+
+@dataclass(frozen=True)
+class ArtefactEntry:
+    """One stage for one target and precision, as the manifest lists it.
+
+    Attributes:
+        stage: `analysis` or `synthesis`.
+        target: `onnx`, `openvino`, `tflite` or `torch`.
+        precision: `fp32`, `fp16` or `int8`.
+        path: the file a runtime loads, relative to the bundle.
+        bytes: size of all its files.
+        exact: whether every runtime gives the same integers.
+        parity: differences from the reference as measured at conversion, by output name.
+        operators: how often each operator occurs.
+    """
+
+    stage: str
+    target: str
+    precision: str
+    path: str
+    bytes: int
+    exact: bool = False
+    parity: dict[str, Any] = field(default_factory=dict)
+    operators: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Content of `manifest.json`.
+
+    Attributes:
+        name: what people call the model.
+        model_id: SHA-256 over the weights, shortened to 16 hexadecimal digits.
+        tables_id: SHA-256 over `tables.bin`, shortened to 16 hexadecimal digits; in every file.
+        latent_channels: M.
+        hyper_channels: Z.
+        latent_stride: pixels per latent.
+        hyper_stride: pixels per hyper-latent; images are padded to a multiple of it.
+        analysis_halo: pixels around a tile that the analysis must see, multiple of hyper_stride.
+        synthesis_halo: latents around a tile that the synthesis must see.
+        artefacts: the graphs.
+        calibration: what the conversion was checked on.
+        files: SHA-256 of every file but the manifest, by relative path.
+        format: version of the bundle format.
+    """
+
+    name: str
+    model_id: str
+    tables_id: str
+    latent_channels: int
+    hyper_channels: int
+    latent_stride: int
+    hyper_stride: int
+    analysis_halo: int
+    synthesis_halo: int
+    artefacts: tuple[ArtefactEntry, ...]
+    calibration: dict[str, Any]
+    files: dict[str, str]
+    format: int = FORMAT_VERSION
+
+    def to_json(self) -> str:
+        """Return the text of `manifest.json`."""
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, source: str) -> Manifest:
+        """Parse `manifest.json`.
+
+        Raises:
+            BundleError: not JSON, another format version, or fields missing or of wrong kind.
+        """
+        try:
+            values = json.loads(text)
+        except ValueError as exc:
+            raise BundleError(f"{source}: the manifest is not JSON ({exc})") from exc
+        if not isinstance(values, dict) or values.get("format") != FORMAT_VERSION:
+            raise BundleError(
+                f"{source}: not a bundle of format {FORMAT_VERSION}; "
+                "convert the checkpoint again with this version of edgecodec"
+            )
+        try:
+            entries = tuple(ArtefactEntry(**entry) for entry in values.pop("artefacts"))
+            return cls(artefacts=entries, **values)
+        except (KeyError, TypeError) as exc:
+            raise BundleError(f"{source}: the manifest is incomplete ({exc})") from exc
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def short_id(data: bytes) -> str:
+    """Return the first 16 hexadecimal digits of the SHA-256 of `data`."""
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def default_bundle_path() -> Path:
+    """Return the folder of the bundle that ships with the package."""
+    return Path(__file__).with_name("data") / "default.bundle"
+
+
+class Bundle:
+    """A bundle opened for reading. Files are checked against their hash when first used.
+
+    Args:
+        path: folder or zip file; None takes the one that ships with the package.
+    Raises:
+        BundleError: nothing there, or not a bundle.
+    """
+
+    def __init__(self, path: str | Path | None = None) -> None:
+        self.path = default_bundle_path() if path is None else Path(path)
+        self._unpacked: tempfile.TemporaryDirectory[str] | None = None
+        if not self.path.exists():
+            raise BundleError(f"{self.path}: no such bundle")
+        self.root = self.path if self.path.is_dir() else self._unpack()
+        try:
+            text = (self.root / MANIFEST).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as exc:
+            raise BundleError(f"{self.path}: not a bundle, {MANIFEST} cannot be read") from exc
+        self.manifest = Manifest.from_json(text, str(self.path))
+        self._checked: set[str] = set()
+
+    def _unpack(self) -> Path:
+        self._unpacked = tempfile.TemporaryDirectory(prefix="edgecodec-")
+        root = Path(self._unpacked.name)
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                archive.extractall(root)  # refuses to leave `root`
+        except (zipfile.BadZipFile, OSError, EOFError) as exc:
+            raise BundleError(f"{self.path}: neither a folder nor a zip file") from exc
+        return root
+
+    def file(self, name: str) -> Path:
+        """Return the path of a file of the bundle after checking its content.
+
+        Raises:
+            BundleError: not listed, missing, or its hash differs.
+        """
+        expected = self.manifest.files.get(name)
+        parts = PurePosixPath(name)
+        if expected is None or parts.is_absolute() or ".." in parts.parts:
+            raise BundleError(f"{self.path}: the manifest lists no file {name}")
+        path = self.root / name
+        if name not in self._checked:
+            if not path.is_file():
+                raise BundleError(f"{self.path}: {name} is missing; convert or install it again")
+            if sha256_of(path) != expected:
+                raise BundleError(
+                    f"{self.path}: {name} is damaged, its hash differs from the manifest's; "
+                    "convert or install it again"
+                )
+            self._checked.add(name)
+        return path
+
+    def tables(self) -> bytes:
+        """Return `tables.bin`.
+
+        Raises:
+            BundleError: missing, damaged, or not the tables the manifest names.
+        """
+        data = self.file(TABLES).read_bytes()
+        if short_id(data) != self.manifest.tables_id:
+            raise BundleError(f"{self.path}: {TABLES} is not the one the manifest names")
+        return data
+
+    def artefact_file(self, entry: ArtefactEntry) -> Path:
+        """Return the file of an artefact; those beside it of the same stem are checked too."""
+        stem = entry.path.rsplit(".", 1)[0] + "."
+        for name in self.manifest.files:
+            if name.startswith(stem):
+                self.file(name)
+        return self.file(entry.path)
+
+    def golden(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the golden vector.
+
+        Keys: `x` (H, W, 3) uint8; `quality` int; `file` uint8, the expected bytes decode to
+        `y_hat` (h, w, M) int16; `x_hat` (H, W, 3) uint8 of the reference; `y` (h, w, M) and
+        `z` (h/2, w/2, Z) float32 of the reference.
+        """
+        try:
+            with np.load(self.file(GOLDEN), allow_pickle=False) as archive:
+                return dict(archive.items())
+        except (ValueError, OSError, zipfile.BadZipFile) as exc:
+            raise BundleError(f"{self.path}: {GOLDEN} cannot be read") from exc
+
+    def close(self) -> None:
+        """Remove the unpacked copy of a zip file."""
+        if self._unpacked is not None:
+            self._unpacked.cleanup()
+            self._unpacked = None
+
+
+@contextlib.contextmanager
+def writing_bundle(target: Path) -> Iterator[Path]:
+    """Give a folder to fill that becomes `target` when all went well, and vanishes otherwise.
+
+    A `target` ending in `.zip` becomes a zip file. An earlier bundle is replaced only at the end.
+
+    Raises:
+        BundleError: `target` exists and is not a bundle, so that replacing it could lose data.
+    """
+    if target.is_dir() and any(target.iterdir()) and not (target / MANIFEST).exists():
+        raise BundleError(f"{target}: exists and is not a bundle; choose another name")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
+        folder = Path(scratch) / "bundle"
+        folder.mkdir()
+        yield folder
+        if target.suffix == ".zip":
+            packed = Path(scratch) / "bundle.zip"
+            with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+                for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+                    archive.write(path, path.relative_to(folder).as_posix())
+            packed.replace(target)
+            return
+        if target.is_dir():
+            shutil.move(target, Path(scratch) / "old")
+        folder.replace(target)
+
+
+def hash_files(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file below `folder` but the manifest, by relative path."""
+    return {
+        path.relative_to(folder).as_posix(): sha256_of(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    }

@@ -1,0 +1,116 @@
+"""What several commands share: options, formatting, loading of pictures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgecodec.errors import ConfigError
+
+if TYPE_CHECKING:
+    from edgecodec.codec import Codec, Profile
+
+PRECISIONS = ("auto", "fp32", "fp16", "int8")
+
+
+def whole_number(low: int, high: int) -> Any:
+    """Return an argparse type for whole numbers in a range."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number {low}..{high}")
+        return value
+
+    return parse
+
+
+def number_list(text: str) -> tuple[int, ...]:
+    """Parse `10,20,50` into qualities."""
+    one = whole_number(1, 100)
+    return tuple(dict.fromkeys(one(part) for part in text.split(",")))
+
+
+def name_list(text: str) -> tuple[str, ...]:
+    """Parse `a,b` into names."""
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not names:
+        raise argparse.ArgumentTypeError("names nothing")
+    return names
+
+
+def add_backend_options(parser: argparse.ArgumentParser) -> None:
+    """Add --backend, --precision, --bundle and --threads."""
+    parser.add_argument(
+        "--backend",
+        default="auto",
+        metavar="NAME",
+        help="auto (measure and take the fastest), onnxruntime, openvino, tflite or torch",
+    )
+    parser.add_argument("--precision", default="auto", choices=PRECISIONS)
+    parser.add_argument("--bundle", metavar="PATH", help="folder or zip (default: shipped model)")
+    parser.add_argument("--threads", type=whole_number(1, 1024), metavar="N")
+
+
+def make_codec(args: argparse.Namespace) -> Codec:
+    """Return the codec that the backend options ask for."""
+    from edgecodec.codec import Codec
+
+    return Codec(args.bundle, args.backend, args.precision, args.threads)
+
+
+def show_profile(profile: Profile) -> str:
+    """Return `analysis 31.2 ms, entropy coding 2.1 ms, total 40.0 ms`."""
+    parts = [f"{name} {1e3 * s:.1f} ms" for name, s in profile.seconds.items()]
+    return ", ".join([*parts, f"total {1e3 * sum(profile.seconds.values()):.1f} ms"])
+
+
+def refuse_overwriting(name: str, force: bool) -> None:
+    """Stop before an existing file would be lost.
+
+    Raises:
+        ConfigError: the file is there and `force` is not given, or its folder is missing.
+    """
+    from edgecodec.image import check_folder
+
+    if name == "-":
+        return
+    path = Path(name)
+    check_folder(path)
+    if path.is_dir():
+        raise ConfigError(f"{name}: is a folder; give a file name")
+    if path.is_file() and not force:
+        raise ConfigError(f"{name}: exists already; add --force to replace it")
+
+
+def write_json(target: str, value: Any) -> None:
+    """Write JSON to a file whole or not at all; `-` is standard output."""
+    from edgecodec.image import write_output
+
+    write_output(target, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def expand_images(names: list[str]) -> list[Path]:
+    """Return image files; a folder stands for the images in it.
+
+    Raises:
+        ConfigError: a name does not exist or nothing is found.
+    """
+    suffixes = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".avif"}
+    found: list[Path] = []
+    for name in names:
+        path = Path(name)
+        if path.is_dir():
+            found += sorted(p for p in path.iterdir() if p.suffix.lower() in suffixes)
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise ConfigError(f"{name}: no such file or folder")
+    if not found:
+        raise ConfigError(f"no images in {', '.join(names)}")
+    return found

@@ -1,0 +1,56 @@
+"""`edgecodec convert`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from edgecodec.cli.common import name_list, write_json
+
+
+def add_parser(sub: Any) -> None:
+    """Register the command."""
+    parser: argparse.ArgumentParser = sub.add_parser(
+        "convert",
+        help="convert a checkpoint to a bundle",
+        description=(
+            "Convert a checkpoint to a bundle: graphs for each target and precision, integer "
+            "tables, golden vector. Every artefact is run on real photos and compared with torch."
+        ),
+    )
+    add = parser.add_argument
+    add("checkpoint", metavar="CHECKPOINT", help="made by `edgecodec train`")
+    add("-o", "--output", required=True, metavar="BUNDLE", help="folder, or a .zip file")
+    add("--to", type=name_list, default=("onnx", "openvino", "tflite"), metavar="TARGETS",
+        help="default: onnx,openvino,tflite")  # fmt: skip
+    add("--precision", type=name_list, default=("fp32",), metavar="LIST",
+        help="fp32, fp16 (default: fp32)")  # fmt: skip
+    add("--calibration", metavar="DIR", help="photos to check with (default: the demo photo)")
+    add("--name", default="custom", help="what to call the model")
+    add("--json", metavar="FILE", help="write all results; - is stdout")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Convert."""
+    from edgecodec.converters.convert import convert_checkpoint
+
+    def progress(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    report = convert_checkpoint(
+        Path(args.checkpoint),
+        Path(args.output),
+        targets=args.to,
+        precisions=args.precision,
+        calibration=Path(args.calibration) if args.calibration else None,
+        name=args.name,
+        progress=progress,
+    )
+    if args.json:
+        write_json(args.json, report.to_dict())
+    if args.json != "-":
+        print(report.table())
+    return 0

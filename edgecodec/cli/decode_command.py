@@ -1,0 +1,54 @@
+"""`edgecodec decode`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from edgecodec.cli.common import add_backend_options, make_codec, refuse_overwriting, show_profile
+
+
+def add_parser(sub: Any) -> None:
+    """Register the command."""
+    parser: argparse.ArgumentParser = sub.add_parser(
+        "decode", help="decompress a file", description="Decompress an .ecx file to a picture."
+    )
+    parser.add_argument("input", metavar="IN", help="an .ecx file; - is stdin")
+    parser.add_argument("output", metavar="OUT", help="format by extension; - is PNG to stdout")
+    parser.add_argument(
+        "--keep-going",
+        action="store_true",
+        help="show damaged tiles as flat grey instead of refusing the file",
+    )
+    parser.add_argument("-f", "--force", action="store_true", help="replace an existing OUT")
+    add_backend_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Decode."""
+    from edgecodec.codec import Profile
+    from edgecodec.image import check_output, image_bytes, read_input, write_output
+
+    check_output(args.output)
+    refuse_overwriting(args.output, args.force)
+    data = read_input(args.input)
+    profile = Profile()
+    with make_codec(args) as codec:
+        image = codec.decode(data, keep_going=args.keep_going, profile=profile)
+        damaged = image.info.pop("damaged_tiles", [])
+        used = codec.opened("synthesis")
+    write_output(args.output, image_bytes(image, args.output))
+    if damaged:
+        print(
+            f"edgecodec: {args.input}: damaged tiles shown in grey: "
+            f"{', '.join(map(str, damaged))}",
+            file=sys.stderr,
+        )
+    label = f"{used.backend} {used.precision}" if used else "nothing intact"
+    print(
+        f"{args.output}: {image.width}x{image.height}, {label}: {show_profile(profile)}",
+        file=sys.stderr,
+    )
+    return 0

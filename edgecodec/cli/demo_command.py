@@ -1,0 +1,98 @@
+"""`edgecodec demo`: the whole story on the photo that ships with the package."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgecodec.bundle import Bundle
+
+DATA = Path(__file__).parents[1] / "data"
+TARGETS = ("onnx", "openvino", "tflite")
+QUALITIES = (20, 60, 90)
+
+
+def add_parser(sub: Any) -> None:
+    """Register the command."""
+    parser: argparse.ArgumentParser = sub.add_parser(
+        "demo",
+        help="convert, select, encode, decode, on a photo that ships with the package",
+        description=(
+            "Convert the trained checkpoint to the three targets, measure which backend is "
+            "fastest here, then encode and decode a photo."
+        ),
+    )
+    parser.add_argument("-o", "--output", metavar="DIR", help="keep files and bundle here")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Tell the story."""
+    if args.output:
+        from edgecodec.image import check_folder
+
+        check_folder(Path(args.output))
+        Path(args.output).mkdir(exist_ok=True)
+        return _story(Path(args.output))
+    with tempfile.TemporaryDirectory(prefix="edgecodec-demo-") as folder:
+        return _story(Path(folder))
+
+
+def _story(folder: Path) -> int:
+    from edgecodec.bundle import Bundle
+    from edgecodec.converters.convert import convert_checkpoint
+    from edgecodec.runtimes.report import devices_report
+
+    print(f"1. Converting the trained checkpoint to {', '.join(TARGETS)}")
+    report = convert_checkpoint(
+        DATA / "default.pt",
+        folder / "demo.bundle",
+        targets=TARGETS,
+        precisions=("fp32",),
+        calibration=None,
+        name="demo",
+        progress=lambda line: print(f"   {line}", file=sys.stderr, flush=True),
+    )
+    print(report.table())
+    bundle = Bundle(folder / "demo.bundle")
+    print("\n2. Which backend is fastest here?")
+    print(devices_report(bundle, None).text())
+    print("\n3. A photo through all of it")
+    _photo(bundle, folder)
+    return 0
+
+
+def _photo(bundle: Bundle, folder: Path) -> None:
+    import numpy as np
+    from PIL import Image
+
+    from edgecodec.cli.common import show_profile
+    from edgecodec.codec import Codec, Profile
+    from edgecodec.image import image_bytes, write_output
+    from edgecodec.metrics import ms_ssim, psnr_rgb
+
+    with Image.open(DATA / "demo.png") as image:
+        original = np.asarray(image.convert("RGB"))
+    height, width = original.shape[:2]
+    with Codec(bundle) as codec:
+        codec.decode(codec.encode(original))  # load and warm up, so that the times below are steady
+        for quality in QUALITIES:
+            coding, decoding = Profile(), Profile()
+            data = codec.encode(original, quality, profile=coding)
+            decoded = codec.decode(data, profile=decoding)
+            again = np.asarray(decoded)
+            write_output(str(folder / f"demo.q{quality}.ecx"), data)
+            write_output(str(folder / f"demo.q{quality}.png"), image_bytes(decoded, "x.png"))
+            print(
+                f"   quality {quality}: {width}x{height}, {original.nbytes} -> {len(data)} bytes "
+                f"({8 * len(data) / (width * height):.3f} bpp), "
+                f"PSNR {psnr_rgb(original, again):.2f} dB, MS-SSIM {ms_ssim(original, again):.4f}"
+            )
+            used = codec.choice("analysis")
+            print(f"      encode on {used.backend}: {show_profile(coding)}")
+            used = codec.choice("synthesis")
+            print(f"      decode on {used.backend}: {show_profile(decoding)}")

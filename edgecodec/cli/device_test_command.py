@@ -1,0 +1,40 @@
+"""`edgecodec device-test`: does everything agree on this machine?"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from edgecodec.cli.common import expand_images, number_list, write_json
+
+
+def add_parser(sub: Any) -> None:
+    """Register the command."""
+    parser: argparse.ArgumentParser = sub.add_parser(
+        "device-test",
+        help="check every backend of this machine against the others",
+        description=(
+            "Encode on every backend, decode on every other: latents must be identical, pixels "
+            "within one level. Also checks the golden vector and both entropy coders."
+        ),
+    )
+    add = parser.add_argument
+    add("images", nargs="*", metavar="IMAGES", help="default: the demo photo")
+    add("--qualities", type=number_list, default=(10, 50, 90), metavar="LIST")
+    add("--bundle", metavar="PATH", help="folder or zip (default: shipped model)")
+    add("--json", metavar="FILE", help="write the results; - is stdout")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check and print; 1 if anything disagrees."""
+    from edgecodec.device_tests.conformance import check_conformance
+    from edgecodec.device_tests.latency import DEMO_PHOTO
+
+    images = expand_images(args.images) if args.images else [DEMO_PHOTO]
+    report = check_conformance(images, args.qualities, bundle=args.bundle)
+    if args.json:
+        write_json(args.json, report.to_dict())
+    if args.json != "-":
+        print(report.text())
+    return 0 if report.passed else 1

@@ -1,0 +1,35 @@
+"""`edgecodec devices`: what this machine has, what was measured, what is chosen and why."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from edgecodec.cli.common import whole_number
+
+
+def add_parser(sub: Any) -> None:
+    """Register the command."""
+    parser: argparse.ArgumentParser = sub.add_parser(
+        "devices",
+        help="list runtimes, measure them, show the choice",
+        description="List the runtimes of this machine, measure them, show which is chosen and why.",
+    )
+    parser.add_argument("--json", action="store_true", help="for machines")
+    parser.add_argument(
+        "--refresh", action="store_true", help="measure again (every run measures at present)"
+    )
+    parser.add_argument("--bundle", metavar="PATH", help="folder or zip (default: shipped model)")
+    parser.add_argument("--threads", type=whole_number(1, 1024), metavar="N")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and print."""
+    from edgecodec.bundle import Bundle
+    from edgecodec.runtimes.report import devices_report
+
+    report = devices_report(Bundle(args.bundle), args.threads)
+    print(json.dumps(report.to_dict(), indent=1) if args.json else report.text())
+    return 0

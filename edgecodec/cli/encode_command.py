@@ -1,0 +1,58 @@
+"""`edgecodec encode`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from edgecodec.cli.common import (
+    add_backend_options,
+    make_codec,
+    refuse_overwriting,
+    show_profile,
+    whole_number,
+)
+
+
+def add_parser(sub: Any) -> None:
+    """Register the command."""
+    parser: argparse.ArgumentParser = sub.add_parser(
+        "encode", help="compress a picture", description="Compress a picture to an .ecx file."
+    )
+    parser.add_argument("input", metavar="IN", help="any image Pillow reads; - is stdin")
+    parser.add_argument("output", metavar="OUT", help="the .ecx file; - is stdout")
+    parser.add_argument(
+        "-q", "--quality", type=whole_number(1, 100), default=60, help="1..100 (default 60)"
+    )
+    parser.add_argument(
+        "--tile",
+        type=int,
+        default=1536,
+        metavar="PIXELS",
+        help="side of independently coded tiles, a multiple of 32 (default 1536)",
+    )
+    parser.add_argument("-f", "--force", action="store_true", help="replace an existing OUT")
+    add_backend_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Encode."""
+    from edgecodec.codec import Profile
+    from edgecodec.image import open_image, read_input, write_output
+
+    refuse_overwriting(args.output, args.force)
+    image = open_image(read_input(args.input), args.input)
+    profile = Profile()
+    with make_codec(args) as codec:
+        choice = codec.choice("analysis")
+        data = codec.encode(image, args.quality, tile=args.tile, profile=profile)
+    write_output(args.output, data)
+    bpp = 8 * len(data) / (image.width * image.height)
+    print(
+        f"{args.output}: {image.width}x{image.height}, {len(data)} bytes, {bpp:.3f} bpp, "
+        f"{choice.backend} {choice.precision}: {show_profile(profile)}",
+        file=sys.stderr,
+    )
+    return 0

@@ -1,0 +1,60 @@
+"""`edgecodec info`: what a file says of itself, without a model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+
+def add_parser(sub: Any) -> None:
+    """Register the command."""
+    parser: argparse.ArgumentParser = sub.add_parser(
+        "info", help="describe a file", description="Describe an .ecx file; needs no model."
+    )
+    parser.add_argument("file", metavar="FILE", help="an .ecx file; - is stdin")
+    parser.add_argument("--json", action="store_true", help="for machines")
+    parser.set_defaults(run=run)
+
+
+def describe(data: bytes) -> dict[str, Any]:
+    """Return the facts of a file as JSON-compatible values."""
+    from edgecodec.container import MIME_TYPE, read_container
+
+    file = read_container(data, keep_going=True)
+    h = file.header
+    return {
+        "format": MIME_TYPE,
+        "width": h.width,
+        "height": h.height,
+        "mode": h.mode,
+        "quality": h.quality,
+        "tables_id": h.tables_id,
+        "tile": h.tile,
+        "tiles": len(file.substreams),
+        "damaged_tiles": [n + 1 for n, s in enumerate(file.substreams) if s is None],
+        "bytes": file.size,
+        "bpp": 8 * file.size / (h.width * h.height),
+        "metadata": {name: len(value) for name, value in file.metadata.items()},
+    }
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the facts."""
+    from edgecodec.image import read_input
+
+    facts = describe(read_input(args.file))
+    if args.json:
+        print(json.dumps(facts, indent=1))
+        return 0
+    meta = ", ".join(f"{name} ({size} bytes)" for name, size in facts["metadata"].items())
+    damaged = ", ".join(map(str, facts["damaged_tiles"]))
+    print(f"size      {facts['width']} x {facts['height']} pixels, {facts['mode']}")
+    print(f"file      {facts['bytes']} bytes, {facts['bpp']:.3f} bits per pixel")
+    print(f"quality   {facts['quality']}")
+    print(f"model     tables {facts['tables_id']}")
+    print(f"tiles     {facts['tiles']} of at most {facts['tile']} x {facts['tile']} pixels")
+    print(f"metadata  {meta or 'none'}")
+    if damaged:
+        print(f"damaged   tile {damaged}")
+    return 0

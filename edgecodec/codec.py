@@ -1,0 +1,349 @@
+"""The codec: photo -> bytes -> photo, on any backend.
+
+    encode: pad -> g_a, h_a (backend) -> quantize -> entropy coder (integers) -> container
+    decode: container -> entropy coder (integers) -> latents -> g_s (backend) -> crop
+
+Only the two network calls differ between backends. Latents are integers and the same everywhere.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgecodec.bundle import Bundle
+from edgecodec.container import (
+    MAX_TILE,
+    ContainerFile,
+    Header,
+    Tile,
+    read_container,
+    write_container,
+)
+from edgecodec.entropy import LatentCoder
+from edgecodec.errors import BitstreamError, ConfigError, ModelMismatchError
+from edgecodec.tiling import Window, read_padded, window_of
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from edgecodec.runtimes.base import Session, StageName
+    from edgecodec.runtimes.select import Choice
+
+Int16Array = npt.NDArray[np.int16]
+UInt8Array = npt.NDArray[np.uint8]
+
+DEFAULT_QUALITY = 60
+DEFAULT_TILE = 1536
+"""Side of a tile in pixels: one tile for small photos, about 200 MB of work space for large ones."""
+
+
+class Profile:
+    """Seconds spent per stage, added up over calls. Not to be shared among threads."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time of a block to a stage."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - begin
+            self.seconds[name] = self.seconds.get(name, 0.0) + spent
+
+
+class Codec:
+    """A model and a backend, loaded once and used many times, from many threads.
+
+    Args:
+        bundle: folder or zip file of a bundle, or an open Bundle; None takes the shipped model.
+        backend: `auto` measures what is here; a name takes that backend or fails.
+        precision: `auto`, `fp32`, `fp16` or `int8`.
+        threads: worker threads of the runtime; None leaves the choice to it.
+        entropy_coder: `auto` (the C core where it is built), `c` or `numpy`.
+    Raises:
+        BundleError: the bundle is damaged or missing.
+    """
+
+    def __init__(
+        self,
+        bundle: str | Path | Bundle | None = None,
+        backend: str = "auto",
+        precision: str = "auto",
+        threads: int | None = None,
+        *,
+        entropy_coder: str = "auto",
+    ) -> None:
+        if threads is not None and threads < 1:
+            raise ConfigError(f"threads must be at least 1, not {threads}")
+        self.bundle = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
+        self.backend, self.precision, self.threads = backend, precision, threads
+        self.coder = LatentCoder(self.bundle.tables(), entropy_coder)
+        self._lock = threading.Lock()
+        self._sessions: dict[str, tuple[Session, Choice]] = {}
+
+    def _open(self, stage: StageName) -> tuple[Session, Choice]:
+        with self._lock:
+            if stage not in self._sessions:
+                from edgecodec.runtimes.select import open_stage  # noqa: PLC0415 - heavy
+
+                self._sessions[stage] = open_stage(
+                    self.bundle, stage, self.backend, self.precision, self.threads
+                )
+            return self._sessions[stage]
+
+    def choice(self, stage: StageName) -> Choice:
+        """Return which backend and precision runs a stage, opening it where needed.
+
+        Raises:
+            BackendError: none works; says what was tried.
+        """
+        return self._open(stage)[1]
+
+    def opened(self, stage: StageName) -> Choice | None:
+        """Return which backend and precision runs a stage, or None while it was not needed."""
+        with self._lock:
+            return self._sessions[stage][1] if stage in self._sessions else None
+
+    def close(self) -> None:
+        """Release sessions and unpacked files."""
+        with self._lock:
+            for session, _ in self._sessions.values():
+                session.close()
+            self._sessions.clear()
+        self.bundle.close()
+
+    def __enter__(self) -> Codec:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # -- encoding ---------------------------------------------------------------------------
+
+    def encode(
+        self,
+        image: Image.Image | npt.NDArray[Any],
+        quality: int = DEFAULT_QUALITY,
+        *,
+        tile: int = DEFAULT_TILE,
+        profile: Profile | None = None,
+    ) -> bytes:
+        """Compress a picture.
+
+        Args:
+            image: a Pillow image, or (H, W, 3) or (H, W) uint8.
+            quality: 1 (smallest) to 100.
+            tile: side in pixels of what is coded independently, a multiple of 32 up to 4096.
+            profile: collects the time of each stage.
+        Returns:
+            the bytes of an `.ecx` file. Encoders on different backends may differ in a few
+            symbols; every file decodes to the same latents everywhere.
+        Raises:
+            ConfigError: quality, tile or image out of range.
+            BackendError: the runtime failed.
+        """
+        from edgecodec.image import to_picture  # noqa: PLC0415 - Pillow only where pixels are
+
+        if isinstance(quality, bool) or not isinstance(quality, int) or not 1 <= quality <= 100:
+            raise ConfigError(f"quality must be a whole number from 1 to 100, not {quality!r}")
+        if tile % 32 or not 32 <= tile <= MAX_TILE:
+            raise ConfigError(f"tile must be a multiple of 32 from 32 to {MAX_TILE}, not {tile}")
+        profile = profile or Profile()
+        picture = to_picture(image)
+        height, width = picture.pixels.shape[:2]
+        header = Header(
+            width, height, picture.mode, quality, tile, self.bundle.manifest.tables_id
+        )
+        substreams = [
+            self._encode_tile(picture.pixels, header, part, profile) for part in header.tiles()
+        ]
+        return write_container(header, substreams, picture.metadata)
+
+    def _encode_tile(
+        self, pixels: UInt8Array, header: Header, tile: Tile, profile: Profile
+    ) -> bytes:
+        m = self.bundle.manifest
+        session, _ = self._open("analysis")
+        with profile.stage("pixels in"):
+            window = window_of(tile, m.analysis_halo, *header.padded)
+            x = read_padded(pixels, window)
+        with profile.stage("analysis"):
+            out = session.run({"x": x})
+        with profile.stage("entropy coding"):
+            y = _inner(out["y"][0], window, tile, m.latent_stride)
+            z = self.coder.quantize_hyper(
+                header.quality, _inner(out["z"][0], window, tile, m.hyper_stride)
+            )
+            mu, index = self.coder.hyper(header.quality, z)
+            s = self.coder.quantize(header.quality, y, mu, index)
+            return self.coder.encode(header.quality, z, index, s)
+
+    # -- decoding ---------------------------------------------------------------------------
+
+    def decode(
+        self, data: bytes, *, keep_going: bool = False, profile: Profile | None = None
+    ) -> Image.Image:
+        """Decompress a file.
+
+        Args:
+            data: the bytes of an `.ecx` file.
+            keep_going: show a damaged tile as flat grey instead of refusing the file; the
+                numbers of such tiles, from 1, are in `image.info["damaged_tiles"]`.
+            profile: collects the time of each stage.
+        Returns:
+            an RGB or L image with its metadata in `info`.
+        Raises:
+            BitstreamError: not an intact `.ecx` file of this model.
+            BackendError: the runtime failed.
+        """
+        from edgecodec.image import from_pixels  # noqa: PLC0415
+
+        profile = profile or Profile()
+        with profile.stage("entropy decoding"):
+            file, latents, damaged = self._latents(data, keep_going)
+        header = file.header
+        pixels = np.full((header.height, header.width, 3), 128, np.uint8)
+        lost = np.zeros(latents.shape[:2], bool)
+        tiles = header.tiles()
+        for number in damaged:
+            lost[_latent_area(tiles[number], self.bundle.manifest.latent_stride)] = True
+        for number, tile in enumerate(tiles):
+            if number not in damaged:
+                self._decode_tile(latents, lost if damaged else None, header, tile, pixels, profile)
+        image = from_pixels(pixels, header.mode, file.metadata)
+        if damaged:
+            image.info["damaged_tiles"] = [number + 1 for number in damaged]
+        return image
+
+    def decode_latents(self, data: bytes) -> Int16Array:
+        """Return the latents of a file: integers, identical on every device.
+
+        Args:
+            data: the bytes of an `.ecx` file.
+        Returns:
+            (h, w, M) int16 in units of 1/16, for the padded image.
+        Raises:
+            BitstreamError: not an intact `.ecx` file of this model.
+        """
+        return self._latents(data, keep_going=False)[1]
+
+    def _latents(
+        self, data: bytes, keep_going: bool
+    ) -> tuple[ContainerFile, Int16Array, tuple[int, ...]]:
+        file = read_container(data, keep_going=keep_going)
+        header, m = file.header, self.bundle.manifest
+        if header.tables_id != m.tables_id:
+            raise ModelMismatchError(header.tables_id, m.tables_id)
+        height, width = header.padded
+        latents: Int16Array = np.zeros(
+            (height // m.latent_stride, width // m.latent_stride, m.latent_channels), np.int16
+        )
+        damaged = []
+        for number, (tile, data_of_tile) in enumerate(
+            zip(header.tiles(), file.substreams, strict=True)
+        ):
+            zh, zw = tile.height // m.hyper_stride, tile.width // m.hyper_stride
+            try:
+                if data_of_tile is None:
+                    raise BitstreamError("missing")
+                _, y_hat = self.coder.decode(header.quality, zh, zw, data_of_tile)
+            except BitstreamError:
+                if not keep_going:
+                    raise
+                damaged.append(number)
+                continue
+            latents[_latent_area(tile, m.latent_stride)] = y_hat
+        return file, latents, tuple(damaged)
+
+    def _decode_tile(
+        self,
+        latents: Int16Array,
+        lost: npt.NDArray[np.bool_] | None,
+        header: Header,
+        tile: Tile,
+        pixels: UInt8Array,
+        profile: Profile,
+    ) -> None:
+        m = self.bundle.manifest
+        session, _ = self._open("synthesis")
+        window = window_of(tile, m.synthesis_halo, *header.padded, m.latent_stride)
+        part = latents[window.slices()]
+        if lost is not None:
+            part = _without(latents, lost, window, tile, m.latent_stride)
+        with profile.stage("synthesis"):
+            x_hat = session.run({"y_hat": part[None].astype(np.float32)})["x_hat"][0]
+        with profile.stage("pixels out"):
+            inner = Window(
+                0, 0, 0, 0, window.inner_top * m.latent_stride, window.inner_left * m.latent_stride
+            )
+            levels = _inner(x_hat, inner, tile, 1)
+            bottom = min(tile.top + tile.height, header.height)
+            right = min(tile.left + tile.width, header.width)
+            levels = levels[: bottom - tile.top, : right - tile.left]
+            np.copyto(
+                pixels[tile.top : bottom, tile.left : right],
+                np.clip(np.rint(levels), 0, 255),
+                casting="unsafe",
+            )
+
+
+def _inner(
+    array: npt.NDArray[np.float32], window: Window, tile: Tile, stride: int
+) -> npt.NDArray[np.float32]:
+    """Cut the tile out of what a network made of its window; `window` is in units of one pixel."""
+    top, left = window.inner_top // stride, window.inner_left // stride
+    return array[top : top + tile.height // stride, left : left + tile.width // stride]
+
+
+def _latent_area(tile: Tile, stride: int) -> tuple[slice, slice]:
+    return (
+        slice(tile.top // stride, (tile.top + tile.height) // stride),
+        slice(tile.left // stride, (tile.left + tile.width) // stride),
+    )
+
+
+def _without(
+    latents: Int16Array, lost: npt.NDArray[np.bool_], window: Window, tile: Tile, stride: int
+) -> Int16Array:
+    """Return a window in which lost neighbours are replaced by the tile's own nearest latents."""
+    rows, columns = window.slices()
+    own_rows, own_columns = _latent_area(tile, stride)
+    near_rows = np.clip(np.arange(rows.start, rows.stop), own_rows.start, own_rows.stop - 1)
+    near_columns = np.clip(
+        np.arange(columns.start, columns.stop), own_columns.start, own_columns.stop - 1
+    )
+    gone = lost[rows, columns, None]
+    return np.where(gone, latents[near_rows[:, None], near_columns], latents[rows, columns])
+
+
+_default: dict[str, Codec] = {}
+_default_lock = threading.Lock()
+
+
+def default_codec() -> Codec:
+    """Return the codec with the shipped model and automatic choices, made on first use."""
+    with _default_lock:
+        if "codec" not in _default:
+            _default["codec"] = Codec()
+        return _default["codec"]
+
+
+def encode(image: Image.Image | npt.NDArray[Any], quality: int = DEFAULT_QUALITY) -> bytes:
+    """Compress a picture with the shipped model; see `Codec.encode`."""
+    return default_codec().encode(image, quality)
+
+
+def decode(data: bytes) -> Image.Image:
+    """Decompress a file made with the shipped model; see `Codec.decode`."""
+    return default_codec().decode(data)

@@ -1,0 +1,232 @@
+/* Python binding of the core, for the stable ABI of CPython 3.11 and later.
+ *
+ * Arrays come in through the buffer protocol; shapes are checked here against the sizes given, so
+ * that no call can read or write outside them. The GIL is released while the core works.
+ */
+#define PY_SSIZE_T_CLEAN
+#define Py_LIMITED_API 0x030b0000
+#include <Python.h>
+
+#include "edgecodec_core.h"
+
+static const char CAPSULE[] = "edgecodec.core.model";
+
+typedef struct {
+  void *raw;
+  ecx_model *model;
+} holder;
+
+static void destroy(PyObject *capsule) {
+  holder *h = (holder *)PyCapsule_GetPointer(capsule, CAPSULE);
+  if (!h) return;
+  PyMem_Free(h->raw);
+  PyMem_Free(h);
+}
+
+static const ecx_model *model_of(PyObject *capsule) {
+  holder *h = (holder *)PyCapsule_GetPointer(capsule, CAPSULE);
+  return h ? h->model : NULL;
+}
+
+static const char *explain(int status) {
+  switch (status) {
+    case ECX_TRUNCATED: return "truncated";
+    case ECX_CORRUPT: return "corrupt";
+    case ECX_ARGUMENT: return "argument";
+    case ECX_CAPACITY: return "capacity";
+    case ECX_TABLES: return "tables";
+    default: return "unknown";
+  }
+}
+
+static PyObject *fail(int status) {
+  PyErr_SetString(PyExc_ValueError, explain(status));
+  return NULL;
+}
+
+static PyObject *load(PyObject *self, PyObject *args) {
+  const uint8_t *tables;
+  Py_ssize_t length;
+  size_t need;
+  int status;
+  holder *h;
+  (void)self;
+  if (!PyArg_ParseTuple(args, "y#", (const char **)&tables, &length)) return NULL;
+  need = ecx_model_bytes(tables, (size_t)length);
+  if (!need) return fail(ECX_TABLES);
+  h = (holder *)PyMem_Malloc(sizeof(holder));
+  if (!h) return PyErr_NoMemory();
+  h->raw = PyMem_Malloc(need + 16);
+  if (!h->raw) {
+    PyMem_Free(h);
+    return PyErr_NoMemory();
+  }
+  h->model = (ecx_model *)(((uintptr_t)h->raw + 15u) & ~(uintptr_t)15u);
+  status = ecx_model_init(h->model, need, tables, (size_t)length);
+  if (status != ECX_OK) {
+    PyMem_Free(h->raw);
+    PyMem_Free(h);
+    return fail(status);
+  }
+  return PyCapsule_New(h, CAPSULE, destroy);
+}
+
+static PyObject *channels(PyObject *self, PyObject *capsule) {
+  const ecx_model *m = model_of(capsule);
+  (void)self;
+  if (!m) return NULL;
+  return Py_BuildValue("(ii)", ecx_latent_channels(m), ecx_hyper_channels(m));
+}
+
+/* Sizes of z and of the latents in values; -1 with an error set where they are out of range. */
+static int counts(const ecx_model *m, int zh, int zw, Py_ssize_t *z, Py_ssize_t *y) {
+  if (zh < 1 || zw < 1 || zh > ECX_MAX_SIDE || zw > ECX_MAX_SIDE) {
+    fail(ECX_ARGUMENT);
+    return -1;
+  }
+  *z = (Py_ssize_t)zh * zw * ecx_hyper_channels(m);
+  *y = (Py_ssize_t)4 * zh * zw * ecx_latent_channels(m);
+  return 0;
+}
+
+static int check(const Py_buffer *b, Py_ssize_t values, Py_ssize_t size, const char *name) {
+  if (b->len == values * size) return 0;
+  PyErr_Format(PyExc_ValueError, "%s has %zd bytes, expected %zd", name, b->len, values * size);
+  return -1;
+}
+
+static PyObject *hyper(PyObject *self, PyObject *args) {
+  PyObject *capsule, *result = NULL;
+  const ecx_model *m;
+  Py_buffer z, mu, index;
+  Py_ssize_t nz, ny;
+  int q, zh, zw, status;
+  (void)self;
+  if (!PyArg_ParseTuple(args, "Oiiiy*w*w*", &capsule, &q, &zh, &zw, &z, &mu, &index)) return NULL;
+  m = model_of(capsule);
+  if (m && !counts(m, zh, zw, &nz, &ny) && !check(&z, nz, 2, "z") && !check(&mu, ny, 2, "mu") &&
+      !check(&index, ny, 1, "index")) {
+    Py_BEGIN_ALLOW_THREADS
+    status = ecx_hyper(m, q, zh, zw, (const int16_t *)z.buf, (int16_t *)mu.buf,
+                       (uint8_t *)index.buf);
+    Py_END_ALLOW_THREADS
+    result = status == ECX_OK ? Py_NewRef(Py_None) : fail(status);
+  }
+  PyBuffer_Release(&z);
+  PyBuffer_Release(&mu);
+  PyBuffer_Release(&index);
+  return result;
+}
+
+static PyObject *quantize(PyObject *self, PyObject *args) {
+  PyObject *capsule, *result = NULL;
+  const ecx_model *m;
+  Py_buffer y, mu, index, s;
+  Py_ssize_t nz, ny;
+  int q, zh, zw, status;
+  (void)self;
+  if (!PyArg_ParseTuple(args, "Oiiiy*y*y*w*", &capsule, &q, &zh, &zw, &y, &mu, &index, &s))
+    return NULL;
+  m = model_of(capsule);
+  if (m && !counts(m, zh, zw, &nz, &ny) && !check(&y, ny, 4, "y") && !check(&mu, ny, 2, "mu") &&
+      !check(&index, ny, 1, "index") && !check(&s, ny, 2, "s")) {
+    Py_BEGIN_ALLOW_THREADS
+    status = ecx_quantize(m, q, zh, zw, (const float *)y.buf, (const int16_t *)mu.buf,
+                          (const uint8_t *)index.buf, (int16_t *)s.buf);
+    Py_END_ALLOW_THREADS
+    result = status == ECX_OK ? Py_NewRef(Py_None) : fail(status);
+  }
+  PyBuffer_Release(&y);
+  PyBuffer_Release(&mu);
+  PyBuffer_Release(&index);
+  PyBuffer_Release(&s);
+  return result;
+}
+
+static PyObject *encode_locked(const ecx_model *m, int q, int zh, int zw, const Py_buffer *z,
+                               const Py_buffer *index, const Py_buffer *s) {
+  size_t scratch_bytes = ecx_encode_scratch_bytes(m, zh, zw);
+  size_t capacity = ecx_encode_bound(m, zh, zw), written = 0;
+  void *scratch = PyMem_Malloc(scratch_bytes);
+  uint8_t *out = (uint8_t *)PyMem_Malloc(capacity);
+  PyObject *result = NULL;
+  int status;
+  if (!scratch || !out) {
+    PyErr_NoMemory();
+  } else {
+    Py_BEGIN_ALLOW_THREADS
+    status = ecx_encode(m, q, zh, zw, (const int16_t *)z->buf, (const uint8_t *)index->buf,
+                        (const int16_t *)s->buf, scratch, scratch_bytes, out, capacity, &written);
+    Py_END_ALLOW_THREADS
+    result = status == ECX_OK
+                 ? PyBytes_FromStringAndSize((const char *)out, (Py_ssize_t)written)
+                 : fail(status);
+  }
+  PyMem_Free(scratch);
+  PyMem_Free(out);
+  return result;
+}
+
+static PyObject *encode(PyObject *self, PyObject *args) {
+  PyObject *capsule, *result = NULL;
+  const ecx_model *m;
+  Py_buffer z, index, s;
+  Py_ssize_t nz, ny;
+  int q, zh, zw;
+  (void)self;
+  if (!PyArg_ParseTuple(args, "Oiiiy*y*y*", &capsule, &q, &zh, &zw, &z, &index, &s)) return NULL;
+  m = model_of(capsule);
+  if (m && !counts(m, zh, zw, &nz, &ny) && !check(&z, nz, 2, "z") &&
+      !check(&index, ny, 1, "index") && !check(&s, ny, 2, "s"))
+    result = encode_locked(m, q, zh, zw, &z, &index, &s);
+  PyBuffer_Release(&z);
+  PyBuffer_Release(&index);
+  PyBuffer_Release(&s);
+  return result;
+}
+
+static PyObject *decode(PyObject *self, PyObject *args) {
+  PyObject *capsule, *result = NULL;
+  const ecx_model *m;
+  Py_buffer data, z, y;
+  Py_ssize_t nz, ny;
+  size_t scratch_bytes;
+  void *scratch;
+  int q, zh, zw, status;
+  (void)self;
+  if (!PyArg_ParseTuple(args, "Oiiiy*w*w*", &capsule, &q, &zh, &zw, &data, &z, &y)) return NULL;
+  m = model_of(capsule);
+  if (m && !counts(m, zh, zw, &nz, &ny) && !check(&z, nz, 2, "z") && !check(&y, ny, 2, "y_hat")) {
+    scratch_bytes = ecx_decode_scratch_bytes(m, zh, zw);
+    scratch = PyMem_Malloc(scratch_bytes);
+    if (!scratch) {
+      PyErr_NoMemory();
+    } else {
+      Py_BEGIN_ALLOW_THREADS
+      status = ecx_decode(m, q, zh, zw, (const uint8_t *)data.buf, (size_t)data.len, scratch,
+                          scratch_bytes, (int16_t *)z.buf, (int16_t *)y.buf);
+      Py_END_ALLOW_THREADS
+      result = status == ECX_OK ? Py_NewRef(Py_None) : fail(status);
+      PyMem_Free(scratch);
+    }
+  }
+  PyBuffer_Release(&data);
+  PyBuffer_Release(&z);
+  PyBuffer_Release(&y);
+  return result;
+}
+
+static PyMethodDef methods[] = {
+    {"load", load, METH_VARARGS, "load(tables) -> model"},
+    {"channels", channels, METH_O, "channels(model) -> (latent, hyper)"},
+    {"hyper", hyper, METH_VARARGS, "hyper(model, quality, zh, zw, z, mu, index)"},
+    {"quantize", quantize, METH_VARARGS, "quantize(model, quality, zh, zw, y, mu, index, s)"},
+    {"encode", encode, METH_VARARGS, "encode(model, quality, zh, zw, z, index, s) -> bytes"},
+    {"decode", decode, METH_VARARGS, "decode(model, quality, zh, zw, data, z, y_hat)"},
+    {NULL, NULL, 0, NULL}};
+
+static struct PyModuleDef module = {
+    PyModuleDef_HEAD_INIT, "_binding", "The C core of edgecodec.", 0, methods, NULL, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__binding(void);
+PyMODINIT_FUNC PyInit__binding(void) { return PyModule_Create(&module); }

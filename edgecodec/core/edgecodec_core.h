@@ -1,0 +1,73 @@
+/* edgecodec core: bytes <-> latents, in integers only, the same on every machine.
+ *
+ * Portable C99; of the library it uses memcpy and memset. No allocation, no globals, no I/O:
+ * the caller owns all memory, and a model, once initialised, is read-only and may be shared by
+ * threads. docs/FORMAT.md specifies what is computed here.
+ *
+ * Shapes: hyper-latents z (zh, zw, Z); everything else (2*zh, 2*zw, M), channels last.
+ */
+#ifndef EDGECODEC_CORE_H
+#define EDGECODEC_CORE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define ECX_QUALITIES 100
+#define ECX_SYMBOL_LIMIT 8191 /* symbols of y lie in [-limit, limit] */
+#define ECX_HYPER_LIMIT 127   /* symbols of z lie in [-limit, limit] */
+#define ECX_MAX_SIDE 1024     /* hyper-latents per side of a tile */
+
+enum {
+  ECX_OK = 0,
+  ECX_TRUNCATED = -1, /* the bytes end before the symbols do */
+  ECX_CORRUPT = -2,   /* the bytes are not what the encoder wrote */
+  ECX_ARGUMENT = -3,  /* quality, size or symbol out of range */
+  ECX_CAPACITY = -4,  /* a buffer of the caller is too small */
+  ECX_TABLES = -5     /* the tables are damaged or of another version */
+};
+
+typedef struct ecx_model ecx_model;
+
+/* Bytes of memory a model needs, or 0 where the tables are unusable. */
+size_t ecx_model_bytes(const uint8_t *tables, size_t length);
+
+/* Build a model in `memory` (aligned to 16, of at least ecx_model_bytes). The tables are copied.
+ * Returns ECX_OK, ECX_TABLES or ECX_CAPACITY. */
+int ecx_model_init(void *memory, size_t memory_bytes, const uint8_t *tables, size_t length);
+
+/* Channels M of y and Z of z. */
+int ecx_latent_channels(const ecx_model *model);
+int ecx_hyper_channels(const ecx_model *model);
+
+/* Hyper-synthesis: z -> mu in units of 1/16 and scale index, both (2*zh, 2*zw, M). */
+int ecx_hyper(const ecx_model *model, int quality, int zh, int zw, const int16_t *z, int16_t *mu,
+              uint8_t *index);
+
+/* Encoder side, not normative: symbols s = round((y - mu) * gain), 0 where index is 0. */
+int ecx_quantize(const ecx_model *model, int quality, int zh, int zw, const float *y,
+                 const int16_t *mu, const uint8_t *index, int16_t *s);
+
+/* Bytes of scratch and of output that ecx_encode may need for a tile. */
+size_t ecx_encode_scratch_bytes(const ecx_model *model, int zh, int zw);
+size_t ecx_encode_bound(const ecx_model *model, int zh, int zw);
+
+/* Write z and s as one substream at `out`; its length goes to *written. `scratch` is aligned to 4. */
+int ecx_encode(const ecx_model *model, int quality, int zh, int zw, const int16_t *z,
+               const uint8_t *index, const int16_t *s, void *scratch, size_t scratch_bytes,
+               uint8_t *out, size_t capacity, size_t *written);
+
+/* Bytes of scratch that ecx_decode needs; `scratch` is aligned to 4. */
+size_t ecx_decode_scratch_bytes(const ecx_model *model, int zh, int zw);
+
+/* Read a substream: z, and y_hat in units of 1/16, the input of the synthesis. */
+int ecx_decode(const ecx_model *model, int quality, int zh, int zw, const uint8_t *data,
+               size_t length, void *scratch, size_t scratch_bytes, int16_t *z, int16_t *y_hat);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,256 @@
+"""Bytes <-> latents, in integers only: the C core, or its NumPy twin where it is not built.
+
+    >>> from edgecodec.bundle import Bundle
+    >>> coder = LatentCoder(Bundle().tables())
+    >>> z = np.zeros((2, 3, coder.hyper_channels), np.int16)
+    >>> mu, index = coder.hyper(50, z)
+    >>> s = np.zeros_like(mu)
+    >>> data = coder.encode(50, z, index, s)
+    >>> z_hat, y_hat = coder.decode(50, 2, 3, data)
+    >>> bool((y_hat == mu).all()), y_hat.shape[:2]
+    (True, (4, 6))
+
+Everything here is *bit-exact everywhere* but `quantize` and `quantize_hyper`, which only the
+encoder uses.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from edgecodec.errors import BitstreamError, BundleError, ConfigError, TruncatedBitstreamError
+from edgecodec.tables import QUALITIES, Tables
+
+HYPER_LIMIT = 127
+SYMBOL_LIMIT = 8191
+MAX_SIDE = 1024
+
+Int16Array = npt.NDArray[np.int16]
+UInt8Array = npt.NDArray[np.uint8]
+Float32Array = npt.NDArray[np.float32]
+
+
+class Implementation(Protocol):
+    """What the C core and the twin have in common; failures are a ValueError of one word."""
+
+    name: str
+
+    def hyper(self, quality: int, z: Int16Array) -> tuple[Int16Array, UInt8Array]:
+        """See LatentCoder.hyper."""
+        ...
+
+    def quantize(
+        self, quality: int, y: Float32Array, mu: Int16Array, index: UInt8Array
+    ) -> Int16Array:
+        """See LatentCoder.quantize."""
+        ...
+
+    def encode(self, quality: int, z: Int16Array, index: UInt8Array, s: Int16Array) -> bytes:
+        """See LatentCoder.encode."""
+        ...
+
+    def decode(self, quality: int, zh: int, zw: int, data: bytes) -> tuple[Int16Array, Int16Array]:
+        """See LatentCoder.decode."""
+        ...
+
+
+class CoreImplementation:
+    """The C core."""
+
+    name = "c"
+
+    def __init__(self, tables: bytes) -> None:
+        from edgecodec.core import _binding  # noqa: PLC0415 - absent where no compiler was
+
+        self._core: Any = _binding
+        self._model = _binding.load(tables)
+        self._latent, self._hyper = _binding.channels(self._model)
+
+    def hyper(self, quality: int, z: Int16Array) -> tuple[Int16Array, UInt8Array]:
+        """See LatentCoder.hyper."""
+        zh, zw, _ = z.shape
+        mu = np.empty((2 * zh, 2 * zw, self._latent), np.int16)
+        index = np.empty(mu.shape, np.uint8)
+        self._core.hyper(self._model, quality, zh, zw, z, mu, index)
+        return mu, index
+
+    def quantize(
+        self, quality: int, y: Float32Array, mu: Int16Array, index: UInt8Array
+    ) -> Int16Array:
+        """See LatentCoder.quantize."""
+        s = np.empty(mu.shape, np.int16)
+        h, w, _ = mu.shape
+        self._core.quantize(self._model, quality, h // 2, w // 2, y, mu, index, s)
+        return s
+
+    def encode(self, quality: int, z: Int16Array, index: UInt8Array, s: Int16Array) -> bytes:
+        """See LatentCoder.encode."""
+        zh, zw, _ = z.shape
+        data: bytes = self._core.encode(self._model, quality, zh, zw, z, index, s)
+        return data
+
+    def decode(self, quality: int, zh: int, zw: int, data: bytes) -> tuple[Int16Array, Int16Array]:
+        """See LatentCoder.decode."""
+        z = np.empty((zh, zw, self._hyper), np.int16)
+        y_hat = np.empty((2 * zh, 2 * zw, self._latent), np.int16)
+        self._core.decode(self._model, quality, zh, zw, data, z, y_hat)
+        return z, y_hat
+
+
+def core_available() -> bool:
+    """Say whether the C core was built."""
+    try:
+        from edgecodec.core import _binding  # noqa: F401, PLC0415
+    except ImportError:
+        return False
+    return True
+
+
+class LatentCoder:
+    """Codes the latents of one tile with the tables of one bundle. Safe to share among threads.
+
+    Args:
+        tables: content of `tables.bin`.
+        implementation: `auto` (the C core where it is built), `c` or `numpy`.
+    Raises:
+        BundleError: unusable tables.
+        ConfigError: no such implementation, or the C core is asked for and not built.
+    """
+
+    def __init__(self, tables: bytes, implementation: str = "auto") -> None:
+        self.tables = Tables.from_bytes(tables)
+        if implementation not in ("auto", "c", "numpy"):
+            raise ConfigError(f"no entropy coder named {implementation!r}: auto, c or numpy")
+        built = implementation != "numpy" and core_available()
+        if implementation == "c" and not built:
+            raise ConfigError("the C core is not built; install a wheel, or gcc and reinstall")
+        self._impl: Implementation
+        if built:
+            try:
+                self._impl = CoreImplementation(tables)
+            except ValueError as exc:
+                raise BundleError(f"tables.bin is damaged ({exc})") from exc
+        else:
+            from edgecodec.entropy_numpy import NumpyImplementation  # noqa: PLC0415
+
+            self._impl = NumpyImplementation(self.tables)
+
+    @property
+    def implementation(self) -> str:
+        """`c` or `numpy`."""
+        return self._impl.name
+
+    @property
+    def latent_channels(self) -> int:
+        """M."""
+        return self.tables.latent_channels
+
+    @property
+    def hyper_channels(self) -> int:
+        """Z."""
+        return self.tables.hyper_channels
+
+    def quantize_hyper(self, quality: int, z: Float32Array) -> Int16Array:
+        """Quantize hyper-latents as the analysis gives them.
+
+        Args:
+            quality: 1..100.
+            z: (zh, zw, Z) float32.
+        Returns:
+            (zh, zw, Z) int16 in [-127, 127].
+        """
+        scaled = np.nan_to_num(z * self.tables.gain_z[_row(quality)], copy=False)
+        clipped = np.clip(np.floor(scaled + np.float32(0.5)), -HYPER_LIMIT, HYPER_LIMIT)
+        return np.ascontiguousarray(clipped, np.int16)
+
+    def hyper(self, quality: int, z: Int16Array) -> tuple[Int16Array, UInt8Array]:
+        """Run the hyper-synthesis.
+
+        Args:
+            quality: 1..100.
+            z: (zh, zw, Z) int16 in [-127, 127].
+        Returns:
+            mu (2 zh, 2 zw, M) int16 in units of 1/16, and scale index uint8 of the same shape.
+        """
+        _row(quality)
+        z = self._contiguous("z", z, self.hyper_channels)
+        if z.size and int(np.abs(z).max()) > HYPER_LIMIT:
+            raise ConfigError(f"hyper-latents must lie in [-{HYPER_LIMIT}, {HYPER_LIMIT}]")
+        return self._impl.hyper(quality, z)
+
+    def quantize(
+        self, quality: int, y: Float32Array, mu: Int16Array, index: UInt8Array
+    ) -> Int16Array:
+        """Return symbols `round((y - mu) * gain)`, zero where the scale index is 0.
+
+        Args:
+            quality: 1..100.
+            y: (h, w, M) float32 as the analysis gives it.
+            mu: (h, w, M) int16 from `hyper`.
+            index: (h, w, M) uint8 from `hyper`.
+        """
+        _row(quality)
+        y = np.ascontiguousarray(y, np.float32)
+        if y.shape != mu.shape or index.shape != mu.shape:
+            raise ConfigError(f"y {y.shape}, mu {mu.shape} and index {index.shape} must agree")
+        return self._impl.quantize(quality, y, mu, index)
+
+    def encode(self, quality: int, z: Int16Array, index: UInt8Array, s: Int16Array) -> bytes:
+        """Write one substream.
+
+        Args:
+            quality: 1..100.
+            z: (zh, zw, Z) int16.
+            index: (2 zh, 2 zw, M) uint8 from `hyper`.
+            s: (2 zh, 2 zw, M) int16 from `quantize`.
+        Raises:
+            ConfigError: a symbol out of range, or not 0 where the index is 0.
+        """
+        _row(quality)
+        z = self._contiguous("z", z, self.hyper_channels)
+        s = self._contiguous("s", s, self.latent_channels)
+        index = np.ascontiguousarray(index, np.uint8)
+        if s.shape[:2] != (2 * z.shape[0], 2 * z.shape[1]) or index.shape != s.shape:
+            raise ConfigError(f"z {z.shape}, s {s.shape} and index {index.shape} must agree")
+        try:
+            return self._impl.encode(quality, z, index, s)
+        except ValueError as exc:
+            raise ConfigError(f"symbols cannot be coded ({exc})") from exc
+
+    def decode(self, quality: int, zh: int, zw: int, data: bytes) -> tuple[Int16Array, Int16Array]:
+        """Read one substream.
+
+        Args:
+            quality: 1..100, from the header.
+            zh: rows of hyper-latents.
+            zw: columns of hyper-latents.
+            data: the substream, exactly.
+        Returns:
+            z (zh, zw, Z) int16 and y_hat (2 zh, 2 zw, M) int16 in units of 1/16.
+        Raises:
+            BitstreamError: the bytes are not what an encoder with these tables wrote.
+            TruncatedBitstreamError: they end too early.
+        """
+        _row(quality)
+        if not (1 <= zh <= MAX_SIDE and 1 <= zw <= MAX_SIDE):
+            raise ConfigError(f"a tile has 1 to {MAX_SIDE} hyper-latents per side, not {zh}x{zw}")
+        try:
+            return self._impl.decode(quality, zh, zw, bytes(data))
+        except ValueError as exc:
+            if str(exc) == "truncated":
+                raise TruncatedBitstreamError("the compressed data end too early") from exc
+            raise BitstreamError("the compressed data are damaged") from exc
+
+    def _contiguous(self, name: str, array: Int16Array, channels: int) -> Int16Array:
+        if array.ndim != 3 or array.shape[2] != channels or 0 in array.shape:
+            raise ConfigError(f"{name} has shape {array.shape}, expected (h, w, {channels})")
+        return np.ascontiguousarray(array, np.int16)
+
+
+def _row(quality: int) -> int:
+    if not 1 <= quality <= QUALITIES:
+        raise ConfigError(f"quality must be 1 to {QUALITIES}, not {quality}")
+    return quality - 1

@@ -1,0 +1,224 @@
+"""Pictures in and out: Pillow images, arrays and files, with their metadata.
+
+Pixels are 8-bit sRGB-like levels; ICC profile, EXIF and XMP travel untouched (so does the EXIF
+orientation, which viewers apply).
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import tempfile
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from edgecodec.container import MAX_PIXELS, check_size
+from edgecodec.errors import ConfigError
+
+UInt8Array = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Pixels ready to encode.
+
+    Attributes:
+        pixels: (H, W, 3) uint8.
+        mode: `RGB`, or `L` where the source was grey.
+        metadata: `icc_profile`, `exif`, `xmp` as far as present.
+    """
+
+    pixels: UInt8Array
+    mode: str
+    metadata: dict[str, bytes] = field(default_factory=dict)
+
+
+def to_picture(image: Image.Image | npt.NDArray[Any]) -> Picture:
+    """Accept a Pillow image or an array.
+
+    Args:
+        image: any Pillow mode without transparency, or (H, W, 3) or (H, W) uint8.
+    Raises:
+        ConfigError: wrong shape or dtype, or visible transparency.
+    """
+    if isinstance(image, np.ndarray):
+        return _from_array(image)
+    if not isinstance(image, Image.Image):
+        raise ConfigError(f"expected a PIL.Image or a numpy array, not {type(image).__name__}")
+    metadata = _metadata(image)
+    grey = image.mode in ("1", "L", "I", "I;16", "I;16B", "I;16L", "F", "LA")
+    if grey:
+        metadata.pop("icc_profile", None)  # a profile for grey does not fit RGB pixels
+    pixels = np.asarray(_flatten(image).convert("RGB"))
+    check_size(pixels.shape[1], pixels.shape[0])
+    return Picture(pixels, "L" if grey else "RGB", metadata)
+
+
+def _from_array(array: npt.NDArray[Any]) -> Picture:
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,)):
+        raise ConfigError(
+            f"an image array must be (height, width, 3) or (height, width) uint8, "
+            f"not {array.shape} {array.dtype}"
+        )
+    check_size(array.shape[1], array.shape[0])
+    if array.ndim == 2:
+        return Picture(np.repeat(array[:, :, None], 3, 2), "L")
+    return Picture(np.ascontiguousarray(array), "RGB")
+
+
+def _flatten(image: Image.Image) -> Image.Image:
+    """Drop an alpha channel that hides nothing, bring 16-bit grey to 8 bits."""
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image, np.float64)
+        if image.mode.startswith("I;16") or values.max(initial=0) > 255:
+            values = values / 257.0
+        return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        if rgba.getchannel("A").getextrema() != (255, 255):
+            raise ConfigError(
+                "the image has transparent pixels, which .ecx does not store; flatten it first, "
+                "for example: magick IN -background white -flatten OUT.png"
+            )
+        return rgba
+    return image
+
+
+def _metadata(image: Image.Image) -> dict[str, bytes]:
+    found = {}
+    for name in ("icc_profile", "exif", "xmp"):
+        value = image.info.get(name)
+        if isinstance(value, str):
+            value = value.encode()
+        if isinstance(value, bytes) and value:
+            found[name] = value
+    return found
+
+
+def from_pixels(pixels: UInt8Array, mode: str, metadata: dict[str, bytes]) -> Image.Image:
+    """Return a Pillow image that carries its metadata in `info`."""
+    image = Image.fromarray(pixels)
+    if mode == "L":
+        image = image.convert("L")
+    image.info.update(metadata)
+    return image
+
+
+def read_input(name: str) -> bytes:
+    """Read a file, or standard input for `-`.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    if name == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return Path(name).read_bytes()
+    except OSError as exc:
+        raise ConfigError(f"{name}: cannot be read ({exc.strerror or exc})") from exc
+
+
+def open_image(data: bytes, name: str) -> Image.Image:
+    """Decode an image file of any format Pillow knows.
+
+    Raises:
+        ConfigError: not an image, damaged, or too large.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns far below our own limit, which is checked next.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data))
+            if image.width * image.height > MAX_PIXELS:
+                raise ConfigError(f"{name}: {image.width}x{image.height} pixels are too many")
+            image.load()
+    except UnidentifiedImageError as exc:
+        raise ConfigError(f"{name}: not an image of a format Pillow reads") from exc
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as exc:
+        if isinstance(exc, ConfigError):
+            raise
+        raise ConfigError(f"{name}: the image is damaged ({exc})") from exc
+    return image
+
+
+def check_output(name: str) -> None:
+    """Refuse an output name before any work is done for it.
+
+    Raises:
+        ConfigError: its extension is no image format, or its folder is missing.
+    """
+    if name == "-":
+        return
+    path = Path(name)
+    Image.init()
+    if path.suffix.lower() not in Image.EXTENSION or Image.EXTENSION[path.suffix.lower()] not in Image.SAVE:
+        raise ConfigError(f"{name}: Pillow writes no such format; try .png")
+    check_folder(path)
+
+
+def check_folder(path: Path) -> None:
+    """Refuse a path whose folder does not exist.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path.parent}: no such folder")
+
+
+def image_bytes(image: Image.Image, name: str) -> bytes:
+    """Return an image as a file in the format of an extension; `-` means PNG.
+
+    Raises:
+        ConfigError: the format cannot hold it.
+    """
+    suffix = ".png" if name == "-" else Path(name).suffix.lower()
+    kind = Image.registered_extensions()[suffix]
+    options: dict[str, Any] = dict(_metadata(image))
+    if kind == "JPEG":
+        options.update(quality=95, subsampling=0)
+    elif kind == "WEBP":
+        options.update(lossless=True)
+    buffer = io.BytesIO()
+    try:
+        image.save(buffer, kind, **options)
+    except (OSError, ValueError, KeyError) as exc:
+        raise ConfigError(f"{name}: cannot be written as {kind} ({exc})") from exc
+    return buffer.getvalue()
+
+
+def write_output(name: str, data: bytes) -> None:
+    """Write a file whole or not at all; `-` is standard output.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    if name == "-":
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+        return
+    path = Path(name)
+    if path.exists() and not path.is_file():  # a device or a pipe: nothing to replace
+        path.write_bytes(data)
+        return
+    temporary = None
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+        # mkstemp is private; a file the user asks for follows the user's umask.
+        mask = os.umask(0)
+        os.umask(mask)
+        Path(temporary).chmod(0o666 & ~mask)
+        Path(temporary).replace(path)
+    except OSError as exc:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise ConfigError(f"{name}: cannot be written ({exc.strerror or exc})") from exc

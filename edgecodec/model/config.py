@@ -1,0 +1,101 @@
+"""The shape of a codec: channel counts, block counts and fixed-point formats."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+LATENT_STRIDE = 16
+"""Pixels per latent in each direction."""
+
+HYPER_STRIDE = 32
+"""Pixels per hyper-latent in each direction; images are padded to a multiple of it."""
+
+PIXEL_UNIT = 256.0
+PIXEL_OFFSET = 127.5
+"""Networks see (level - 127.5) / 256: a power of two, so that folding it into weights is exact."""
+
+Y_UNIT = 16.0
+"""The analysis output times this is y, so that the finest quantization step is about 1."""
+
+Y_FRAC = 4
+"""Fractional bits of mu and y_hat in the decoder: latents are integers in units of 1/16."""
+
+Z_FRAC = 4
+"""Fractional bits of the dequantized hyper-latents, the input of the integer hyper-synthesis."""
+
+ACTIVATION_FRAC = 4
+"""Fractional bits of the uint8 activations inside the hyper-synthesis."""
+
+WEIGHT_FRAC = 6
+"""Fractional bits of the int8 weights of the hyper-synthesis."""
+
+HEAD_GAIN_LOG2 = 2
+"""The two heads of the hyper-synthesis are multiplied by 2**HEAD_GAIN_LOG2 (a smaller shift)."""
+
+STEP_FRAC = 6
+"""Extra fractional bits of a dequantization step beyond Y_FRAC."""
+
+Z_STEP_FRAC = 4
+"""Extra fractional bits of a hyper-latent step beyond Z_FRAC."""
+
+SCALE_LEVELS = 64
+SCALE_MIN = 0.13
+SCALE_MAX = 64.0
+
+
+def log_scale_step() -> float:
+    """Return the ratio of neighbouring entries of the scale table, as a natural logarithm."""
+    return math.log(SCALE_MAX / SCALE_MIN) / (SCALE_LEVELS - 1)
+
+
+def scale_of(index: int) -> float:
+    """Return the standard deviation, in quantization steps, that a scale index stands for."""
+    return SCALE_MIN * math.exp(index * log_scale_step())
+
+
+@dataclass(frozen=True)
+class CodecConfig:
+    """Channel and block counts of one codec; enough to rebuild its networks.
+
+    The defaults stay inside the complexity envelope: about 5 kMAC per pixel on each side.
+    """
+
+    latent_channels: int = 128
+    hyper_channels: int = 48
+    fine_channels: int = 128
+    fine_blocks: int = 2
+    coarse_channels: int = 160
+    coarse_blocks: int = 2
+    hyper_analysis_channels: int = 96
+    hyper_hidden: int = 96
+    hyper_features: int = 48
+    anchors: int = 9
+    lambda_min: float = 0.001
+    lambda_max: float = 0.12
+
+    def lagrangian(self, quality: float) -> float:
+        """Return lambda of `bpp + lambda * MSE(0..255)` for a quality in 1..100 (log-linear)."""
+        t = (quality - 1.0) / 99.0
+        return float(self.lambda_min * (self.lambda_max / self.lambda_min) ** t)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-compatible values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> CodecConfig:
+        """Rebuild a configuration; unknown and missing names are refused.
+
+        Raises:
+            ValueError: a field is unknown, missing or not a number.
+        """
+        known = {f.name: f.type for f in fields(cls)}
+        unknown = sorted(set(values) - set(known))
+        missing = sorted(set(known) - set(values))
+        if unknown or missing:
+            raise ValueError(f"codec configuration: unknown {unknown}, missing {missing}")
+        if not all(isinstance(v, (int, float)) for v in values.values()):
+            raise ValueError("codec configuration: every field must be a number")
+        return cls(**values)

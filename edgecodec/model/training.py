@@ -1,0 +1,339 @@
+"""Training: rate-distortion optimisation over all qualities at once.
+
+Imports only torch, NumPy, Pillow and the standard library, because GPU hosts often have no
+package index. Interrupt it at any time: `resume` continues with the same optimiser, schedule,
+crops and noise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import time
+from collections import deque
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgecodec.model.checkpoint import load_checkpoint, save_checkpoint
+from edgecodec.model.config import HYPER_STRIDE, CodecConfig
+from edgecodec.model.data import CropStream, UInt8Array, load_photos
+from edgecodec.model.network import NeuralCodec
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How to train; the schedule is a function of the step number alone.
+
+    The last `final_share` of the steps uses crops of `final_size` at the same number of pixels.
+    """
+
+    steps: int = 100_000
+    batch: int = 8
+    size: int = 128
+    final_size: int = 256
+    final_share: float = 0.2
+    learning_rate: float = 1e-3
+    final_learning_rate: float = 1e-6
+    warmup: int = 500
+    clip: float = 1.0
+    ema: float = 0.999
+    seed: int = 0
+    validate_every: int = 5000
+    validate_photos: int = 32
+    save_minutes: float = 3.0
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate: linear warm-up, then cosine decay to nearly nothing."""
+        t = min(1.0, step / self.steps)
+        cosine = 0.5 * (1.0 + math.cos(math.pi * t))
+        span = self.learning_rate - self.final_learning_rate
+        return min(1.0, (step + 1) / self.warmup) * (self.final_learning_rate + span * cosine)
+
+    def crop(self, step: int) -> tuple[int, int]:
+        """Return batch and crop size of a step."""
+        if step < self.steps * (1.0 - self.final_share):
+            return self.batch, self.size
+        return max(1, self.batch * self.size**2 // self.final_size**2), self.final_size
+
+
+def to_images(batch: UInt8Array, device: torch.device) -> Tensor:
+    """Return (N, H, W, 3) uint8 as (N, 3, H, W) float32, channels last in memory."""
+    return torch.from_numpy(batch).to(device).permute(0, 3, 1, 2).float()
+
+
+def rate_distortion_loss(
+    codec: NeuralCodec, x: Tensor, quality: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the loss and, per image, bpp and MSE on the 0..255 scale.
+
+    Dividing `bpp + lambda * MSE` by sqrt(lambda) balances the qualities: otherwise the gradients
+    of the highest would drown all others.
+    """
+    x_hat, bits_y, bits_z = codec(x, quality)
+    mse = ((x_hat - x) ** 2).mean((1, 2, 3))
+    bpp = (bits_y + bits_z) / (x.shape[2] * x.shape[3])
+    ratio = codec.cfg.lambda_max / codec.cfg.lambda_min
+    lam = codec.cfg.lambda_min * ratio ** ((quality - 1.0) / 99.0)
+    return ((bpp + lam * mse) / lam.sqrt()).mean() * 0.1, bpp, mse
+
+
+def validate(
+    codec: NeuralCodec, photos: list[UInt8Array], device: torch.device
+) -> dict[int, tuple[float, float]]:
+    """Return average bpp (information content) and PSNR per quality on centre crops."""
+    codec.eval()
+    result = {}
+    for q in (5, 25, 50, 75, 95):
+        rates, values = [], []
+        for photo in photos:
+            h, w = (min(512, n // HYPER_STRIDE * HYPER_STRIDE) for n in photo.shape[:2])
+            top, left = (photo.shape[0] - h) // 2, (photo.shape[1] - w) // 2
+            crop = np.ascontiguousarray(photo[top : top + h, left : left + w])
+            x = to_images(crop[None], device)
+            with torch.inference_mode():
+                x_hat, bits_y, bits_z = codec(x, torch.tensor([float(q)], device=device))
+            error = x_hat.clamp(0, 255).round() - x
+            values.append(10 * math.log10(255**2 / max(1e-9, float((error**2).mean()))))
+            rates.append(float(bits_y + bits_z) / (h * w))
+        result[q] = (float(np.mean(rates)), float(np.mean(values)))
+    codec.train()
+    return result
+
+
+class Trainer:
+    """One training run: networks, averaged weights, optimiser, random state and log.
+
+    Args:
+        options: see TrainingOptions.
+        out: checkpoint to write; the log goes beside it with the suffix `.log.jsonl`.
+        device: where to compute.
+        config: shape of a new codec; a resumed one keeps its own.
+        resume: checkpoint to continue from, or None.
+        restart: take only the weights of `resume` and begin the schedule anew.
+    """
+
+    def __init__(
+        self,
+        options: TrainingOptions,
+        out: Path,
+        device: torch.device,
+        *,
+        config: CodecConfig | None = None,
+        resume: Path | None = None,
+        restart: bool = False,
+    ) -> None:
+        self.options, self.out, self.device = options, out, device
+        state = load_checkpoint(resume) if resume else None
+        if state is not None:
+            config = CodecConfig.from_dict(state["config"])
+            if "optimiser" not in state and not restart:
+                raise ValueError(f"{resume}: holds weights only; add --restart to train on from them")
+        torch.manual_seed(options.seed)
+        self.codec = NeuralCodec(config).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.codec.train()
+        self.optimiser = torch.optim.Adam(
+            self.codec.parameters(), lr=options.learning_rate, fused=True
+        )
+        self.step = 0
+        self.seconds = 0.0
+        if state is not None:
+            self._restore(state, restart)
+        self.average = {k: v.detach().clone() for k, v in self.codec.state_dict().items()}
+        if state is not None:
+            for k, v in state["weights"].items():
+                self.average[k].copy_(v)
+        self._validated: dict[int, tuple[float, float]] | None = None
+
+    def _restore(self, state: dict[str, Any], restart: bool) -> None:
+        self.codec.load_state_dict({k: v.float() for k, v in state["weights" if restart else "raw"].items()})
+        if restart:
+            return
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step, self.seconds = int(state["step"]), float(state["seconds"])
+        torch.set_rng_state(state["random"])
+        if self.device.type == "cuda" and "random_cuda" in state:
+            torch.cuda.set_rng_state(state["random_cuda"])
+
+    def save(self) -> None:
+        """Write the checkpoint, whole or not at all."""
+        state: dict[str, Any] = {
+            "config": self.codec.cfg.to_dict(),
+            "options": asdict(self.options),
+            "weights": {k: v.cpu() for k, v in self.average.items()},
+            "raw": {k: v.cpu() for k, v in self.codec.state_dict().items()},
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "random": torch.get_rng_state(),
+        }
+        if self.device.type == "cuda":
+            state["random_cuda"] = torch.cuda.get_rng_state()
+        save_checkpoint(self.out, state)
+
+    def _one_step(self, batch: UInt8Array) -> tuple[Tensor, Tensor, Tensor]:
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.options.rate(self.step)
+        x = to_images(batch, self.device)
+        rng = np.random.default_rng((self.options.seed, self.step, 1))
+        # Stratified: every batch spans the whole range of qualities.
+        offsets = (np.arange(len(batch)) + rng.random(len(batch))) / len(batch)
+        quality = torch.from_numpy(1.0 + 99.0 * offsets).float().to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            loss, bpp, mse = rate_distortion_loss(self.codec, x, quality)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self.codec.parameters(), self.options.clip)
+        if bool(torch.isfinite(norm)):
+            self.optimiser.step()
+        self.step += 1
+        decay = min(self.options.ema, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            state = self.codec.state_dict()
+            torch._foreach_lerp_(list(self.average.values()), list(state.values()), 1.0 - decay)
+        return loss.detach(), bpp.detach().mean(), mse.detach()
+
+    def _validation(self, photos: list[UInt8Array]) -> dict[int, tuple[float, float]]:
+        judged = NeuralCodec(self.codec.cfg).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        judged.load_state_dict(self.average)
+        return validate(judged, photos, self.device)
+
+    def run(
+        self, photos: list[UInt8Array], valid: list[UInt8Array], minutes: float | None, log: IO[str]
+    ) -> None:
+        """Train until the schedule ends or `minutes` have passed, then save.
+
+        Progress goes to `log`, one JSON line per report beside the checkpoint.
+        """
+        o = self.options
+        begin = last_save = time.monotonic()
+        before = self.seconds
+        window: deque[tuple[float, float, float]] = deque(maxlen=200)
+        stream: CropStream | None = None
+        shape = (0, 0)
+        images, mark = 0, time.monotonic()
+        with contextlib.ExitStack() as stack:
+            journal = stack.enter_context(self.out.with_suffix(".log.jsonl").open("a"))
+            while self.step < o.steps:
+                now = time.monotonic()
+                self.seconds = before + now - begin
+                if minutes is not None and now - begin > minutes * 60:
+                    break
+                if o.crop(self.step) != shape:
+                    if stream:
+                        stream.close()
+                    shape = o.crop(self.step)
+                    stream = CropStream(
+                        photos, batch=shape[0], size=shape[1], seed=o.seed, start=self.step
+                    )
+                assert stream is not None
+                loss, bpp, mse = self._one_step(stream.next())
+                images += shape[0]
+                if self.step % 10 == 0 or self.device.type == "cpu":
+                    psnr = (10 * torch.log10(255**2 / mse)).mean()
+                    window.append((float(loss), float(bpp), float(psnr)))
+                if self.step % 200 == 0:
+                    speed = images / (time.monotonic() - mark)
+                    images, mark = 0, time.monotonic()
+                    self._report(window, speed, shape, begin, minutes, journal, log)
+                if self.step % o.validate_every == 0 or self.step == o.steps:
+                    self._validated = self._validation(valid)
+                    row = {"step": self.step, "validation": self._validated}
+                    print(json.dumps(row), file=journal, flush=True)
+                    print("validation " + _show(self._validated), file=log, flush=True)
+                    mark = time.monotonic()
+                if time.monotonic() - last_save > o.save_minutes * 60:
+                    self.save()
+                    last_save = time.monotonic()
+            if stream:
+                stream.close()
+            self.seconds = before + time.monotonic() - begin
+            self.save()
+
+    def _report(
+        self,
+        window: deque[tuple[float, float, float]],
+        speed: float,
+        shape: tuple[int, int],
+        begin: float,
+        minutes: float | None,
+        journal: IO[str],
+        log: IO[str],
+    ) -> None:
+        loss, bpp, psnr = np.mean(window, 0)
+        left = (self.options.steps - self.step) * shape[0] / speed
+        if minutes is not None:
+            left = min(left, minutes * 60 - (time.monotonic() - begin))
+        row = {
+            "step": self.step,
+            "loss": round(float(loss), 5),
+            "bpp": round(float(bpp), 4),
+            "psnr": round(float(psnr), 3),
+            "images_per_s": round(speed, 1),
+            "seconds": round(self.seconds, 1),
+            "learning_rate": self.options.rate(self.step),
+        }
+        print(json.dumps(row), file=journal, flush=True)
+        print(
+            f"step {self.step}/{self.options.steps}  loss {loss:.4f}  bpp {bpp:.3f}  "
+            f"PSNR {psnr:.2f} dB  {speed:.1f} images/s  {left / 60:.0f} min left",
+            file=log,
+            flush=True,
+        )
+
+
+def _show(validation: dict[int, tuple[float, float]]) -> str:
+    return "  ".join(f"q{q}: {bpp:.3f} bpp {psnr:.2f} dB" for q, (bpp, psnr) in validation.items())
+
+
+def train(
+    images: list[Path],
+    valid: list[Path],
+    out: Path,
+    options: TrainingOptions,
+    *,
+    device: str = "auto",
+    resume: Path | None = None,
+    restart: bool = False,
+    minutes: float | None = None,
+    config: CodecConfig | None = None,
+    log: IO[str],
+) -> None:
+    """Train a codec and write its checkpoint.
+
+    Args:
+        images: folders or tar files of photos.
+        valid: photos to report on, never trained on.
+        out: checkpoint to write.
+        options: schedule and sizes.
+        device: `auto`, `cpu` or `cuda`.
+        resume: checkpoint to continue from.
+        restart: begin the schedule anew from the weights of `resume`.
+        minutes: stop after this time; the checkpoint can be resumed.
+        config: shape of a new codec.
+        log: where progress is printed.
+    Raises:
+        ValueError: photos or checkpoint unusable, or the device is not there.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("no CUDA device here; use --device cpu")
+    begin = time.monotonic()
+    trainer = Trainer(
+        options, out, torch.device(device), config=config, resume=resume, restart=restart
+    )
+    photos = load_photos(images, min_side=options.final_size)
+    held_out = load_photos(valid)[: options.validate_photos]
+    print(
+        f"{len(photos)} photos, {len(held_out)} for validation, read in "
+        f"{time.monotonic() - begin:.0f} s; training on {device} from step {trainer.step}",
+        file=log,
+        flush=True,
+    )
+    trainer.run(photos, held_out, minutes, log)

@@ -1,0 +1,153 @@
+"""`tables.bin`: the integers that file and decoder share (docs/FORMAT.md, section Tables).
+
+Writing and reading of the raw arrays; what they mean is in `edgecodec.entropy`.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgecodec.errors import BundleError
+
+MAGIC = b"\x89ECT\r\n\x1a\n"
+VERSION = 1
+PRECISION = 14
+QUALITIES = 100
+Y_FRAC, Z_FRAC, ACTIVATION_FRAC, WEIGHT_FRAC = 4, 4, 4, 6
+HEAD_GAIN_LOG2, STEP_FRAC, Z_STEP_FRAC, LATENTS_PER_HYPER = 2, 6, 4, 2
+FORMATS = (
+    Y_FRAC,
+    Z_FRAC,
+    ACTIVATION_FRAC,
+    WEIGHT_FRAC,
+    HEAD_GAIN_LOG2,
+    STEP_FRAC,
+    Z_STEP_FRAC,
+    LATENTS_PER_HYPER,
+)
+_HEADER = struct.Struct("<8s5H2B8B4x")
+_MAX_CHANNELS = 512
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The arrays of `tables.bin`; M latent, Z hyper channels, H hidden units, F features.
+
+    Attributes:
+        frequencies: one (2 w + 2,) uint16 array per scale index, of sum 2**14: symbols -w..w and
+            the escape. The array of index 0 is empty: such symbols are zero and not coded.
+        w1: (H, Z) int8. w2: (4 F, H) int8, row 4 f + 2 dy + dx. w3: (2 M, F) int8, mu then scale.
+        b1: (100, H) int32. b2: (4 F,) int32. b3: (M,) int32, of mu.
+        index_bias: (100, M) int32.
+        step_y: (100, M) int32, dequantization step in units of 2**-10.
+        step_z: (100, Z) int32, in units of 2**-8.
+        index_z: (100, Z) uint8, scale index of each hyper-latent channel.
+        gain_y: (100, M) float32, for the encoder alone. gain_z: (100, Z) float32, likewise.
+    """
+
+    frequencies: tuple[npt.NDArray[np.uint16], ...]
+    w1: npt.NDArray[np.int8]
+    w2: npt.NDArray[np.int8]
+    w3: npt.NDArray[np.int8]
+    b1: npt.NDArray[np.int32]
+    b2: npt.NDArray[np.int32]
+    b3: npt.NDArray[np.int32]
+    index_bias: npt.NDArray[np.int32]
+    step_y: npt.NDArray[np.int32]
+    step_z: npt.NDArray[np.int32]
+    index_z: npt.NDArray[np.uint8]
+    gain_y: npt.NDArray[np.float32]
+    gain_z: npt.NDArray[np.float32]
+
+    @property
+    def latent_channels(self) -> int:
+        """M."""
+        return int(self.b3.shape[0])
+
+    @property
+    def hyper_channels(self) -> int:
+        """Z."""
+        return int(self.w1.shape[1])
+
+    def to_bytes(self) -> bytes:
+        """Return the content of `tables.bin`."""
+        m, z, h, f = self.latent_channels, self.hyper_channels, *self._inner()
+        head = _HEADER.pack(
+            MAGIC, VERSION, m, z, h, f, PRECISION, len(self.frequencies), *FORMATS
+        )
+        halves = [max(0, len(row) - 2) // 2 for row in self.frequencies]
+        parts: list[bytes] = [head, np.asarray(halves, "<u2").tobytes()]
+        parts += [row.astype("<u2").tobytes() for row in self.frequencies[1:]]
+        parts += [_little(getattr(self, name)) for name, _, _ in _layout(m, z, h, f)]
+        return b"".join(parts)
+
+    def _inner(self) -> tuple[int, int]:
+        return int(self.w1.shape[0]), int(self.w3.shape[1])
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Tables:
+        """Parse the content of `tables.bin`.
+
+        Raises:
+            BundleError: another format or version, or damaged.
+        """
+        try:
+            return cls._parse(data)
+        except (struct.error, ValueError) as exc:
+            if isinstance(exc, BundleError):
+                raise
+            raise BundleError(f"tables.bin is damaged ({exc})") from exc
+
+    @classmethod
+    def _parse(cls, data: bytes) -> Tables:
+        magic, version, m, z, h, f, precision, levels, *formats = _HEADER.unpack_from(data)
+        if magic != MAGIC or version != VERSION:
+            raise BundleError("tables.bin is not of a version this edgecodec reads")
+        if precision != PRECISION or tuple(formats) != FORMATS or not 2 <= levels <= 64:
+            raise BundleError("tables.bin uses number formats this edgecodec does not know")
+        if not all(1 <= n <= _MAX_CHANNELS for n in (m, z, h, f)):
+            raise BundleError("tables.bin names impossible channel counts")
+        at = _HEADER.size
+        halves = np.frombuffer(data, "<u2", levels, at)
+        at += 2 * levels
+        rows = [np.zeros(0, np.uint16)]
+        for half in halves[1:].tolist():
+            row = np.frombuffer(data, "<u2", 2 * half + 2, at)
+            if not 1 <= half <= 2047 or int(row.sum()) != 1 << PRECISION or not row.all():
+                raise BundleError("tables.bin holds a frequency table that does not add up")
+            rows.append(row.astype(np.uint16))
+            at += row.nbytes
+        arrays: dict[str, Any] = {}
+        for name, kind, shape in _layout(m, z, h, f):
+            count = int(np.prod(shape))
+            arrays[name] = np.frombuffer(data, kind, count, at).reshape(shape)
+            at += arrays[name].nbytes
+        if at != len(data):
+            raise BundleError("tables.bin is longer than its content")
+        return cls(frequencies=tuple(rows), **arrays)
+
+
+def _layout(m: int, z: int, h: int, f: int) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
+    return (
+        ("w1", "<i1", (h, z)),
+        ("w2", "<i1", (4 * f, h)),
+        ("w3", "<i1", (2 * m, f)),
+        ("b1", "<i4", (QUALITIES, h)),
+        ("b2", "<i4", (4 * f,)),
+        ("b3", "<i4", (m,)),
+        ("index_bias", "<i4", (QUALITIES, m)),
+        ("step_y", "<i4", (QUALITIES, m)),
+        ("step_z", "<i4", (QUALITIES, z)),
+        ("index_z", "<u1", (QUALITIES, z)),
+        ("gain_y", "<f4", (QUALITIES, m)),
+        ("gain_z", "<f4", (QUALITIES, z)),
+    )
+
+
+def _little(array: npt.NDArray[Any]) -> bytes:
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()

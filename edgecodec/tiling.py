@@ -1,0 +1,76 @@
+"""Windows over an image: each tile is computed with enough context that no seam can show.
+
+A window is a tile plus a halo, cut at the borders of the padded image, so that the networks' own
+zero padding happens exactly where it would for the whole image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from edgecodec.container import Tile
+
+
+@dataclass(frozen=True)
+class Window:
+    """A rectangle to read, and where the tile lies inside it. All in the same unit.
+
+    Attributes:
+        top: first row to read.
+        left: first column to read.
+        height: rows to read.
+        width: columns to read.
+        inner_top: first row of the tile within the window.
+        inner_left: first column of the tile within the window.
+    """
+
+    top: int
+    left: int
+    height: int
+    width: int
+    inner_top: int
+    inner_left: int
+
+    def slices(self) -> tuple[slice, slice]:
+        """Return the rows and columns to read."""
+        return (
+            slice(self.top, self.top + self.height),
+            slice(self.left, self.left + self.width),
+        )
+
+
+def window_of(tile: Tile, halo: int, height: int, width: int, unit: int = 1) -> Window:
+    """Return the window of a tile.
+
+    Args:
+        tile: in pixels.
+        halo: context on each side, in units.
+        height: of the padded image, in pixels.
+        width: of the padded image, in pixels.
+        unit: pixels per unit of the result, 1 for pixels and 16 for latents.
+    """
+    top, left = tile.top // unit, tile.left // unit
+    bottom, right = top + tile.height // unit, left + tile.width // unit
+    y0, x0 = max(0, top - halo), max(0, left - halo)
+    y1, x1 = min(height // unit, bottom + halo), min(width // unit, right + halo)
+    return Window(y0, x0, y1 - y0, x1 - x0, top - y0, left - x0)
+
+
+def read_padded(
+    pixels: npt.NDArray[np.uint8], window: Window
+) -> npt.NDArray[np.float32]:
+    """Return a window of an image as (1, h, w, 3) float32; beyond its edge the last pixel repeats.
+
+    Args:
+        pixels: (H, W, 3) uint8.
+        window: in pixels, of the padded image.
+    """
+    rows, columns = window.slices()
+    part = pixels[rows, columns]
+    below, beside = window.height - part.shape[0], window.width - part.shape[1]
+    if below or beside:
+        part = np.pad(part, ((0, below), (0, beside), (0, 0)), "edge")
+    return part[None].astype(np.float32)

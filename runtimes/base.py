@@ -1,0 +1,113 @@
+"""What a runtime must offer: the Backend and Session protocols.
+
+Every artefact of a stage has the same interface whatever the target, so that a session needs no
+layout code: float32 arrays, batch of one, channels last.
+
+    analysis    x      (1, H, W, 3)      levels 0..255, H and W multiples of 32
+             -> y      (1, H/16, W/16, M)  latents in their natural unit
+                z      (1, H/32, W/32, Z)  hyper-latents before the gain of a quality
+    synthesis   y_hat  (1, h, w, M)      integers in units of 1/16, as `decode_latents` gives them
+             -> x_hat  (1, 16h, 16w, 3)  nominally levels 0..255, neither clipped nor rounded
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Float32Array = npt.NDArray[np.float32]
+StageName = Literal["analysis", "synthesis"]
+STAGES: tuple[StageName, ...] = ("analysis", "synthesis")
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether a runtime can be used here.
+
+    Attributes:
+        ok: it can.
+        reason: one line: why not, or what was found.
+        version: of the runtime, empty when absent.
+        accelerator: what it would run on, such as `cpu`.
+    """
+
+    ok: bool
+    reason: str
+    version: str = ""
+    accelerator: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """One stage compiled for one target in one precision.
+
+    Attributes:
+        stage: `analysis` or `synthesis`.
+        target: `onnx`, `openvino`, `tflite` or `torch`.
+        precision: `fp32`, `fp16` or `int8`.
+        path: the file to load; files that belong to it lie beside it.
+    """
+
+    stage: StageName
+    target: str
+    precision: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """How to run.
+
+    Attributes:
+        threads: worker threads of the runtime; None leaves the choice to it.
+    """
+
+    threads: int | None = None
+
+
+class Session(Protocol):
+    """A loaded artefact. Owns its buffers; safe to call from several threads."""
+
+    def run(self, inputs: Mapping[str, Float32Array]) -> dict[str, Float32Array]:
+        """Map named arrays to named arrays; any height and width the stage allows.
+
+        The results belong to the caller: a later call does not change them.
+
+        Raises:
+            BackendError: the runtime failed, or an input is missing or has the wrong shape.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release what the session holds; further calls of `run` are errors."""
+        ...
+
+
+class Backend(Protocol):
+    """A runtime. Registered through the entry-point group `edgecodec.backends`.
+
+    Attributes:
+        name: what `--backend` calls it.
+        target: the kind of artefact it loads.
+    """
+
+    name: str
+    target: str
+
+    def probe(self) -> Availability:
+        """Say whether this runtime works here, without raising and without loading a model."""
+        ...
+
+    def load(self, artefact: Artefact, options: SessionOptions) -> Session:
+        """Load an artefact.
+
+        Raises:
+            BackendUnavailableError: the runtime is not there.
+            BackendError: it refuses the artefact.
+        """
+        ...

@@ -1,0 +1,226 @@
+"""Candidates of a selection: an artefact of a bundle, a backend for it, and how it fares."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from functools import partial
+
+from edgecodec.bundle import ArtefactEntry, Bundle
+from edgecodec.errors import (
+    BackendError,
+    BackendUnavailableError,
+    BundleError,
+    EdgeCodecError,
+    UnknownPluginError,
+)
+from edgecodec.runtimes.base import (
+    Artefact,
+    Availability,
+    Backend,
+    Session,
+    SessionOptions,
+    StageName,
+)
+from edgecodec.runtimes.choice import Choice
+from edgecodec.runtimes.golden import TOLERANCES, Golden, Tolerance
+from edgecodec.runtimes.measure import time_side_by_side
+from edgecodec.runtimes.registry import backend_names, get_backend
+from edgecodec.runtimes.vendor import one_line
+
+AUTO = "auto"
+REFERENCE = "torch"
+"""Slow to import and to run: automatic selection takes it when nothing else works."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class Candidate:
+    """An artefact on a backend while it is being judged.
+
+    Attributes:
+        stage: which stage.
+        name: of the backend.
+        entry: the artefact.
+        backend: what loads it.
+        session: the loaded artefact, while it is wanted.
+        error: why it was rejected.
+        load_s: seconds to load.
+        median_s: seconds per call.
+    """
+
+    stage: StageName
+    name: str
+    entry: ArtefactEntry
+    backend: Backend
+    session: Session | None = None
+    error: EdgeCodecError | None = None
+    load_s: float | None = None
+    median_s: float | None = None
+
+    def reject(self, error: EdgeCodecError) -> None:
+        """Note why it cannot be used and let go of its session."""
+        self.error = error
+        self.close()
+
+    def close(self) -> None:
+        """Close the session, whatever it says to that."""
+        session, self.session = self.session, None
+        if session is not None:
+            try:
+                session.close()
+            except Exception as exc:  # code of other packages; there is nothing left to save
+                _log.warning("%s: closing a session failed: %s", self.name, one_line(exc))
+
+    def choice(self, reason: str = "") -> Choice:
+        """Return the outcome as data."""
+        if self.error is not None:
+            reason = str(self.error).removeprefix(f"{self.name}: ")
+        return Choice(
+            stage=self.stage,
+            backend=self.name,
+            precision=self.entry.precision,
+            ok=self.error is None,
+            reason=reason,
+            median_s=self.median_s,
+            load_s=self.load_s,
+        )
+
+
+def probe(name: str) -> Availability:
+    """Ask a backend whether it can be used, and bear one that raises instead of answering.
+
+    Raises:
+        UnknownPluginError: no backend of that name.
+    """
+    try:
+        return get_backend(name).probe()
+    except UnknownPluginError:
+        raise
+    except Exception as exc:  # code of other packages
+        return Availability(False, f"does not answer: {one_line(exc)}")
+
+
+def load(
+    bundle: Bundle, backend: Backend, stage: StageName, entry: ArtefactEntry, threads: int | None
+) -> Session:
+    """Load an artefact of a bundle.
+
+    Raises:
+        BundleError: its files are damaged.
+        BackendError: the backend refuses it.
+    """
+    artefact = Artefact(stage, entry.target, entry.precision, bundle.artefact_file(entry))
+    try:
+        return backend.load(artefact, SessionOptions(threads))
+    except EdgeCodecError:
+        raise
+    except Exception as exc:  # a backend of another package may not keep to the protocol
+        raise BackendError(backend.name, f"{artefact.path.name}: {one_line(exc)}") from exc
+
+
+def find_candidates(
+    bundle: Bundle, stage: StageName, backend: str, precision: str
+) -> list[Candidate]:
+    """Return what could run a stage, without loading anything.
+
+    Args:
+        bundle: where the artefacts are.
+        stage: which stage.
+        backend: a name or `auto`.
+        precision: a precision or `auto`.
+
+    Raises:
+        UnknownPluginError: no backend of that name.
+        BackendUnavailableError: the backend named cannot be used here.
+        BundleError: the bundle has no artefact of that kind; says which there are.
+    """
+    entries = [e for e in bundle.manifest.artefacts if e.stage == stage]
+    wanted = [e for e in entries if precision in (AUTO, e.precision)]
+    if backend == AUTO:
+        found = [c for name in backend_names() for c in _of_backend(name, stage, wanted)]
+    else:
+        found = _of_named_backend(backend, stage, wanted)
+    if not found:
+        have = ", ".join(sorted(f"{e.target} {e.precision}" for e in entries)) or "none"
+        what = "" if precision == AUTO else f"{precision} "
+        whom = "" if backend == AUTO else f" for {backend}"
+        raise BundleError(f"{bundle.path}: no {what}artefact of {stage}{whom}; there are: {have}")
+    return found
+
+
+def _of_backend(name: str, stage: StageName, entries: list[ArtefactEntry]) -> list[Candidate]:
+    try:
+        backend = get_backend(name)
+    except BackendError as exc:
+        _log.warning("%s", exc)
+        return []
+    return [Candidate(stage, name, e, backend) for e in entries if e.target == backend.target]
+
+
+def _of_named_backend(name: str, stage: StageName, entries: list[ArtefactEntry]) -> list[Candidate]:
+    backend = get_backend(name)
+    available = probe(name)
+    if not available.ok:
+        raise BackendUnavailableError(name, available.reason)
+    return [Candidate(stage, name, e, backend) for e in entries if e.target == backend.target]
+
+
+def try_out(
+    candidates: list[Candidate],
+    bundle: Bundle,
+    golden: Golden,
+    threads: int | None,
+    tolerance: Tolerance | None,
+) -> None:
+    """Load each candidate and compare it with the golden vector; reject those that fail.
+
+    Args:
+        candidates: all of one stage.
+        bundle: where the artefacts are.
+        golden: what they are to compute.
+        threads: for the runtimes.
+        tolerance: allowed deviation; None takes that of each artefact's own precision.
+    """
+    probed = {name: probe(name) for name in dict.fromkeys(c.name for c in candidates)}
+    for candidate in candidates:
+        entry, found = candidate.entry, probed[candidate.name]
+        if not found.ok:
+            candidate.reject(BackendUnavailableError(candidate.name, found.reason))
+            continue
+        try:
+            begun = time.perf_counter()
+            candidate.session = load(bundle, candidate.backend, candidate.stage, entry, threads)
+            candidate.load_s = time.perf_counter() - begun
+            outputs = candidate.session.run(golden.inputs(candidate.stage))
+            limit = tolerance or TOLERANCES.get(entry.precision, TOLERANCES["fp32"])
+            problem = golden.problem(candidate.stage, outputs, entry.precision, limit)
+            if problem:
+                candidate.reject(BackendError(candidate.name, f"{entry.path}: {problem}"))
+        except EdgeCodecError as exc:
+            candidate.reject(exc)
+        except Exception as exc:  # a backend of another package may raise anything
+            candidate.reject(BackendError(candidate.name, f"{entry.path}: {one_line(exc)}"))
+
+
+def time_candidates(
+    candidates: list[Candidate], golden: Golden, size: tuple[int, int], budget_s: float
+) -> None:
+    """Time candidates that hold a session against each other; reject those that fail.
+
+    A single one is not timed: there is nothing to decide.
+    """
+    if len(candidates) < 2:
+        return
+    workload = golden.workload(candidates[0].stage, size)
+    runs = [partial(c.session.run, workload) for c in candidates if c.session is not None]
+    timings = time_side_by_side(runs, budget_s)
+    for candidate, timing in zip(candidates, timings, strict=True):
+        candidate.median_s = timing.median_s
+        if timing.failure is not None:
+            reason = f"failed at {size[0]}x{size[1]}: {one_line(timing.failure)}"
+            error = BackendError(candidate.name, reason)
+            error.__cause__ = timing.failure
+            candidate.reject(error)

@@ -1,0 +1,124 @@
+"""What all sessions share: inputs are checked before a runtime sees them, errors are wrapped.
+
+Vendors report a wrong shape in many ways, some by computing something else; this gives one.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgecodec.errors import BackendError
+from edgecodec.runtimes.base import Artefact, Float32Array
+from edgecodec.runtimes.vendor import one_line
+
+Dims = tuple[int | None, ...]
+"""Shape of an input; None where any size goes."""
+
+ANALYSIS_MULTIPLE = 32
+"""Height and width of an image must be multiples of this (see edgecodec.runtimes.base)."""
+
+
+LATENT_STRIDE = 16
+"""Pixels per latent in each direction."""
+
+
+def _text(shape: tuple[int | None, ...]) -> str:
+    return "x".join("?" if size is None else str(size) for size in shape)
+
+
+def check_input(
+    backend: str, name: str, value: npt.NDArray[Any], dims: Dims, multiple: int
+) -> Float32Array:
+    """Return `value` in C order, without a copy where it already is.
+
+    Raises:
+        BackendError: no float32 array, or its shape does not fit `dims` or `multiple`.
+    """
+    if not isinstance(value, np.ndarray) or value.dtype != np.float32:
+        kind = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
+        raise BackendError(backend, f"input {name} must be a float32 array, this is {kind}")
+    fits = value.ndim == len(dims) and all(
+        size > 0 and (want is None or size == want)
+        for size, want in zip(value.shape, dims, strict=True)
+    )
+    if not fits:
+        raise BackendError(
+            backend, f"input {name} must be {_text(dims)}, this is {_text(value.shape)}"
+        )
+    if value.ndim == 4 and (value.shape[1] % multiple or value.shape[2] % multiple):
+        raise BackendError(
+            backend,
+            f"input {name} is {_text(value.shape)}; "
+            f"its height and width must be multiples of {multiple}",
+        )
+    return np.ascontiguousarray(value)
+
+
+class CheckedSession(ABC):
+    """A session that checks its inputs and reports failures as `BackendError`.
+
+    Args:
+        backend: name of the backend, for errors.
+        artefact: what was loaded.
+        inputs: shape of each input.
+    """
+
+    def __init__(self, backend: str, artefact: Artefact, inputs: Mapping[str, Dims]) -> None:
+        self.backend = backend
+        self.artefact = artefact
+        self.inputs = dict(inputs)
+        self._closed = False
+
+    def run(self, inputs: Mapping[str, Float32Array]) -> dict[str, Float32Array]:
+        """Map named arrays to named arrays; the results belong to the caller.
+
+        Args:
+            inputs: float32, one array per input of the stage.
+
+        Raises:
+            BackendError: closed, an input is missing, unknown or of wrong shape or type, or the
+                runtime failed.
+        """
+        if self._closed:
+            raise BackendError(self.backend, "the session is closed")
+        if set(inputs) != set(self.inputs):
+            want, got = ", ".join(sorted(self.inputs)), ", ".join(sorted(inputs)) or "none"
+            raise BackendError(self.backend, f"{self.artefact.stage} takes {want}; given: {got}")
+        multiple = ANALYSIS_MULTIPLE if self.artefact.stage == "analysis" else 1
+        arrays = {
+            name: check_input(self.backend, name, inputs[name], dims, multiple)
+            for name, dims in self.inputs.items()
+        }
+        try:
+            return self._infer(arrays)
+        except BackendError:
+            raise
+        except Exception as exc:  # each vendor has its own hierarchy, some raise RuntimeError
+            raise BackendError(
+                self.backend, f"{self.artefact.path.name} failed: {one_line(exc)}"
+            ) from exc
+
+    def close(self) -> None:
+        """Release what the session holds; a call in flight ends first or undisturbed."""
+        self._closed = True
+        self._release()
+
+    @abstractmethod
+    def _infer(self, inputs: dict[str, Float32Array]) -> dict[str, Float32Array]:
+        """Run on checked inputs; any exception is reported as `BackendError`."""
+
+    @abstractmethod
+    def _release(self) -> None:
+        """Drop the vendor's objects; must bear being called twice."""
+
+
+def load_error(backend: str, artefact: Artefact, exc: BaseException) -> BackendError:
+    """Return the error for a runtime that refuses an artefact."""
+    if not artefact.path.exists():
+        return BackendError(backend, f"{artefact.path}: no such artefact")
+    return BackendError(backend, f"{artefact.path.name} does not load: {one_line(exc)}")

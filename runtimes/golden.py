@@ -1,0 +1,167 @@
+"""Whether a session computes what the reference computed: the gate before any measurement.
+
+A runtime that is fast and wrong is worse than none, and they exist: the same graph gave other
+results on processors whose integer instructions saturate. Every artefact therefore runs the
+bundle's golden vector once before it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgecodec.bundle import Bundle
+from edgecodec.errors import BundleError
+from edgecodec.runtimes.base import Float32Array, StageName
+from edgecodec.runtimes.checked_session import ANALYSIS_MULTIPLE, LATENT_STRIDE
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far results may be from the reference.
+
+    Attributes:
+        latents: largest error of y and z, as a share of the largest magnitude in the reference.
+        levels: largest error of x_hat in levels, after clipping and rounding to 0..255.
+        rms_levels: largest root mean square of that error.
+    """
+
+    latents: float
+    levels: int
+    rms_levels: float
+
+
+TOLERANCES = {
+    # float32 in another order of summation: few values round to the neighbouring level. Half
+    # precision would show as an rms of about 0.5.
+    "fp32": Tolerance(latents=1e-3, levels=1, rms_levels=0.33),
+    # bfloat16 keeps 8 bits; measured 0.005, 2 levels, 0.53.
+    "fp16": Tolerance(latents=3e-2, levels=8, rms_levels=1.0),
+    # Only where the bundle holds no integer result of its own to compare with.
+    "int8": Tolerance(latents=0.25, levels=64, rms_levels=6.0),
+}
+"""By precision of the artefact. A precision not listed is held to `fp32`."""
+
+EXACT = Tolerance(latents=0.0, levels=0, rms_levels=0.0)
+
+
+class Golden:
+    """The golden vector of a bundle, as inputs and checks.
+
+    Args:
+        bundle: where it is. Results of an artefact that is exact by construction may lie beside
+            the reference's under the name of the precision: `x_hat_int8`, `y_int8`, `z_int8`.
+
+    Raises:
+        BundleError: it is missing, damaged or incomplete.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        arrays = bundle.golden()
+        try:
+            x, y_hat = arrays["x"], arrays["y_hat"]
+            fits = (
+                x.ndim == 3
+                and y_hat.ndim == 3
+                and x.shape[0] % ANALYSIS_MULTIPLE == 0
+                and x.shape[1] % ANALYSIS_MULTIPLE == 0
+                and {"x_hat", "y", "z"} <= set(arrays)
+            )
+        except KeyError:
+            fits = False
+        if not fits:
+            raise BundleError(
+                f"{bundle.path}: the golden vector lacks an array or has another shape; "
+                "convert the checkpoint again"
+            )
+        self._arrays = arrays
+        self._given: dict[StageName, tuple[str, Float32Array]] = {
+            "analysis": ("x", x[None].astype(np.float32)),
+            "synthesis": ("y_hat", y_hat[None].astype(np.float32)),
+        }
+
+    def inputs(self, stage: StageName) -> dict[str, Float32Array]:
+        """Return what a session of `stage` is to be given."""
+        name, value = self._given[stage]
+        return {name: value}
+
+    def workload(self, stage: StageName, size: tuple[int, int]) -> dict[str, Float32Array]:
+        """Return the golden input repeated to the size of a picture, for timing.
+
+        Args:
+            stage: which stage.
+            size: height and width in pixels; rounded up to what the stage takes.
+        """
+        name, value = self._given[stage]
+        pixels = [-(-side // ANALYSIS_MULTIPLE) * ANALYSIS_MULTIPLE for side in size]
+        height, width = (s if stage == "analysis" else s // LATENT_STRIDE for s in pixels)
+        repeat = (1, -(-height // value.shape[1]), -(-width // value.shape[2]), 1)
+        return {name: np.ascontiguousarray(np.tile(value, repeat)[:, :height, :width])}
+
+    def problem(
+        self,
+        stage: StageName,
+        outputs: Mapping[str, npt.NDArray[Any]],
+        precision: str,
+        tolerance: Tolerance,
+    ) -> str:
+        """Return what is wrong with a session's results, empty when nothing is.
+
+        Args:
+            stage: which stage.
+            outputs: results for `inputs(stage)`.
+            precision: of the artefact; results stored under its name are demanded exactly.
+            tolerance: otherwise, how far results may be from the reference.
+        """
+        for name in ("y", "z") if stage == "analysis" else ("x_hat",):
+            reference = self._arrays.get(f"{name}_{precision}")
+            limit = tolerance if reference is None else EXACT
+            if reference is None:
+                reference = self._arrays[name]
+            if name not in outputs:
+                return f"gives no {name}, only {', '.join(sorted(outputs)) or 'nothing'}"
+            found = outputs[name]
+            if found.ndim != 4 or found.shape[0] != 1 or found.dtype != np.float32:
+                return f"{name} is {found.dtype} of shape {found.shape}, not a float32 map"
+            compare = _pixels_problem if name == "x_hat" else _latents_problem
+            problem = compare(name, found[0], reference, limit)
+            if problem:
+                return problem
+        return ""
+
+
+def _pixels_problem(
+    name: str, found: Float32Array, reference: npt.NDArray[np.uint8], limit: Tolerance
+) -> str:
+    height, width = reference.shape[:2]
+    if found.shape[0] < height or found.shape[1] < width or found.shape[2:] != reference.shape[2:]:
+        return f"{name} has shape {found.shape}, the reference {reference.shape}"
+    found = found[:height, :width]
+    if not np.isfinite(found).all():
+        return f"{name} holds NaN or infinity"
+    error = np.rint(np.clip(found, 0.0, 255.0)) - reference
+    worst, rms = float(np.abs(error).max()), float(np.sqrt(np.mean(np.square(error))))
+    if worst > limit.levels or rms > limit.rms_levels:
+        return (
+            f"{name} differs from the reference by up to {worst:.0f} levels (rms {rms:.2f}), "
+            f"allowed {limit.levels} (rms {limit.rms_levels:.2f})"
+        )
+    return ""
+
+
+def _latents_problem(
+    name: str, found: Float32Array, reference: Float32Array, limit: Tolerance
+) -> str:
+    if found.shape != reference.shape:
+        return f"{name} has shape {found.shape}, the reference {reference.shape}"
+    if not np.isfinite(found).all():
+        return f"{name} holds NaN or infinity"
+    worst = float(np.abs(found - reference).max())
+    allowed = limit.latents * float(np.abs(reference).max())
+    if worst > allowed:
+        return f"{name} differs from the reference by up to {worst:.4g}, allowed {allowed:.4g}"
+    return ""

@@ -1,0 +1,104 @@
+"""Timing of candidates side by side, so that a disturbance hits them all alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+_T = TypeVar("_T")
+
+MAX_WARM_UP = 4
+STABLE = 0.9
+"""A warm-up run is the last when it takes more than this share of the one before."""
+
+HOPELESS = 3.0
+"""A candidate this many times slower than the best after warm-up is not run again."""
+
+MAX_ROUNDS = 15
+
+
+@dataclass
+class Timing:
+    """What was measured of one candidate.
+
+    Attributes:
+        samples: seconds of each timed run.
+        warm_up: seconds of each run before those.
+        failure: what it raised; it is not run again then.
+    """
+
+    samples: list[float] = field(default_factory=list)
+    warm_up: list[float] = field(default_factory=list)
+    failure: Exception | None = None
+
+    @property
+    def median_s(self) -> float | None:
+        """Median of the timed runs, else the best warm-up run, else None."""
+        if self.failure is not None:
+            return None
+        if self.samples:
+            return statistics.median(self.samples)
+        return min(self.warm_up, default=None)
+
+
+def time_side_by_side(
+    candidates: Sequence[Callable[[], object]],
+    budget_s: float,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[Timing]:
+    """Warm up each candidate, then run them in turns until the budget is spent.
+
+    Every candidate is warmed up at least once and timed at least once, hopeless ones apart,
+    whatever the budget.
+
+    Args:
+        candidates: functions to time.
+        budget_s: seconds for all of it.
+        clock: source of seconds.
+    """
+    timings = [Timing() for _ in candidates]
+    start = clock()
+    share = 0.5 * budget_s / max(1, len(candidates))
+    for run, timing in zip(candidates, timings, strict=True):
+        _warm_up(run, timing, share, clock)
+    best = min((t.median_s for t in timings if t.median_s is not None), default=0.0)
+    for turn in range(MAX_ROUNDS):
+        if turn and clock() - start >= budget_s:
+            break
+        for run, timing in _rotated(list(zip(candidates, timings, strict=True)), turn):
+            if timing.failure is None and min(timing.warm_up) <= HOPELESS * best:
+                _sample(run, timing, timing.samples, clock)
+    return timings
+
+
+def _warm_up(
+    run: Callable[[], object], timing: Timing, share: float, clock: Callable[[], float]
+) -> None:
+    begun = clock()
+    for _ in range(MAX_WARM_UP):
+        _sample(run, timing, timing.warm_up, clock)
+        taken = timing.warm_up
+        if timing.failure is not None or clock() - begun >= share:
+            return
+        if len(taken) > 1 and taken[-1] > STABLE * taken[-2]:
+            return
+
+
+def _sample(
+    run: Callable[[], object], timing: Timing, into: list[float], clock: Callable[[], float]
+) -> None:
+    begun = clock()
+    try:
+        run()
+    except Exception as exc:  # the caller reports it with the candidate's name
+        timing.failure = exc
+        return
+    into.append(clock() - begun)
+
+
+def _rotated(items: list[_T], turn: int) -> list[_T]:
+    first = turn % len(items) if items else 0
+    return items[first:] + items[:first]

@@ -1,0 +1,74 @@
+"""Import of the packages that run networks, with a reason when that fails.
+
+A package that is absent and one that is there but broken (a missing system library, a wheel for
+another machine) need different advice, so they give different reasons.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from collections.abc import Iterable
+from importlib.util import find_spec
+from types import ModuleType
+
+from edgecodec.errors import BackendUnavailableError
+
+
+def one_line(exc: BaseException, limit: int = 300) -> str:
+    """Return the message of an exception on one line, its type where it has no message."""
+    text = " ".join(str(exc).split())
+    return text[:limit] if text else type(exc).__name__
+
+
+def is_installed(module: str) -> bool:
+    """Say whether a module could be found, without importing it (parents of a dotted name are)."""
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):  # no such parent; or a stub in sys.modules without a spec
+        return False
+
+
+def missing_reason(packages: Iterable[str], extra: str) -> str:
+    """Return what to tell a user who has none of `packages`."""
+    return f"{' or '.join(packages)} is not installed; run: pip install 'edgecodec[{extra}]'"
+
+
+def import_vendor(backend: str, modules: tuple[str, ...], extra: str) -> ModuleType:
+    """Import the first of `modules` that is installed.
+
+    Args:
+        backend: name of the backend, for the error.
+        modules: alternatives, dotted names, best first.
+        extra: the extra of edgecodec that brings the first.
+
+    Raises:
+        BackendUnavailableError: none is installed, or those that are do not load.
+    """
+    broken = ""
+    for module in modules:
+        package = module.partition(".")[0]
+        if not is_installed(package):
+            continue
+        try:
+            return importlib.import_module(module)
+        except Exception as exc:  # a broken wheel may raise anything; the next one may work
+            broken = broken or f"{package} is installed but does not load: {one_line(exc)}"
+            cause = exc
+    if broken:
+        raise BackendUnavailableError(backend, broken) from cause
+    packages = dict.fromkeys(module.partition(".")[0] for module in modules)
+    raise BackendUnavailableError(backend, missing_reason(packages, extra))
+
+
+def version_of(module: ModuleType, *distributions: str) -> str:
+    """Return the version a module states, or that of the first distribution installed."""
+    stated = getattr(module, "__version__", "")
+    if isinstance(stated, str) and stated:
+        return stated
+    for distribution in distributions:
+        try:
+            return importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return ""

@@ -1,0 +1,218 @@
+"""A whole conversion of a tiny codec, and what becomes of a bad one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from edgecodec.bundle import Bundle
+from edgecodec.container import read_container
+from edgecodec.converters.convert import convert_checkpoint
+from edgecodec.converters.report import ConversionReport
+from edgecodec.entropy import LatentCoder
+from edgecodec.errors import (
+    BundleError,
+    ConversionError,
+    MissingDependencyError,
+    ParityError,
+)
+from edgecodec.model.checkpoint import save_checkpoint
+from edgecodec.model.config import CodecConfig
+from edgecodec.model.network import NeuralCodec
+from edgecodec.runtimes.base import Artefact, SessionOptions
+from edgecodec.runtimes.registry import get_backend
+
+CONFIG = CodecConfig(
+    latent_channels=8,
+    hyper_channels=4,
+    fine_channels=8,
+    fine_blocks=1,
+    coarse_channels=8,
+    coarse_blocks=1,
+    hyper_analysis_channels=8,
+    hyper_hidden=8,
+    hyper_features=4,
+)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    codec = NeuralCodec(CONFIG)
+    path = tmp_path / "codec.pt"
+    save_checkpoint(path, {"config": CONFIG.to_dict(), "weights": codec.state_dict(), "step": 0})
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rng = np.random.default_rng(7)
+    for i, shape in enumerate(((70, 100, 3), (40, 64, 3))):
+        Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(folder / f"{i}.png")
+    return folder
+
+
+def convert(checkpoint: Path, photos: Path | None, out: Path, **options: Any) -> ConversionReport:
+    defaults: dict[str, Any] = {
+        "targets": ["torch"],
+        "precisions": ["fp32"],
+        "name": "tiny",
+        "progress": lambda line: None,
+    }
+    return convert_checkpoint(checkpoint, out, calibration=photos, **{**defaults, **options})
+
+
+def test_conversion_writes_a_bundle_that_runs_everywhere(
+    checkpoint: Path, photos: Path, tmp_path: Path
+) -> None:
+    told: list[str] = []
+    report = convert(
+        checkpoint,
+        photos,
+        tmp_path / "b.zip",
+        targets=["onnx", "openvino", "tflite"],
+        precisions=["fp32", "fp16"],
+        progress=told.append,
+    )
+    bundle = Bundle(tmp_path / "b.zip")
+    manifest = bundle.manifest
+    assert (manifest.name, manifest.model_id) == ("tiny", report.model_id)
+    assert (manifest.latent_channels, manifest.hyper_channels) == (8, 4)
+    assert (manifest.analysis_halo % 32, manifest.synthesis_halo) == (0, 2)
+    assert manifest.calibration["photos"] == 2
+    assert len(manifest.artefacts) == 14 == len(report.rows)
+    golden = bundle.golden()
+    for entry in manifest.artefacts:
+        assert entry.parity["checked"] is True
+        assert entry.parity["photos"] == 2
+        path = bundle.artefact_file(entry)
+        assert entry.bytes == sum(p.stat().st_size for p in path.parent.glob(f"{path.stem}.*"))
+        assert any(name.lower().startswith("conv") for name in entry.operators)
+        backend = get_backend("onnxruntime" if entry.target == "onnx" else entry.target)
+        artefact = Artefact(entry.stage, entry.target, entry.precision, path)  # type: ignore[arg-type]
+        session = backend.load(artefact, SessionOptions(threads=1))
+        if entry.stage == "synthesis":
+            found = session.run({"y_hat": golden["y_hat"][None].astype(np.float32)})["x_hat"][0]
+            allowed = 1 if entry.precision == "fp32" else 5  # bfloat16 where OpenVINO takes that
+            assert np.abs(np.clip(found, 0, 255) - golden["x_hat"]).max() < allowed
+        else:
+            y = session.run({"x": golden["x"][None].astype(np.float32)})["y"][0]
+            assert np.abs(y - golden["y"]).max() < (1e-3 if entry.precision == "fp32" else 1)
+        session.close()
+    assert sum("fp16" in line for line in told) == 6
+    assert all(row.status == "ok" for row in report.rows)
+    assert json.loads(json.dumps(report.to_dict()))["rows"][0]["target"] == "torch"
+    assert "openvino  fp16       synthesis" in report.table()
+    bundle.close()
+
+
+def test_golden_file_decodes_to_the_golden_latents(
+    checkpoint: Path, photos: Path, tmp_path: Path
+) -> None:
+    convert(checkpoint, photos, tmp_path / "b")
+    bundle = Bundle(tmp_path / "b")
+    golden = bundle.golden()
+    file = read_container(golden["file"].tobytes())
+    height, width = golden["x"].shape[:2]
+    assert (file.header.height, file.header.width) == (height, width)
+    assert file.header.tables_id == bundle.manifest.tables_id
+    assert file.header.quality == int(golden["quality"])
+    (substream,) = file.substreams
+    assert substream is not None
+    coder = LatentCoder(bundle.tables(), "numpy")
+    _, y_hat = coder.decode(file.header.quality, height // 32, width // 32, substream)
+    assert np.array_equal(y_hat, golden["y_hat"])
+    assert golden["y_hat"].dtype == np.int16
+    assert (golden["x"].dtype, golden["x_hat"].dtype) == (np.uint8, np.uint8)
+    assert golden["x_hat"].shape == golden["x"].shape
+
+
+def test_conversion_is_reproducible(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"targets": ["onnx", "tflite"], "precisions": ["fp16"]}
+    first = convert(checkpoint, photos, tmp_path / "first", **options)
+    second = convert(checkpoint, photos, tmp_path / "second", **options)
+    assert first.model_id == second.model_id
+    assert Bundle(tmp_path / "first").manifest.files == Bundle(tmp_path / "second").manifest.files
+
+
+def test_demo_photo_serves_where_no_folder_is_named(checkpoint: Path, tmp_path: Path) -> None:
+    report = convert(checkpoint, None, tmp_path / "b")
+    assert report.calibration["photos"] == 1
+    assert report.calibration["source"].startswith("demo.")
+
+
+def test_int8_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    with pytest.raises(ConversionError, match="int8 is not available yet"):
+        convert(tmp_path / "none.pt", None, tmp_path / "b", precisions=["fp32", "int8"])
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a checkpoint"])
+def test_bad_checkpoint_gives_one_clear_line(content: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / "bad.pt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConversionError, match=r"bad\.pt") as caught:
+        convert(path, None, tmp_path / "b")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "b").exists()
+
+
+def test_weights_that_are_no_numbers_are_refused(
+    checkpoint: Path, photos: Path, tmp_path: Path
+) -> None:
+    payload = torch.load(checkpoint, weights_only=True)
+    payload["weights"]["g_s.0.weight"][0] = torch.nan
+    torch.save(payload, checkpoint)
+    with pytest.raises(ConversionError, match=r"synthesis: .*weight is not finite"):
+        convert(checkpoint, photos, tmp_path / "b")
+
+
+def test_nothing_is_left_when_an_artefact_is_wrong(
+    checkpoint: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgecodec.converters.parity import TOLERANCES, Tolerance
+
+    monkeypatch.setitem(TOLERANCES, "fp32", Tolerance(-1.0, -1))
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(ParityError, match="analysis: torch fp32 output y differs"):
+        convert(checkpoint, photos, tmp_path / "b")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_missing_packages_and_foreign_folders_are_named(
+    checkpoint: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(BundleError, match="is not a bundle"):
+        convert(checkpoint, photos, photos)
+    monkeypatch.setattr(
+        "edgecodec.converters.targets.find_spec", lambda name: None if name == "torch" else True
+    )
+    with pytest.raises(MissingDependencyError, match=r"torch is not installed.*\[convert\]"):
+        convert(checkpoint, photos, tmp_path / "b")
+
+
+def test_artefact_without_its_runtime_is_written_and_told(
+    checkpoint: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgecodec.runtimes.registry import UnavailableBackend
+
+    real = get_backend
+    monkeypatch.setattr(
+        "edgecodec.converters.parity.get_backend",
+        lambda name: UnavailableBackend(name, "is away") if name == "onnxruntime" else real(name),
+    )
+    told: list[str] = []
+    report = convert(checkpoint, photos, tmp_path / "b", targets=["onnx"], progress=told.append)
+    unchecked = [row for row in report.rows if row.target == "onnx"]
+    assert [row.status for row in unchecked] == ["not checked", "not checked"]
+    assert "NOT CHECKED: onnx analysis: onnxruntime: is away" in report.table()
+    assert sum(line.startswith("NOT CHECKED") for line in told) == 2
+    entries = Bundle(tmp_path / "b").manifest.artefacts
+    assert [e.parity["checked"] for e in entries if e.target == "onnx"] == [False, False]

@@ -1,0 +1,326 @@
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from edgecodec.bundle import GOLDEN, MANIFEST, ArtefactEntry, Bundle, hash_files
+from edgecodec.errors import (
+    BackendError,
+    BackendUnavailableError,
+    BundleError,
+    ConfigError,
+    UnknownPluginError,
+)
+from edgecodec.runtimes import registry
+from edgecodec.runtimes.base import Artefact, Availability, Session, SessionOptions
+from edgecodec.runtimes.onnxruntime_backend import OnnxRuntimeBackend
+from edgecodec.runtimes.openvino_backend import OpenVinoBackend
+from edgecodec.runtimes.report import devices_report
+from edgecodec.runtimes.select import choose, open_stage, size_class
+from edgecodec.runtimes.tflite_backend import TfliteBackend
+
+BUDGET_S = 0.05
+Outputs = dict[str, npt.NDArray[np.float32]]
+
+
+def spoil(
+    monkeypatch: pytest.MonkeyPatch, backend: type, change: Callable[[Outputs], Outputs]
+) -> None:
+    """Make a backend's sessions answer something else."""
+    load = backend.load  # type: ignore[attr-defined]
+
+    def spoilt(self: Any, artefact: Artefact, options: SessionOptions) -> Session:
+        session: Session = load(self, artefact, options)
+        run = session.run
+        session.run = lambda inputs: change(run(inputs))  # type: ignore[method-assign]
+        return session
+
+    monkeypatch.setattr(backend, "load", spoilt)
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, backend: type, error: Exception) -> None:
+    def load(*_: object) -> Session:
+        raise error
+
+    monkeypatch.setattr(backend, "load", load)
+
+
+def withdraw(monkeypatch: pytest.MonkeyPatch, *backends: type) -> None:
+    for backend in backends:
+        monkeypatch.setattr(backend, "probe", lambda self: Availability(False, "not here"))
+
+
+def with_artefacts(bundle: Bundle, tmp_path: Path, *entries: ArtefactEntry) -> Bundle:
+    """Return a bundle whose manifest lists other artefacts, over the same files."""
+    manifest = replace(bundle.manifest, artefacts=entries)
+    copy = tmp_path / "copy.bundle"
+    copy.mkdir()
+    for name in manifest.files:
+        (copy / name).parent.mkdir(exist_ok=True)
+        (copy / name).write_bytes((bundle.root / name).read_bytes())
+    (copy / MANIFEST).write_text(replace(manifest, files=hash_files(copy)).to_json())
+    return Bundle(copy)
+
+
+def entry(bundle: Bundle, target: str, precision: str = "fp32") -> ArtefactEntry:
+    found = next(
+        e for e in bundle.manifest.artefacts if (e.stage, e.target) == ("synthesis", target)
+    )
+    return replace(found, precision=precision)
+
+
+def names(choices: Any) -> set[str]:
+    return {choice.backend for choice in choices}
+
+
+def test_choose_ranks_what_is_right_by_time(bundle: Bundle) -> None:
+    verdict = choose(bundle, threads=1, budget_s=BUDGET_S)
+    assert [v.stage for v in verdict.stages] == ["analysis", "synthesis"]
+    for stage in verdict.stages:
+        assert names(stage.ranked) == {"onnxruntime", "openvino", "tflite"}
+        times = [choice.median_s for choice in stage.ranked]
+        assert None not in times
+        assert times == sorted(times)  # type: ignore[type-var]
+        assert stage.best.reason == "right results, fastest"
+        assert names(stage.rejected) == {"torch"}
+        assert "when nothing else works" in stage.rejected[0].reason
+    json.dumps(verdict.to_dict())
+
+
+def test_choose_measures_once_per_process(bundle: Bundle) -> None:
+    first = choose(bundle, threads=1, budget_s=BUDGET_S)
+    assert choose(Bundle(bundle.path), threads=1).stages[0] is first.stages[0]
+    assert choose(bundle, threads=2, budget_s=BUDGET_S).stages[0] is not first.stages[0]
+
+
+def test_open_stage_gives_a_session_that_computes(bundle: Bundle, tiny: Any) -> None:
+    y_hat = np.ones((1, 3, 5, 4), np.float32)
+    for _ in range(2):  # measured, then from the cache
+        session, choice = open_stage(bundle, "synthesis", threads=1, budget_s=BUDGET_S)
+        assert choice.ok
+        found = session.run({"y_hat": y_hat})["x_hat"]
+        np.testing.assert_allclose(found, tiny.synthesise(y_hat)["x_hat"], atol=1e-3)
+        session.close()
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino", "tflite", "torch"])
+def test_named_backend_is_used(bundle: Bundle, name: str) -> None:
+    session, choice = open_stage(bundle, "analysis", name, "fp32", 1)
+    session.close()
+    assert (choice.backend, choice.precision, choice.median_s) == (name, "fp32", None)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (
+            lambda out: {k: v + 2 for k, v in out.items()},
+            "differs from the reference by up to 2 le",
+        ),
+        (lambda out: {k: v * np.nan for k, v in out.items()}, "holds NaN"),
+        (lambda out: {k: v[:, :8] for k, v in out.items()}, "has shape"),
+        (lambda out: {k: v.astype(np.float64) for k, v in out.items()}, "not a float32 map"),
+        (lambda out: {}, "gives no x_hat, only nothing"),
+    ],
+)
+def test_backend_that_answers_wrongly_is_never_chosen(
+    bundle: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    change: Callable[[Outputs], Outputs],
+    reason: str,
+) -> None:
+    spoil(monkeypatch, OpenVinoBackend, change)
+    with caplog.at_level(logging.WARNING, "edgecodec.runtimes"):
+        verdict = choose(bundle, stages=("synthesis",), threads=1, budget_s=BUDGET_S).stages[0]
+    assert names(verdict.ranked) == {"onnxruntime", "tflite"}
+    assert reason in next(c.reason for c in verdict.rejected if c.backend == "openvino")
+    assert reason in caplog.text
+    with pytest.raises(BackendError, match=r"^openvino: .*" + reason):
+        choose(bundle, backend="openvino", stages=("synthesis",))
+
+
+def test_latents_that_are_wrong_are_told(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    spoil(monkeypatch, TfliteBackend, lambda out: {**out, "z": out["z"] + 1.0})
+    with pytest.raises(BackendError, match=r"z differs from the reference by up to 1, allow"):
+        open_stage(bundle, "analysis", "tflite")
+
+
+def test_backend_that_crashes_gives_way_and_is_told(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse(monkeypatch, OnnxRuntimeBackend, ZeroDivisionError("in the driver"))
+    withdraw(monkeypatch, OpenVinoBackend)
+    session, choice = open_stage(bundle, "synthesis", budget_s=BUDGET_S)
+    session.close()
+    assert choice.backend == "tflite"
+    verdict = choose(bundle, stages=("synthesis",)).stages[0]
+    reasons = {c.backend: c.reason for c in verdict.rejected}
+    assert reasons["onnxruntime"] == "synthesis.fp32.onnx: in the driver"
+    assert reasons["openvino"] == "not here"
+
+
+def test_backend_that_fails_at_the_size_measured_gives_way(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change(out: Outputs) -> Outputs:
+        if out["x_hat"].shape[1] > 100:
+            raise MemoryError("too large")
+        return out
+
+    spoil(monkeypatch, TfliteBackend, change)
+    verdict = choose(bundle, stages=("synthesis",), budget_s=BUDGET_S).stages[0]
+    assert "tflite" not in names(verdict.ranked)
+    assert any(c.reason == "failed at 512x768: too large" for c in verdict.rejected)
+
+
+def test_backend_that_fails_after_it_was_chosen_gives_way(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = choose(bundle, stages=("synthesis",), budget_s=BUDGET_S).stages[0]
+    refuse(monkeypatch, type(registry.get_backend(first.best.backend)), BackendError("it", "gone"))
+    session, choice = open_stage(bundle, "synthesis")
+    session.close()
+    assert choice is first.ranked[1]
+    assert "it: gone, trying the next" in caplog.text
+
+
+def test_torch_is_taken_when_nothing_else_works(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    withdraw(monkeypatch, OnnxRuntimeBackend, OpenVinoBackend, TfliteBackend)
+    session, choice = open_stage(bundle, "synthesis")
+    session.close()
+    assert choice.backend == "torch"
+
+
+def test_named_backend_never_falls_back(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse(monkeypatch, TfliteBackend, BackendError("tflite", "no delegate"))
+    with pytest.raises(BackendError, match=r"^tflite: no delegate$"):
+        open_stage(bundle, "synthesis", "tflite")
+    withdraw(monkeypatch, OpenVinoBackend)
+    with pytest.raises(BackendUnavailableError, match=r"^openvino: not here$"):
+        open_stage(bundle, "synthesis", "openvino")
+
+
+def test_error_lists_every_candidate_when_nothing_works(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    withdraw(monkeypatch, OnnxRuntimeBackend, OpenVinoBackend)
+    refuse(monkeypatch, TfliteBackend, BackendError("tflite", "no delegate"))
+    monkeypatch.setitem(__import__("sys").modules, "torch", None)
+    with pytest.raises(BackendError, match="nothing can run synthesis here: ") as caught:
+        open_stage(bundle, "synthesis")
+    for part in ("onnxruntime fp32: not here", "tflite fp32: no delegate", "torch fp32: torch is"):
+        assert part in str(caught.value)
+
+
+def test_missing_precision_is_told_with_those_there_are(bundle: Bundle) -> None:
+    with pytest.raises(
+        BundleError, match="no int8 artefact of synthesis for tflite; there are: onnx fp32, openvi"
+    ):
+        open_stage(bundle, "synthesis", "tflite", "int8")
+    with pytest.raises(BundleError, match="no fp16 artefact of analysis; there are"):
+        open_stage(bundle, "analysis", precision="fp16")
+
+
+def test_unknown_backend_and_threads_are_refused(bundle: Bundle) -> None:
+    with pytest.raises(UnknownPluginError, match="coreml"):
+        open_stage(bundle, "synthesis", "coreml")
+    with pytest.raises(ConfigError, match="threads"):
+        open_stage(bundle, "synthesis", threads=0)
+
+
+def test_damaged_artefact_is_told_or_avoided(bundle: Bundle, tmp_path: Path) -> None:
+    copy = with_artefacts(bundle, tmp_path, entry(bundle, "onnx"), entry(bundle, "tflite"))
+    with (copy.root / "tflite" / "synthesis.fp32.tflite").open("ab") as handle:
+        handle.write(b"x")
+    with pytest.raises(BundleError, match="is damaged"):
+        open_stage(copy, "synthesis", "tflite")
+    session, choice = open_stage(copy, "synthesis")
+    session.close()
+    assert choice.backend == "onnxruntime"
+
+
+def test_half_precision_is_chosen_only_when_as_good_or_named(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = with_artefacts(bundle, tmp_path, entry(bundle, "onnx"), entry(bundle, "tflite", "fp16"))
+    verdict = choose(copy, stages=("synthesis",), budget_s=BUDGET_S).stages[0]
+    assert {(c.backend, c.precision) for c in verdict.ranked} == {
+        ("onnxruntime", "fp32"),
+        ("tflite", "fp16"),
+    }
+    registry.refresh()
+    spoil(monkeypatch, TfliteBackend, lambda out: {k: v + 0.8 for k, v in out.items()})
+    half = choose(copy, stages=("synthesis",), precision="fp16").stages[0].best
+    assert half.backend == "tflite"
+    verdict = choose(copy, stages=("synthesis",), threads=1).stages[0]
+    assert [c.backend for c in verdict.ranked] == ["onnxruntime"]
+    assert "allowed 1 (rms 0.33)" in verdict.rejected[0].reason
+
+
+def test_int8_must_match_its_own_golden_result_exactly(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = with_artefacts(bundle, tmp_path, entry(bundle, "tflite", "int8"))
+    golden = copy.golden()
+    np.savez(copy.root / GOLDEN, allow_pickle=False, x_hat_int8=golden["x_hat"], **golden)
+    manifest = replace(copy.manifest, files=hash_files(copy.root))
+    (copy.root / MANIFEST).write_text(manifest.to_json())
+    copy = Bundle(copy.path)
+    assert choose(copy, stages=("synthesis",), precision="int8").stages[0].best.ok
+    spoil(monkeypatch, TfliteBackend, lambda out: {k: v + 0.6 for k, v in out.items()})
+    with pytest.raises(BackendError, match=r"up to 1 levels .*, allowed 0"):
+        choose(copy, stages=("synthesis",), precision="int8", threads=1)
+
+
+def test_size_class_is_the_nearest_by_area() -> None:
+    assert size_class(64, 64) == (256, 256)
+    assert size_class(768, 512) == (512, 768)
+    assert size_class(4000, 6000) == (1024, 1536)
+
+
+def test_devices_report_tells_backends_choices_and_reasons(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    withdraw(monkeypatch, OpenVinoBackend)
+    report = devices_report(bundle, 1, budget_s=BUDGET_S)
+    text = report.text()
+    for part in (
+        "onnxruntime  yes",
+        "openvino     no",
+        "not here",
+        "synthesis, precision auto, 768x",
+    ):
+        assert part in text
+    assert "-> " in text
+    values = json.loads(json.dumps(report.to_dict()))
+    assert values["backends"]["openvino"] == {
+        "ok": False,
+        "reason": "not here",
+        "version": "",
+        "accelerator": "cpu",
+    }
+    assert values["stages"][0]["ranked"][0]["median_s"] > 0
+    assert values["device"]["usable_cores"] >= 1
+
+
+def test_devices_report_bears_a_bundle_that_nothing_can_run(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = with_artefacts(bundle, tmp_path, entry(bundle, "tflite"))
+    withdraw(monkeypatch, TfliteBackend)
+    report = devices_report(copy)
+    assert report.verdicts == ()
+    assert "synthesis, auto: tflite: not here" in report.text()
+    assert "no artefact of analysis" in report.text()
+    assert devices_report(None).problems == ()
