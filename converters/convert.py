@@ -74,8 +74,7 @@ def convert_checkpoint(
     Args:
         checkpoint: file that `edgecodec train` wrote.
         out: folder, or a .zip file; an earlier bundle there is replaced.
-        targets: among `onnx`, `openvino`, `tflite`, `torch`; the torch reference in fp32 is
-            always written.
+        targets: among `onnx`, `openvino`, `tflite`, `torch`; torch in fp32 is always written.
         precisions: among `fp32` and `fp16`.
         calibration: photos to check parity on; None takes the demo photo.
         name: what people call the model.
@@ -86,9 +85,8 @@ def convert_checkpoint(
             converted; ParityError when an artefact differs from torch by more than it may.
         MissingDependencyError: a package that a target needs is not installed.
         UnknownPluginError: no such target.
-        ConfigError: no target or no precision.
-        BundleError: `out` exists and is not a bundle.
-        BackendError: a runtime refuses an artefact.
+        ConfigError, BundleError, BackendError: nothing asked for; `out` exists and is not a
+            bundle; a runtime refuses an artefact.
     """
     started = time.perf_counter()
     require(TARGETS["torch"].requires)

@@ -7,7 +7,8 @@ with INFERENCE_PRECISION_HINT=f32, because OpenVINO computes in bf16 or f16 wher
 `fp16` is the same network with *every* constant float16, rounded where it has to be, biases too.
 OpenVINO decides the arithmetic when it compiles, not the file: the file declares
 rt_info/edgecodec/precision = fp16, and a runtime answers it with INFERENCE_PRECISION_HINT=f16.
-Processors without f16 arithmetic (most x86-64) then compute in f32 with the rounded constants.
+Processors without f16 arithmetic then compute in bf16 where they have that (and differ from the
+reference by up to three levels), in f32 with the rounded constants where they do not.
 """
 
 from __future__ import annotations

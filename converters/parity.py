@@ -4,9 +4,10 @@ Run through the backends of `edgecodec.runtimes`, as a device would. What the to
 
 * fp32: the order of additions differs between runtimes. Latents move by some 1e-4 and a pixel by
   one level where it was next to a half.
-* fp16: eleven bits of mantissa, or the eight of bfloat16 where OpenVINO's `f16` gets that from the
-  processor. Most pixels stay, some move by a level, single ones by more. Files stay decodable all
-  the same: what is decoded is made of integers before the synthesis begins.
+* fp16: with the eleven bits of float16 a few per cent of the pixels move by one level. OpenVINO
+  answers its hint `f16` with bfloat16, eight bits, on processors that have that alone: a quarter of
+  the pixels then move, mostly by one level, and the tolerance has to allow it. Files stay decodable
+  all the same: what is decoded is made of integers before the synthesis begins.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import torch
 from torch import nn
 
 from edgecodec.errors import BackendError, BackendUnavailableError, ParityError
-from edgecodec.runtimes.base import Artefact, Float32Array, SessionOptions, StageName
+from edgecodec.runtimes.base import Artefact, Float32Array, Session, SessionOptions, StageName
 from edgecodec.runtimes.registry import get_backend
 
 Y_UNIT = 16
@@ -35,13 +36,15 @@ class Tolerance:
     Attributes:
         latent: largest absolute difference of y and z; the finest quantization step is about 1.
         levels: largest difference of a pixel after clipping and rounding.
+        rms: root mean square difference of x_hat before rounding; 0.75 is a PSNR of 50.6 dB.
     """
 
     latent: float
     levels: int
+    rms: float
 
 
-TOLERANCES = {"fp32": Tolerance(0.005, 1), "fp16": Tolerance(1.5, 4)}
+TOLERANCES = {"fp32": Tolerance(0.005, 1, 0.02), "fp16": Tolerance(2.0, 8, 0.75)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,20 +138,10 @@ def check_artefact(
     except BackendUnavailableError as exc:
         warn(f"NOT CHECKED: {artefact.path.name}, because {exc}")
         return {"checked": False, "reason": str(exc)}
-    collected: dict[str, list[_Pair]] = {}
     try:
-        for sample in samples:
-            inputs, expected = sample.of(artefact.stage)
-            found = session.run(inputs)
-            for name, array in expected.items():
-                if name not in found or found[name].shape != array.shape:
-                    raise BackendError(
-                        backend, f"{artefact.path.name} gives no {name} of its shape"
-                    )
-                collected.setdefault(name, []).append((found[name], array))
+        measured = _measure(session, artefact, backend, samples)
     finally:
         session.close()
-    measured = {name: _compare(name, pairs) for name, pairs in collected.items()}
     _judge(artefact, measured)
     return {
         "checked": True,
@@ -160,6 +153,20 @@ def check_artefact(
 
 
 _Pair = tuple[Float32Array, Float32Array]
+
+
+def _measure(
+    session: Session, artefact: Artefact, backend: str, samples: Sequence[Sample]
+) -> dict[str, dict[str, float]]:
+    collected: dict[str, list[_Pair]] = {}
+    for sample in samples:
+        inputs, expected = sample.of(artefact.stage)
+        found = session.run(inputs)
+        for name, array in expected.items():
+            if name not in found or found[name].shape != array.shape:
+                raise BackendError(backend, f"{artefact.path.name} gives no {name} of its shape")
+            collected.setdefault(name, []).append((found[name], array))
+    return {name: _compare(name, pairs) for name, pairs in collected.items()}
 
 
 def _compare(name: str, pairs: Sequence[_Pair]) -> dict[str, float]:
@@ -191,10 +198,14 @@ def _integers(name: str, array: Float32Array) -> Float32Array:
 
 def _judge(artefact: Artefact, measured: Mapping[str, Mapping[str, float]]) -> None:
     tolerance = TOLERANCES[artefact.precision]
-    what = f"{artefact.target} {artefact.precision}"
+    what = f"{artefact.target} {artefact.precision} output"
     for name, values in measured.items():
-        levels = "max_level_err" in values
-        error = values["max_level_err" if levels else "max_abs_err"]
-        allowed = tolerance.levels if levels else tolerance.latent
-        if not error <= allowed:
-            raise ParityError(artefact.stage, f"{what} output {name}", error, allowed)
+        checks = [(name, values["max_abs_err"], tolerance.latent)]
+        if "max_level_err" in values:
+            checks = [
+                (name, values["max_level_err"], tolerance.levels),
+                (f"{name} (rms)", values["rms_err"], tolerance.rms),
+            ]
+        for part, error, allowed in checks:
+            if not error <= allowed:
+                raise ParityError(artefact.stage, f"{what} {part}", error, allowed)

@@ -202,9 +202,7 @@ def check_conformance(
     return report
 
 
-def _check_coders(
-    bundle: Bundle, data: bytes, report: ConformanceReport
-) -> npt.NDArray[np.int16]:
+def _check_coders(bundle: Bundle, data: bytes, report: ConformanceReport) -> npt.NDArray[np.int16]:
     """Read a file with the NumPy coder, write it again with both, and return its latents."""
     with Codec(bundle.root, entropy_coder="numpy") as slow:
         latents = slow.decode_latents(data)
@@ -245,4 +243,7 @@ def _symbols(
 ) -> npt.NDArray[np.int16]:
     """Undo `y_hat = (s * step + 32 >> 6) + mu`; exact because a step is more than one unit."""
     step = coder.tables.step_y[quality - 1]
-    return np.rint((y_hat.astype(np.float64) - mu) * 64.0 / step).astype(np.int16)
+    symbols: npt.NDArray[np.int16] = np.rint((y_hat.astype(np.float64) - mu) * 64.0 / step).astype(
+        np.int16
+    )
+    return symbols

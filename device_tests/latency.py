@@ -167,6 +167,7 @@ def benchmark(
         quality: 1..100.
         runs: timed runs per picture and candidate, after warm-up.
         threads: for the runtimes; None leaves it to them.
+
     Raises:
         BackendError: no backend works here.
     """

@@ -21,7 +21,6 @@ from edgecodec.errors import (
     EdgeCodecError,
 )
 
-
 __all__ = [
     "BackendError",
     "BitstreamError",

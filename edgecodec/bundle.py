@@ -139,6 +139,7 @@ class Bundle:
 
     Args:
         path: folder or zip file; None takes the one that ships with the package.
+
     Raises:
         BundleError: nothing there, or not a bundle.
     """

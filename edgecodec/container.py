@@ -224,6 +224,7 @@ def read_container(data: bytes, *, keep_going: bool = False) -> ContainerFile:
         data: its bytes.
         keep_going: take damaged or missing tiles as None, where the tile index survived, instead
             of refusing the file.
+
     Raises:
         BitstreamError: not one of our files, damaged, or cut short.
     """

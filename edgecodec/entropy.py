@@ -115,6 +115,7 @@ class LatentCoder:
     Args:
         tables: content of `tables.bin`.
         implementation: `auto` (the C core where it is built), `c` or `numpy`.
+
     Raises:
         BundleError: unusable tables.
         ConfigError: no such implementation, or the C core is asked for and not built.
@@ -159,6 +160,7 @@ class LatentCoder:
         Args:
             quality: 1..100.
             z: (zh, zw, Z) float32.
+
         Returns:
             (zh, zw, Z) int16 in [-127, 127].
         """
@@ -172,6 +174,7 @@ class LatentCoder:
         Args:
             quality: 1..100.
             z: (zh, zw, Z) int16 in [-127, 127].
+
         Returns:
             mu (2 zh, 2 zw, M) int16 in units of 1/16, and scale index uint8 of the same shape.
         """
@@ -206,6 +209,7 @@ class LatentCoder:
             z: (zh, zw, Z) int16.
             index: (2 zh, 2 zw, M) uint8 from `hyper`.
             s: (2 zh, 2 zw, M) int16 from `quantize`.
+
         Raises:
             ConfigError: a symbol out of range, or not 0 where the index is 0.
         """
@@ -228,8 +232,10 @@ class LatentCoder:
             zh: rows of hyper-latents.
             zw: columns of hyper-latents.
             data: the substream, exactly.
+
         Returns:
             z (zh, zw, Z) int16 and y_hat (2 zh, 2 zw, M) int16 in units of 1/16.
+
         Raises:
             BitstreamError: the bytes are not what an encoder with these tables wrote.
             TruncatedBitstreamError: they end too early.

@@ -124,7 +124,8 @@ class NumpyImplementation:
 
 
 def _activation(acc: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    return np.clip((acc + 32) >> 6, 0, 255)
+    out: npt.NDArray[np.int64] = np.clip((acc + 32) >> 6, 0, 255)
+    return out
 
 
 def _write(ops: list[tuple[int, int]]) -> bytes:

@@ -45,6 +45,7 @@ def to_picture(image: Image.Image | npt.NDArray[Any]) -> Picture:
 
     Args:
         image: any Pillow mode without transparency, or (H, W, 3) or (H, W) uint8.
+
     Raises:
         ConfigError: wrong shape or dtype, or visible transparency.
     """
@@ -158,7 +159,10 @@ def check_output(name: str) -> None:
         return
     path = Path(name)
     Image.init()
-    if path.suffix.lower() not in Image.EXTENSION or Image.EXTENSION[path.suffix.lower()] not in Image.SAVE:
+    if (
+        path.suffix.lower() not in Image.EXTENSION
+        or Image.EXTENSION[path.suffix.lower()] not in Image.SAVE
+    ):
         raise ConfigError(f"{name}: Pillow writes no such format; try .png")
     check_folder(path)
 

@@ -77,9 +77,7 @@ class Tables:
     def to_bytes(self) -> bytes:
         """Return the content of `tables.bin`."""
         m, z, h, f = self.latent_channels, self.hyper_channels, *self._inner()
-        head = _HEADER.pack(
-            MAGIC, VERSION, m, z, h, f, PRECISION, len(self.frequencies), *FORMATS
-        )
+        head = _HEADER.pack(MAGIC, VERSION, m, z, h, f, PRECISION, len(self.frequencies), *FORMATS)
         halves = [max(0, len(row) - 2) // 2 for row in self.frequencies]
         parts: list[bytes] = [head, np.asarray(halves, "<u2").tobytes()]
         parts += [row.astype("<u2").tobytes() for row in self.frequencies[1:]]

@@ -59,9 +59,7 @@ def window_of(tile: Tile, halo: int, height: int, width: int, unit: int = 1) -> 
     return Window(y0, x0, y1 - y0, x1 - x0, top - y0, left - x0)
 
 
-def read_padded(
-    pixels: npt.NDArray[np.uint8], window: Window
-) -> npt.NDArray[np.float32]:
+def read_padded(pixels: npt.NDArray[np.uint8], window: Window) -> npt.NDArray[np.float32]:
     """Return a window of an image as (1, h, w, 3) float32; beyond its edge the last pixel repeats.
 
     Args:

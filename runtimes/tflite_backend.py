@@ -51,8 +51,7 @@ class TfliteBackend:
         # The interpreter's own default is a single thread, unlike that of the other runtimes.
         threads = options.threads or usable_cores()
         try:
-            with _without_greeting():
-                interpreter = module.Interpreter(model_path=str(artefact.path), num_threads=threads)
+            interpreter = module.Interpreter(model_path=str(artefact.path), num_threads=threads)
             return TfliteSession(artefact, interpreter)
         except Exception as exc:
             raise load_error(self.name, artefact, exc) from exc

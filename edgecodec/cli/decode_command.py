@@ -42,8 +42,7 @@ def run(args: argparse.Namespace) -> int:
     write_output(args.output, image_bytes(image, args.output))
     if damaged:
         print(
-            f"edgecodec: {args.input}: damaged tiles shown in grey: "
-            f"{', '.join(map(str, damaged))}",
+            f"edgecodec: {args.input}: damaged tiles shown in grey: {', '.join(map(str, damaged))}",
             file=sys.stderr,
         )
     label = f"{used.backend} {used.precision}" if used else "nothing intact"

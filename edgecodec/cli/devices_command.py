@@ -14,7 +14,7 @@ def add_parser(sub: Any) -> None:
     parser: argparse.ArgumentParser = sub.add_parser(
         "devices",
         help="list runtimes, measure them, show the choice",
-        description="List the runtimes of this machine, measure them, show which is chosen and why.",
+        description="List the runtimes of this machine, measure them, show the choice and why.",
     )
     parser.add_argument("--json", action="store_true", help="for machines")
     parser.add_argument(

@@ -17,7 +17,7 @@ from edgecodec.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from edgecodec.evaluation import Evaluation, Row
+    from edgecodec.evaluation import Row
 
 
 def add_parser(sub: Any) -> None:
@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate."""
     from edgecodec.evaluation import evaluate
     from edgecodec.image import check_folder, write_output
+    from edgecodec.rd_page import render_page, text_table
 
     outputs = [name for name in (args.json, args.csv, args.html) if name]
     for name in outputs:
@@ -78,32 +79,6 @@ def run(args: argparse.Namespace) -> int:
     if args.csv:
         write_output(args.csv, result.to_csv().encode())
     if args.html:
-        from edgecodec.rd_page import render_page
-
-        write_output(args.html, render_page(result).encode())
-    print(table(result))
+        write_output(args.html, render_page(result, "Rate and distortion").encode())
+    print(text_table(result))
     return 0
-
-
-def table(result: Evaluation) -> str:
-    """Return averages per quality and the BD-rates as text."""
-    lines = [f"{'codec':<10}{'q':>4}{'bpp':>9}{'PSNR dB':>10}{'MS-SSIM':>10}{'enc ms':>9}{'dec ms':>9}"]
-    for a in sorted(result.averages, key=lambda a: (a.codec != result.codec, a.codec, a.bpp)):
-        cells = (_cell(a.psnr, 2), _cell(a.ms_ssim, 4), _ms(a.encode_s), _ms(a.decode_s))
-        lines.append(
-            f"{a.codec:<10}{a.quality:>4}{a.bpp:>9.4f}{cells[0]:>10}{cells[1]:>10}"
-            f"{cells[2]:>9}{cells[3]:>9}"
-        )
-    names = {"psnr": "PSNR", "ms_ssim": "MS-SSIM"}
-    for rate in result.bd_rates:
-        value = rate.reason if rate.percent is None else f"{rate.percent:+.1f} %"
-        lines.append(f"BD-rate against {rate.anchor}, {names[rate.metric]}: {value}")
-    return "\n".join(lines)
-
-
-def _cell(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def _ms(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{1e3 * seconds:.1f}"

@@ -1,5 +1,6 @@
-"""Checkpoints: one torch file with the configuration, the averaged weights and, while training
-goes on, everything needed to continue as if it had never stopped.
+"""Checkpoints: one torch file with configuration, averaged weights and the state of training.
+
+While training goes on it holds everything needed to continue as if it had never stopped.
 
 Only tensors, numbers and strings are stored, so that `torch.load(weights_only=True)` reads them
 and a checkpoint from elsewhere cannot run code.
@@ -71,4 +72,6 @@ def export_weights(source: Path, target: Path) -> None:
     """Keep configuration and weights alone, in half precision: what a release ships."""
     payload = load_checkpoint(source)
     weights = {k: v.half() for k, v in payload["weights"].items()}
-    save_checkpoint(target, {"config": payload["config"], "weights": weights, "step": payload["step"]})
+    save_checkpoint(
+        target, {"config": payload["config"], "weights": weights, "step": payload["step"]}
+    )

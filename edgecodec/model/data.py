@@ -10,8 +10,9 @@ import io
 import queue
 import tarfile
 import threading
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -53,8 +54,10 @@ def load_photos(paths: list[Path], min_side: int = 0) -> list[UInt8Array]:
     Args:
         paths: where to look.
         min_side: photos with a shorter side than this are left out.
+
     Returns:
         (H, W, 3) uint8 arrays, in the order of their names.
+
     Raises:
         ValueError: a path does not exist, holds no photo, or a photo cannot be read.
     """
@@ -132,12 +135,12 @@ class CropStream:
         return np.stack([random_crop(self._photos[i], self._size, rng) for i in chosen])
 
     def _fill(self, step: int) -> None:
-        pending = []
+        pending: deque[Future[UInt8Array]] = deque()
         while not self._stop.is_set():
             while len(pending) < 8:
                 pending.append(self._pool.submit(self._make, step))
                 step += 1
-            batch = pending.pop(0).result()
+            batch = pending.popleft().result()
             while not self._stop.is_set():
                 try:
                     self._ready.put(batch, timeout=0.5)

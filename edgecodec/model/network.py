@@ -44,7 +44,8 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, C, H, W)."""
         x = x + self.leave(self.depthwise(torch.relu(self.enter(x))))
-        return x + self.contract(torch.relu(self.expand(x)))
+        out: Tensor = x + self.contract(torch.relu(self.expand(x)))
+        return out
 
 
 def build_analysis(cfg: CodecConfig) -> nn.Sequential:
@@ -119,16 +120,16 @@ class IntegerHyperSynthesis(nn.Module):
         super().__init__()
         self.first = IntegerLinear(cfg.hyper_channels, cfg.hyper_hidden, fmt.Z_FRAC)
         self.second = IntegerLinear(cfg.hyper_hidden, 4 * cfg.hyper_features, fmt.ACTIVATION_FRAC)
-        self.heads = IntegerLinear(
-            cfg.hyper_features, 2 * cfg.latent_channels, fmt.ACTIVATION_FRAC
-        )
+        self.heads = IntegerLinear(cfg.hyper_features, 2 * cfg.latent_channels, fmt.ACTIVATION_FRAC)
         with torch.no_grad():
             self.heads.weight.mul_(0.1)
             # Start at a standard deviation near one step: neither skipped nor flat.
             start = math.log(1.0 / fmt.SCALE_MIN) / fmt.log_scale_step()
             self.heads.bias[cfg.latent_channels :] = start / 2.0**fmt.HEAD_GAIN_LOG2
 
-    def forward(self, z_fix: Tensor, hidden_bias: Tensor, index_bias: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, z_fix: Tensor, hidden_bias: Tensor, index_bias: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Return mu (N, M, 2h, 2w) and float-valued integer scale indexes of the same shape.
 
         Args:
@@ -204,9 +205,8 @@ class NeuralCodec(nn.Module):
 
     def synthesise(self, y_hat: Tensor) -> Tensor:
         """Map y_hat (N, M, h, w) to an image (N, 3, 16h, 16w), nominally levels 0..255."""
-        out: Tensor = self.g_s(y_hat * (1.0 / fmt.Y_UNIT)).float()
-        out = out * fmt.PIXEL_UNIT + fmt.PIXEL_OFFSET
-        return out
+        out: Tensor = self.g_s(y_hat * (1.0 / fmt.Y_UNIT))
+        return out.float() * fmt.PIXEL_UNIT + fmt.PIXEL_OFFSET
 
     def scale_indexes(self, z_hat: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
         """Return mu and scale index of integer hyper-latents, as the integer decoder does."""

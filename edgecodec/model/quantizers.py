@@ -22,7 +22,7 @@ class _RoundClip(torch.autograd.Function):
         return rounded.clamp(low, high) * unit
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         below, above = ctx.saved_tensors
         blocked = (below & (grad > 0)) | (above & (grad < 0))
         return grad.masked_fill(blocked, 0.0), None, None, None
@@ -40,7 +40,7 @@ def round_clip(x: Tensor, frac: int, low: int, high: int) -> Tensor:
         low: smallest integer.
         high: largest integer.
     """
-    out: Tensor = _RoundClip.apply(x, 2.0**-frac, float(low), float(high))
+    out: Tensor = _RoundClip.apply(x, 2.0**-frac, float(low), float(high))  # type: ignore[no-untyped-call]
     return out
 
 

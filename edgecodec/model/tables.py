@@ -26,6 +26,7 @@ def gaussian_frequencies(sigma: float) -> npt.NDArray[np.uint16]:
 
     Args:
         sigma: standard deviation in steps.
+
     Returns:
         (2 w + 2,) uint16 of sum 2**14 for the symbols -w..w and the escape; symmetric, every
         entry at least 1. Among such tables it has the least Kullback-Leibler divergence up to

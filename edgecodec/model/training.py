@@ -133,7 +133,9 @@ class Trainer:
         if state is not None:
             config = CodecConfig.from_dict(state["config"])
             if "optimiser" not in state and not restart:
-                raise ValueError(f"{resume}: holds weights only; add --restart to train on from them")
+                raise ValueError(
+                    f"{resume}: holds weights only; add --restart to train on from them"
+                )
         torch.manual_seed(options.seed)
         self.codec = NeuralCodec(config).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.codec.train()
@@ -151,7 +153,9 @@ class Trainer:
         self._validated: dict[int, tuple[float, float]] | None = None
 
     def _restore(self, state: dict[str, Any], restart: bool) -> None:
-        self.codec.load_state_dict({k: v.float() for k, v in state["weights" if restart else "raw"].items()})
+        self.codec.load_state_dict(
+            {k: v.float() for k, v in state["weights" if restart else "raw"].items()}
+        )
         if restart:
             return
         self.optimiser.load_state_dict(state["optimiser"])
@@ -317,6 +321,7 @@ def train(
         minutes: stop after this time; the checkpoint can be resumed.
         config: shape of a new codec.
         log: where progress is printed.
+
     Raises:
         ValueError: photos or checkpoint unusable, or the device is not there.
     """

@@ -41,7 +41,7 @@ class Residual(nn.Module):
         self.leave = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.leave(self.depthwise(torch.relu(self.enter(x))))
+        return torch.add(x, self.leave(self.depthwise(torch.relu(self.enter(x)))))
 
 
 class SumThenRelu(nn.Module):
@@ -51,7 +51,7 @@ class SumThenRelu(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         left = self.left(x)
-        return torch.relu(left + self.right(x)) + left
+        return torch.add(torch.relu(left + self.right(x)), left)
 
 
 class InPlace(nn.Module):
@@ -61,7 +61,7 @@ class InPlace(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(x)
-        kept = self.relu(x)  # changes x, too
+        kept: Tensor = self.relu(x)  # changes x, too
         kept += x
         return kept
 

@@ -100,7 +100,7 @@ def test_conversion_writes_a_bundle_that_runs_everywhere(
         session = backend.load(artefact, SessionOptions(threads=1))
         if entry.stage == "synthesis":
             found = session.run({"y_hat": golden["y_hat"][None].astype(np.float32)})["x_hat"][0]
-            allowed = 1 if entry.precision == "fp32" else 5  # bfloat16 where OpenVINO takes that
+            allowed = 1 if entry.precision == "fp32" else 9  # bfloat16 where OpenVINO takes that
             assert np.abs(np.clip(found, 0, 255) - golden["x_hat"]).max() < allowed
         else:
             y = session.run({"x": golden["x"][None].astype(np.float32)})["y"][0]
@@ -130,7 +130,7 @@ def test_golden_file_decodes_to_the_golden_latents(
     _, y_hat = coder.decode(file.header.quality, height // 32, width // 32, substream)
     assert np.array_equal(y_hat, golden["y_hat"])
     assert golden["y_hat"].dtype == np.int16
-    assert (golden["x"].dtype, golden["x_hat"].dtype) == (np.uint8, np.uint8)
+    assert golden["x"].dtype == golden["x_hat"].dtype == np.uint8
     assert golden["x_hat"].shape == golden["x"].shape
 
 
@@ -179,7 +179,7 @@ def test_nothing_is_left_when_an_artefact_is_wrong(
 ) -> None:
     from edgecodec.converters.parity import TOLERANCES, Tolerance
 
-    monkeypatch.setitem(TOLERANCES, "fp32", Tolerance(-1.0, -1))
+    monkeypatch.setitem(TOLERANCES, "fp32", Tolerance(-1.0, -1, -1.0))
     before = sorted(tmp_path.iterdir())
     with pytest.raises(ParityError, match="analysis: torch fp32 output y differs"):
         convert(checkpoint, photos, tmp_path / "b")

@@ -62,6 +62,7 @@ def test_a_changed_constant_is_noticed(small_graph: Any, tmp_path: Path) -> None
     model = openvino.Core().read_model(tmp_path / "a.xml")
     graph = with_dcr_shuffles(small_graph)
     first = graph.nodes[0]
-    changed = replace(first, weight=first.weight * np.float32(1.001))  # type: ignore[call-arg, union-attr]
+    assert isinstance(first, Conv2d)
+    changed = replace(first, weight=first.weight * np.float32(1.001))
     with pytest.raises(ConversionError, match=rf"OpenVINO changed {first.name}.weight"):
         _check_constants(replace(graph, nodes=(changed, *graph.nodes[1:])), model, "fp32")

@@ -90,6 +90,14 @@ def test_wrong_artefact_is_refused_with_figures(
     assert caught.value.tolerance == 1
 
 
+def test_small_difference_of_all_pixels_is_refused(
+    graph: Graph, samples: list[Sample], tmp_path: Path
+) -> None:
+    wrong = with_bias(graph, lambda bias: bias + np.float32(0.1))
+    with pytest.raises(ParityError, match=r"x_hat \(rms\) differs from the reference by 0\.1"):
+        check(wrong, samples, tmp_path)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_values_that_are_no_numbers_are_refused(
     value: float, graph: Graph, samples: list[Sample], tmp_path: Path
@@ -104,7 +112,7 @@ def test_wrong_latents_are_refused(tmp_path: Path) -> None:
     photo = np.full((32, 64, 3), 100, np.uint8)
     good = make_samples(module, nn.PixelShuffle(2), [photo])
     with torch.no_grad():
-        module.second.bias += 0.02
+        module.get_parameter("second.bias").add_(0.02)
     changed = graph_from_module(module, stage="analysis", inputs={"x": 3}, outputs=["y", "z"])
     write_torch(changed, tmp_path / "analysis.fp32.pt")
     artefact = Artefact("analysis", "torch", "fp32", tmp_path / "analysis.fp32.pt")

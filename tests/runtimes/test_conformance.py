@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -192,3 +194,20 @@ def test_load_refuses_a_missing_or_damaged_file(
         backend.load(Artefact("synthesis", backend.target, "fp32", path), SessionOptions(1))
     assert "synthesis.fp32" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_tflite_does_not_greet_on_stderr(tiny_bundle: Path) -> None:
+    script = f"""
+import numpy as np
+from edgecodec.bundle import Bundle
+from edgecodec.runtimes.select import open_stage
+session, _ = open_stage(Bundle({str(tiny_bundle)!r}), "synthesis", "tflite")
+session.run({{"y_hat": np.zeros((1, 2, 2, 4), np.float32)}})
+"""
+    if not get_backend("tflite").probe().ok:
+        pytest.skip("no TFLite here")
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")

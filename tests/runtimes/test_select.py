@@ -19,7 +19,7 @@ from edgecodec.errors import (
     ConfigError,
     UnknownPluginError,
 )
-from edgecodec.runtimes import registry
+from edgecodec.runtimes import registry, select
 from edgecodec.runtimes.base import Artefact, Availability, Session, SessionOptions
 from edgecodec.runtimes.onnxruntime_backend import OnnxRuntimeBackend
 from edgecodec.runtimes.openvino_backend import OpenVinoBackend
@@ -266,6 +266,21 @@ def test_half_precision_is_chosen_only_when_as_good_or_named(
     verdict = choose(copy, stages=("synthesis",), threads=1).stages[0]
     assert [c.backend for c in verdict.ranked] == ["onnxruntime"]
     assert "allowed 1 (rms 0.33)" in verdict.rejected[0].reason
+
+
+def test_precision_is_not_given_up_for_less_than_a_tenth(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = with_artefacts(bundle, tmp_path, entry(bundle, "onnx"), entry(bundle, "tflite", "fp16"))
+
+    def timed(candidates: Any, *_: object) -> None:
+        for candidate in candidates:
+            candidate.median_s = {"onnxruntime": 1.09, "tflite": 1.0}[candidate.name]
+
+    monkeypatch.setattr(select, "time_candidates", timed)
+    verdict = choose(copy, stages=("synthesis",)).stages[0]
+    assert verdict.best.reason == "right results, 1.09 times the fastest"
+    assert [c.precision for c in verdict.ranked] == ["fp32", "fp16"]
 
 
 def test_int8_must_match_its_own_golden_result_exactly(
