@@ -9,15 +9,16 @@ differ by one level. Both entropy coders, C and NumPy, must produce and read the
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from edgecodec.bundle import Bundle
+from edgecodec.classical import load_rgb
 from edgecodec.codec import Codec
 from edgecodec.container import read_container
 from edgecodec.entropy import LatentCoder, core_available
@@ -67,6 +68,8 @@ class ConformanceReport:
         skipped: backends that are not here, with the reason.
         coder_files: files that both entropy coders wrote and read alike; None without a C core.
         coder_mismatches: files where they did not.
+        golden_mismatches: latents of the bundle's golden file that differ from those the
+            converting machine got; must be 0.
     """
 
     images: list[str]
@@ -75,11 +78,13 @@ class ConformanceReport:
     skipped: dict[str, str] = field(default_factory=dict)
     coder_files: int | None = None
     coder_mismatches: int = 0
+    golden_mismatches: int = 0
 
     @property
     def passed(self) -> bool:
         """Everything that could be compared agrees, and something could."""
-        return bool(self.pairs) and all(p.passed for p in self.pairs) and not self.coder_mismatches
+        agree = all(p.passed for p in self.pairs)
+        return bool(self.pairs) and agree and not self.coder_mismatches + self.golden_mismatches
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON-compatible values."""
@@ -106,6 +111,7 @@ class ConformanceReport:
                 f"entropy coders: {self.coder_files} files by C and NumPy, "
                 f"{self.coder_mismatches} differ"
             )
+        lines.append(f"golden file: {self.golden_mismatches} latents differ")
         lines.append("passed" if self.passed else "FAILED")
         return "\n".join(lines)
 
@@ -144,16 +150,17 @@ class _Tally:
 
 
 def open_backends(
-    bundle: Bundle, names: Sequence[str] | None = None
+    bundle: Bundle, names: Sequence[str] | None = None, threads: int | None = None
 ) -> tuple[dict[str, Codec], dict[str, str]]:
     """Return a codec per backend that works here, and why the others do not."""
     codecs, skipped = {}, {}
     for name in names or backend_names():
-        codec = Codec(bundle, name, "fp32")
+        codec = Codec(bundle, name, "fp32", threads)
         try:
             codec.choice("analysis")
             codec.choice("synthesis")
         except (BackendError, BundleError) as exc:
+            codec.close()
             skipped[name] = str(exc)
         else:
             codecs[name] = codec
@@ -177,34 +184,61 @@ def check_conformance(
         backends: names; None takes all there are.
         tile: side of a tile in pixels.
     """
-    opened = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
-    codecs, skipped = open_backends(opened, backends)
-    report = ConformanceReport([p.name for p in images], list(qualities), skipped=skipped)
-    tallies = {(a, b): _Tally() for a in codecs for b in codecs}
-    if core_available():
-        report.coder_files = 0
-    for path in images:
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB"))
-        for quality in qualities:
-            for made_on, encoder in codecs.items():
-                data = encoder.encode(pixels, quality, tile=tile)
-                expected = _check_coders(opened, data, report)
-                reference = np.asarray(encoder.decode(data))
-                for read_on, decoder in codecs.items():
-                    tallies[made_on, read_on].add(
-                        decoder.decode_latents(data),
-                        expected,
-                        np.asarray(decoder.decode(data)),
-                        reference,
-                    )
+    with ExitStack() as stack:
+        opened = bundle
+        if not isinstance(opened, Bundle):
+            opened = stack.enter_context(Bundle(opened))
+        codecs, skipped = open_backends(opened, backends)
+        for codec in codecs.values():
+            stack.enter_context(codec)
+        report = ConformanceReport([p.name for p in images], list(qualities), skipped=skipped)
+        report.golden_mismatches = _golden_mismatches(opened)
+        report.coder_files = 0 if core_available() else None
+        tallies = {(a, b): _Tally() for a in codecs for b in codecs}
+        for path in images:
+            pixels = load_rgb(path)
+            for quality in qualities:
+                _exchange(pixels, quality, tile, opened, codecs, tallies, report)
     report.pairs = [tally.pair(a, b) for (a, b), tally in tallies.items()]
     return report
 
 
+def _golden_mismatches(bundle: Bundle) -> int:
+    """Decode the file that the converting machine made; every machine must get its latents."""
+    golden = bundle.golden()
+    if "file" not in golden:
+        return 0
+    data, expected = golden["file"].tobytes(), golden["y_hat"]
+    with Codec(bundle) as codec:
+        return int((codec.decode_latents(data) != expected).sum())
+
+
+def _exchange(
+    pixels: UInt8Array,
+    quality: int,
+    tile: int,
+    bundle: Bundle,
+    codecs: dict[str, Codec],
+    tallies: dict[tuple[str, str], _Tally],
+    report: ConformanceReport,
+) -> None:
+    """Encode a picture on every backend and decode each file on every other."""
+    for made_on, encoder in codecs.items():
+        data = encoder.encode(pixels, quality, tile=tile)
+        expected = _check_coders(bundle, data, report)
+        reference = np.asarray(encoder.decode(data))
+        for read_on, decoder in codecs.items():
+            tallies[made_on, read_on].add(
+                decoder.decode_latents(data),
+                expected,
+                np.asarray(decoder.decode(data)),
+                reference,
+            )
+
+
 def _check_coders(bundle: Bundle, data: bytes, report: ConformanceReport) -> npt.NDArray[np.int16]:
     """Read a file with the NumPy coder, write it again with both, and return its latents."""
-    with Codec(bundle.root, entropy_coder="numpy") as slow:
+    with Codec(bundle, entropy_coder="numpy") as slow:
         latents = slow.decode_latents(data)
     if report.coder_files is not None:
         report.coder_files += 1

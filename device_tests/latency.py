@@ -10,16 +10,16 @@ for them to mean something.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from edgecodec.bundle import Bundle
-from edgecodec.classical import classical_codec, timed
+from edgecodec.classical import classical_codec, load_rgb, timed
 from edgecodec.codec import Codec, Profile
 from edgecodec.device_tests.conformance import open_backends
 from edgecodec.errors import BackendError
@@ -171,32 +171,38 @@ def benchmark(
     Raises:
         BackendError: no backend works here.
     """
-    opened = Bundle(bundle)
-    names, skipped = open_backends(opened, backends)
-    if not names:
-        raise BackendError("bench", "; ".join(f"{k}: {v}" for k, v in skipped.items()))
-    candidates: dict[str, Once] = {}
-    for name in names:
-        codec = names[name] if threads is None else Codec(opened, name, "fp32", threads)
-        candidates[name] = _once(codec, quality)
-    candidates |= {name: _once_classical(name) for name in against}
-    sizes: dict[str, dict[str, int]] = {name: {} for name in candidates}
-    measurements: list[Measurement] = []
-    for path in images:
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB"))
-        samples: dict[tuple[str, str], list[float]] = {}
-        for number in range(WARM_UP + runs):
-            for name, once in candidates.items():
-                parts, size = once(pixels)
-                sizes[name][path.name] = size
-                for stage, seconds in parts.items():
-                    if number >= WARM_UP:
-                        samples.setdefault((name, stage), []).append(seconds)
-        for name in candidates:
-            measurements += [
-                Measurement(codec, path.name, stage, tuple(values))
-                for (codec, stage), values in samples.items()
-                if codec == name
-            ]
+    with ExitStack() as stack:
+        opened = stack.enter_context(Bundle(bundle))
+        codecs, skipped = open_backends(opened, backends, threads)
+        if not codecs:
+            raise BackendError("bench", "; ".join(f"{k}: {v}" for k, v in skipped.items()))
+        for codec in codecs.values():
+            stack.enter_context(codec)
+        candidates = {name: _once(codec, quality) for name, codec in codecs.items()}
+        candidates |= {name: _once_classical(name) for name in against}
+        sizes: dict[str, dict[str, int]] = {name: {} for name in candidates}
+        measurements: list[Measurement] = []
+        for path in images:
+            measurements += _measure(path, candidates, runs, sizes)
     return LatencyReport(probe_device(), quality, sizes, tuple(measurements), skipped)
+
+
+def _measure(
+    path: Path, candidates: dict[str, Once], runs: int, sizes: dict[str, dict[str, int]]
+) -> list[Measurement]:
+    """Let all candidates take turns on one picture, and note the sizes of their files."""
+    pixels = load_rgb(path)
+    samples: dict[tuple[str, str], list[float]] = {}
+    for number in range(WARM_UP + runs):
+        for name, once in candidates.items():
+            parts, size = once(pixels)
+            sizes[name][path.name] = size
+            for stage, seconds in parts.items():
+                if number >= WARM_UP:
+                    samples.setdefault((name, stage), []).append(seconds)
+    return [
+        Measurement(codec, path.name, stage, tuple(values))
+        for name in candidates
+        for (codec, stage), values in samples.items()
+        if codec == name
+    ]

@@ -17,14 +17,16 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from edgecodec.container import HYPER_STRIDE
 from edgecodec.errors import BundleError
+from edgecodec.tables import LATENTS_PER_HYPER
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -113,9 +115,43 @@ class Manifest:
             )
         try:
             entries = tuple(ArtefactEntry(**entry) for entry in values.pop("artefacts"))
-            return cls(artefacts=entries, **values)
+            manifest = cls(artefacts=entries, **values)
         except (KeyError, TypeError) as exc:
             raise BundleError(f"{source}: the manifest is incomplete ({exc})") from exc
+        wrong = [*_wrong_kinds(manifest), *(w for e in entries for w in _wrong_kinds(e))]
+        wrong += [] if wrong else _wrong_values(manifest)
+        if wrong:
+            raise BundleError(f"{source}: the manifest is damaged: {', '.join(wrong)} cannot be")
+        return manifest
+
+
+_KINDS = {"str": str, "int": int, "bool": bool}
+
+
+def _wrong_kinds(record: Manifest | ArtefactEntry) -> list[str]:
+    """Name the fields that do not hold what their annotation says."""
+    wrong = []
+    for item in fields(record):
+        value = getattr(record, item.name)
+        kind = _KINDS.get(str(item.type), tuple if item.name == "artefacts" else dict)
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            wrong.append(item.name)
+    return wrong
+
+
+def _wrong_values(m: Manifest) -> list[str]:
+    """Name the fields whose values no bundle of this format has."""
+    hyper_stride = HYPER_STRIDE
+    checks = {
+        "latent_channels": m.latent_channels > 0,
+        "hyper_channels": m.hyper_channels > 0,
+        "latent_stride": m.latent_stride * LATENTS_PER_HYPER == hyper_stride,
+        "hyper_stride": m.hyper_stride == hyper_stride,
+        "analysis_halo": m.analysis_halo >= 0 and m.analysis_halo % hyper_stride == 0,
+        "synthesis_halo": m.synthesis_halo >= 0,
+        "files": all(isinstance(value, str) for value in m.files.values()),
+    }
+    return [name for name, good in checks.items() if not good]
 
 
 def sha256_of(path: Path) -> str:
@@ -151,11 +187,24 @@ class Bundle:
             raise BundleError(f"{self.path}: no such bundle")
         self.root = self.path if self.path.is_dir() else self._unpack()
         try:
+            self.manifest = self._read_manifest()
+        except BundleError:
+            self.close()
+            raise
+        self._checked: set[str] = set()
+
+    def __enter__(self) -> Bundle:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _read_manifest(self) -> Manifest:
+        try:
             text = (self.root / MANIFEST).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as exc:
             raise BundleError(f"{self.path}: not a bundle, {MANIFEST} cannot be read") from exc
-        self.manifest = Manifest.from_json(text, str(self.path))
-        self._checked: set[str] = set()
+        return Manifest.from_json(text, str(self.path))
 
     def _unpack(self) -> Path:
         self._unpacked = tempfile.TemporaryDirectory(prefix="edgecodec-")
@@ -163,8 +212,12 @@ class Bundle:
         try:
             with zipfile.ZipFile(self.path) as archive:
                 archive.extractall(root)  # refuses to leave `root`
-        except (zipfile.BadZipFile, OSError, EOFError) as exc:
+        except zipfile.BadZipFile as exc:
+            self.close()
             raise BundleError(f"{self.path}: neither a folder nor a zip file") from exc
+        except Exception as exc:  # zlib.error, NotImplementedError, RuntimeError, ...
+            self.close()
+            raise BundleError(f"{self.path}: the zip file is damaged ({exc})") from exc
         return root
 
     def file(self, name: str) -> Path:

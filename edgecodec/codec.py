@@ -28,7 +28,13 @@ from edgecodec.container import (
     write_container,
 )
 from edgecodec.entropy import LatentCoder
-from edgecodec.errors import BitstreamError, ConfigError, ModelMismatchError
+from edgecodec.errors import (
+    BitstreamError,
+    BundleError,
+    ConfigError,
+    EdgeCodecError,
+    ModelMismatchError,
+)
 from edgecodec.tiling import Window, read_padded, window_of
 
 if TYPE_CHECKING:
@@ -87,11 +93,26 @@ class Codec:
     ) -> None:
         if threads is not None and threads < 1:
             raise ConfigError(f"threads must be at least 1, not {threads}")
+        self._owns_bundle = not isinstance(bundle, Bundle)
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
         self.backend, self.precision, self.threads = backend, precision, threads
-        self.coder = LatentCoder(self.bundle.tables(), entropy_coder)
+        try:
+            self.coder = self._load_coder(entropy_coder)
+        except EdgeCodecError:
+            self._close_bundle()
+            raise
         self._lock = threading.Lock()
         self._sessions: dict[str, tuple[Session, Choice]] = {}
+
+    def _load_coder(self, implementation: str) -> LatentCoder:
+        m, coder = self.bundle.manifest, LatentCoder(self.bundle.tables(), implementation)
+        if (coder.latent_channels, coder.hyper_channels) != (m.latent_channels, m.hyper_channels):
+            raise BundleError(f"{self.bundle.path}: manifest and tables disagree about channels")
+        return coder
+
+    def _close_bundle(self) -> None:
+        if self._owns_bundle:
+            self.bundle.close()
 
     def _open(self, stage: StageName) -> tuple[Session, Choice]:
         with self._lock:
@@ -117,12 +138,12 @@ class Codec:
             return self._sessions[stage][1] if stage in self._sessions else None
 
     def close(self) -> None:
-        """Release sessions and unpacked files."""
+        """Release sessions and unpacked files; a Bundle that was passed in stays open."""
         with self._lock:
             for session, _ in self._sessions.values():
                 session.close()
             self._sessions.clear()
-        self.bundle.close()
+        self._close_bundle()
 
     def __enter__(self) -> Codec:
         return self
@@ -160,7 +181,7 @@ class Codec:
 
         if isinstance(quality, bool) or not isinstance(quality, int) or not 1 <= quality <= 100:
             raise ConfigError(f"quality must be a whole number from 1 to 100, not {quality!r}")
-        if tile % 32 or not 32 <= tile <= MAX_TILE:
+        if not isinstance(tile, int) or tile % 32 or not 32 <= tile <= MAX_TILE:
             raise ConfigError(f"tile must be a multiple of 32 from 32 to {MAX_TILE}, not {tile}")
         profile = profile or Profile()
         picture = to_picture(image)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from edgecodec.errors import BitstreamError, TruncatedBitstreamError, UnsupportedVersionError
@@ -71,6 +72,12 @@ class Header:
         return (-(-self.height // HYPER_STRIDE) * HYPER_STRIDE,
                 -(-self.width // HYPER_STRIDE) * HYPER_STRIDE)  # fmt: skip
 
+    @property
+    def tile_count(self) -> int:
+        """How many tiles there are; costs nothing even where a header names a great many."""
+        height, width = self.padded
+        return -(-height // self.tile) * -(-width // self.tile)
+
     def tiles(self) -> list[Tile]:
         """Return the tiles in the order of the file: rows from the top, each from the left."""
         height, width = self.padded
@@ -126,8 +133,8 @@ def write_container(
         ValueError: the number of substreams is not the number of tiles.
     """
     check_size(header.width, header.height)
-    if len(substreams) != len(header.tiles()):
-        raise ValueError(f"{len(substreams)} substreams for {len(header.tiles())} tiles")
+    if len(substreams) != header.tile_count:
+        raise ValueError(f"{len(substreams)} substreams for {header.tile_count} tiles")
     head = _HEAD.pack(
         VERSION,
         MODES.index(header.mode),
@@ -222,92 +229,118 @@ def read_container(data: bytes, *, keep_going: bool = False) -> ContainerFile:
 
     Args:
         data: its bytes.
-        keep_going: take damaged or missing tiles as None, where the tile index survived, instead
-            of refusing the file.
+        keep_going: take damaged or missing tiles as None, and damaged metadata as absent, instead
+            of refusing the file. Its header must be intact.
 
     Raises:
         BitstreamError: not one of our files, damaged, or cut short.
     """
     header, at = _head(data)
-    count = len(header.tiles())
+    try:
+        return _read_intact(data, at, header)
+    except UnsupportedVersionError:
+        raise
+    except BitstreamError:
+        if not keep_going:
+            raise
+    return _salvage(data, at, header)
+
+
+def _read_intact(data: bytes, begin: int, header: Header) -> ContainerFile:
+    """Take every chunk in the order that docs/FORMAT.md demands."""
+    count = header.tile_count
     metadata: dict[str, bytes] = {}
     lengths: tuple[int, ...] | None = None
     substreams: list[bytes] = []
-    while at < len(data):
-        if lengths is not None and keep_going:
-            return _by_index(data, at, header, lengths, metadata)
-        try:
-            chunk = _read_chunk(data, at)
-        except TruncatedBitstreamError:
-            if keep_going and count == 1:
-                break
-            raise
-        if chunk.kind == "TILE":
-            if not chunk.intact and not (keep_going and count == 1):
-                raise BitstreamError(_damaged(len(substreams), count))
-            if chunk.intact:
-                substreams.append(chunk.payload)
-        elif not chunk.intact:
-            if not (keep_going and chunk.kind in METADATA):
-                raise BitstreamError(f"chunk {chunk.kind!r} at byte {at} is damaged")
-        elif chunk.kind == "TIDX":
-            lengths = _tile_lengths(chunk.payload, count)
-        elif chunk.kind in METADATA:
-            metadata[METADATA[chunk.kind]] = chunk.payload
-        elif chunk.kind[:1].isupper():
+    previous = "HEAD"
+    for at, chunk in _chunks(data, begin):
+        kind = chunk.kind
+        if not chunk.intact:
+            raise BitstreamError(_damaged(kind, at, len(substreams), count))
+        if substreams and len(substreams) < count and kind != "TILE":
+            raise BitstreamError(f"chunk {kind!r} at byte {at} stands between the tiles")
+        if kind == "TILE":
+            if len(substreams) == count or (count > 1 and not substreams and previous != "TIDX"):
+                raise BitstreamError("the tiles do not agree with the header")
+            substreams.append(chunk.payload)
+        elif kind in ("HEAD", "TIDX", *METADATA):
+            name = METADATA.get(kind, "")
+            if substreams or name in metadata or (not name and (kind == "HEAD" or lengths)):
+                raise BitstreamError(f"chunk {kind!r} at byte {at} is out of place")
+            if name:
+                metadata[name] = chunk.payload
+            else:
+                lengths = _tile_lengths(chunk.payload, count)
+        elif not "a" <= kind[0] <= "z":
             raise UnsupportedVersionError(
-                f"the file holds a chunk {chunk.kind!r} that this edgecodec does not know; "
+                f"the file holds a chunk {kind!r} that this edgecodec does not know; "
                 "update it: pip install -U edgecodec"
             )
-        at = chunk.next
-    return _complete(data, header, lengths, substreams, metadata, keep_going)
-
-
-def _complete(
-    data: bytes,
-    header: Header,
-    lengths: tuple[int, ...] | None,
-    substreams: list[bytes],
-    metadata: dict[str, bytes],
-    keep_going: bool,
-) -> ContainerFile:
-    count = len(header.tiles())
-    if keep_going and not substreams and (count == 1 or lengths is not None):
-        return ContainerFile(header, (None,) * count, metadata, len(data))
+        previous = kind
     if len(substreams) < count:
+        hint = "; decode what is there with --keep-going" if substreams else ""
         raise TruncatedBitstreamError(
-            f"the file ends after {len(substreams)} of {count} tiles; "
-            "decode what is there with --keep-going"
+            f"the file ends after {len(substreams)} of {count} tiles{hint}"
         )
-    if len(substreams) > count or (lengths and list(lengths) != [len(s) for s in substreams]):
+    if lengths and list(lengths) != [len(s) for s in substreams]:
         raise BitstreamError("the tiles do not agree with the header")
     return ContainerFile(header, tuple(substreams), metadata, len(data))
 
 
-def _damaged(number: int, count: int) -> str:
+def _damaged(kind: str, at: int, number: int, count: int) -> str:
+    if kind != "TILE" or number >= count:
+        return f"chunk {kind!r} at byte {at} is damaged (its checksum does not match)"
     hint = "; decode the rest with --keep-going" if count > 1 else ""
     return f"tile {number + 1} of {count} is damaged (its checksum does not match){hint}"
 
 
 def _tile_lengths(payload: bytes, count: int) -> tuple[int, ...]:
-    if len(payload) != 4 * count:
+    if count == 1 or len(payload) != 4 * count:
         raise BitstreamError("the tile index does not agree with the header")
     return struct.unpack(f"<{count}I", payload)
 
 
-def _by_index(
-    data: bytes, at: int, header: Header, lengths: tuple[int, ...], metadata: dict[str, bytes]
-) -> ContainerFile:
-    """Take the tiles from where the index says they are, whatever lies between."""
+def _salvage(data: bytes, at: int, header: Header) -> ContainerFile:
+    """Take what is intact of a damaged file."""
+    count = header.tile_count
+    metadata: dict[str, bytes] = {}
+    lengths: tuple[int, ...] | None = None
+    # What begins the index can hardly occur by chance, so it is found behind damaged metadata too.
+    index = data.find(_CHUNK.pack(b"TIDX", 4 * count), at) if count > 1 else -1
+    if index >= 0:
+        first = index + _CHUNK.size + 4 * count + _CRC.size
+    else:
+        index = first = data.find(b"TILE", at) % (len(data) + 1)  # the end where there is none
+    with suppress(TruncatedBitstreamError):
+        for place, chunk in _chunks(data, at):
+            if place >= index:
+                break
+            if chunk.intact and chunk.kind in METADATA:
+                metadata[METADATA[chunk.kind]] = chunk.payload
+    with suppress(BitstreamError):
+        if index < first and (chunk := _read_chunk(data, index)).intact:
+            lengths = _tile_lengths(chunk.payload, count)
+    return ContainerFile(
+        header, tuple(_tiles_from(data, first, count, lengths)), metadata, len(data)
+    )
+
+
+def _tiles_from(
+    data: bytes, at: int, count: int, lengths: tuple[int, ...] | None
+) -> list[bytes | None]:
+    """Take the tiles from where the index, or else each one's own header, says they are."""
     substreams: list[bytes | None] = []
-    for length in lengths:
-        end = at + _CHUNK.size + length
-        whole = data[at : end + _CRC.size]
+    for number in range(count):
+        if len(data) - at < _CHUNK.size:
+            break
+        kind, length = _CHUNK.unpack_from(data, at)
+        expected = lengths[number] if lengths else length
+        end = at + _CHUNK.size + expected
         good = (
-            len(whole) == _CHUNK.size + length + _CRC.size
-            and _CHUNK.unpack_from(whole) == (b"TILE", length)
-            and zlib.crc32(whole[: -_CRC.size]) == _CRC.unpack_from(whole, len(whole) - 4)[0]
+            (kind, length) == (b"TILE", expected)
+            and end + _CRC.size <= len(data)
+            and zlib.crc32(data[at:end]) == _CRC.unpack_from(data, end)[0]
         )
-        substreams.append(whole[_CHUNK.size : -_CRC.size] if good else None)
+        substreams.append(data[at + _CHUNK.size : end] if good else None)
         at = end + _CRC.size
-    return ContainerFile(header, tuple(substreams), metadata, len(data))
+    return substreams + [None] * (count - len(substreams))

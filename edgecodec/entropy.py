@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgecodec.errors import BitstreamError, BundleError, ConfigError, TruncatedBitstreamError
-from edgecodec.tables import QUALITIES, Tables
+from edgecodec.tables import LATENTS_PER_HYPER, QUALITIES, Tables
 
 HYPER_LIMIT = 127
 SYMBOL_LIMIT = 8191
@@ -164,7 +164,9 @@ class LatentCoder:
         Returns:
             (zh, zw, Z) int16 in [-127, 127].
         """
-        scaled = np.nan_to_num(z * self.tables.gain_z[_row(quality)], copy=False)
+        z = _checked("z", z, np.float32, self.hyper_channels)
+        with np.errstate(over="ignore", invalid="ignore"):
+            scaled = np.nan_to_num(z * self.tables.gain_z[_row(quality)], copy=False)
         clipped = np.clip(np.floor(scaled + np.float32(0.5)), -HYPER_LIMIT, HYPER_LIMIT)
         return np.ascontiguousarray(clipped, np.int16)
 
@@ -179,8 +181,8 @@ class LatentCoder:
             mu (2 zh, 2 zw, M) int16 in units of 1/16, and scale index uint8 of the same shape.
         """
         _row(quality)
-        z = self._contiguous("z", z, self.hyper_channels)
-        if z.size and int(np.abs(z).max()) > HYPER_LIMIT:
+        z = _checked("z", z, np.int16, self.hyper_channels)
+        if z.min() < -HYPER_LIMIT or z.max() > HYPER_LIMIT:
             raise ConfigError(f"hyper-latents must lie in [-{HYPER_LIMIT}, {HYPER_LIMIT}]")
         return self._impl.hyper(quality, z)
 
@@ -196,7 +198,9 @@ class LatentCoder:
             index: (h, w, M) uint8 from `hyper`.
         """
         _row(quality)
-        y = np.ascontiguousarray(y, np.float32)
+        y = _checked("y", y, np.float32, self.latent_channels, LATENTS_PER_HYPER)
+        mu = _checked("mu", mu, np.int16, self.latent_channels, LATENTS_PER_HYPER)
+        index = _checked("index", index, np.uint8, self.latent_channels, LATENTS_PER_HYPER)
         if y.shape != mu.shape or index.shape != mu.shape:
             raise ConfigError(f"y {y.shape}, mu {mu.shape} and index {index.shape} must agree")
         return self._impl.quantize(quality, y, mu, index)
@@ -214,9 +218,9 @@ class LatentCoder:
             ConfigError: a symbol out of range, or not 0 where the index is 0.
         """
         _row(quality)
-        z = self._contiguous("z", z, self.hyper_channels)
-        s = self._contiguous("s", s, self.latent_channels)
-        index = np.ascontiguousarray(index, np.uint8)
+        z = _checked("z", z, np.int16, self.hyper_channels)
+        s = _checked("s", s, np.int16, self.latent_channels, LATENTS_PER_HYPER)
+        index = _checked("index", index, np.uint8, self.latent_channels, LATENTS_PER_HYPER)
         if s.shape[:2] != (2 * z.shape[0], 2 * z.shape[1]) or index.shape != s.shape:
             raise ConfigError(f"z {z.shape}, s {s.shape} and index {index.shape} must agree")
         try:
@@ -250,13 +254,25 @@ class LatentCoder:
                 raise TruncatedBitstreamError("the compressed data end too early") from exc
             raise BitstreamError("the compressed data are damaged") from exc
 
-    def _contiguous(self, name: str, array: Int16Array, channels: int) -> Int16Array:
-        if array.ndim != 3 or array.shape[2] != channels or 0 in array.shape:
-            raise ConfigError(f"{name} has shape {array.shape}, expected (h, w, {channels})")
-        return np.ascontiguousarray(array, np.int16)
+
+def _checked(
+    name: str, array: npt.NDArray[Any], dtype: type[np.generic], channels: int, factor: int = 1
+) -> npt.NDArray[Any]:
+    """Return an array in C order, refusing what the core could not take; nothing is converted."""
+    if not isinstance(array, np.ndarray) or array.dtype != dtype:
+        found = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+        raise ConfigError(f"{name} must be an array of {dtype.__name__}, not {found}")
+    sides = array.shape[:2]
+    fits = array.ndim == 3 and array.shape[2] == channels
+    if not fits or any(n < 1 or n % factor or n > MAX_SIDE * factor for n in sides):
+        raise ConfigError(
+            f"{name} has shape {array.shape}, expected (h, w, {channels}), "
+            f"h and w from {factor} to {MAX_SIDE * factor}"
+        )
+    return np.ascontiguousarray(array)
 
 
 def _row(quality: int) -> int:
-    if not 1 <= quality <= QUALITIES:
-        raise ConfigError(f"quality must be 1 to {QUALITIES}, not {quality}")
+    if isinstance(quality, bool) or not isinstance(quality, int) or not 1 <= quality <= QUALITIES:
+        raise ConfigError(f"quality must be a whole number from 1 to {QUALITIES}, not {quality!r}")
     return quality - 1

@@ -58,15 +58,17 @@ class NumpyImplementation:
     ) -> Int16Array:
         """Return symbols, with the core's order of float32 operations."""
         centre = mu.astype(np.float32) * np.float32(0.0625)
-        v = np.nan_to_num((y - centre) * self._t.gain_y[quality - 1], nan=0.0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            v = np.nan_to_num((y - centre) * self._t.gain_y[quality - 1], nan=0.0)
         v = np.clip(v, -_SYMBOL_LIMIT, _SYMBOL_LIMIT).astype(np.float32)
         s = np.trunc(v + np.copysign(np.float32(0.5), v)).astype(np.int16)
         return np.where(index > 0, s, 0).astype(np.int16)
 
     def encode(self, quality: int, z: Int16Array, index: UInt8Array, s: Int16Array) -> bytes:
         """Write one substream."""
-        if np.abs(z).max() > _HYPER_LIMIT or np.abs(s).max() > _SYMBOL_LIMIT:
-            raise ValueError("argument")
+        for symbols, limit in ((z, _HYPER_LIMIT), (s, _SYMBOL_LIMIT)):
+            if symbols.min() < -limit or symbols.max() > limit:  # abs(-32768) is -32768 in int16
+                raise ValueError("argument")
         if s[index == 0].any() or index.max() >= len(self._cdf):
             raise ValueError("argument")
         levels = np.broadcast_to(self._t.index_z[quality - 1], z.shape)

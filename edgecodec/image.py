@@ -20,9 +20,11 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from edgecodec.container import MAX_PIXELS, check_size
-from edgecodec.errors import ConfigError
+from edgecodec.errors import BitstreamError, ConfigError
 
 UInt8Array = npt.NDArray[np.uint8]
+
+_RGB_MODES = ("RGB", "RGBA", "RGBX", "RGBa", "P", "PA")
 
 
 @dataclass(frozen=True)
@@ -53,13 +55,25 @@ def to_picture(image: Image.Image | npt.NDArray[Any]) -> Picture:
         return _from_array(image)
     if not isinstance(image, Image.Image):
         raise ConfigError(f"expected a PIL.Image or a numpy array, not {type(image).__name__}")
+    _check_size(image.width, image.height)
     metadata = _metadata(image)
-    grey = image.mode in ("1", "L", "I", "I;16", "I;16B", "I;16L", "F", "LA")
-    if grey:
-        metadata.pop("icc_profile", None)  # a profile for grey does not fit RGB pixels
-    pixels = np.asarray(_flatten(image).convert("RGB"))
-    check_size(pixels.shape[1], pixels.shape[0])
+    grey = image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
+    if grey or image.mode not in _RGB_MODES:
+        metadata.pop("icc_profile", None)  # a profile for grey or CMYK does not fit RGB pixels
+    try:
+        pixels = np.asarray(_flatten(image).convert("RGB"))
+    except ConfigError:
+        raise
+    except (OSError, ValueError) as exc:  # a file that only now shows its damage; mode LAB
+        raise ConfigError(f"the image cannot be converted to RGB ({exc})") from exc
     return Picture(pixels, "L" if grey else "RGB", metadata)
+
+
+def _check_size(width: int, height: int) -> None:
+    try:
+        check_size(width, height)
+    except BitstreamError as exc:  # the same limits, but here no file is at fault
+        raise ConfigError(str(exc)) from exc
 
 
 def _from_array(array: npt.NDArray[Any]) -> Picture:
@@ -68,7 +82,7 @@ def _from_array(array: npt.NDArray[Any]) -> Picture:
             f"an image array must be (height, width, 3) or (height, width) uint8, "
             f"not {array.shape} {array.dtype}"
         )
-    check_size(array.shape[1], array.shape[0])
+    _check_size(array.shape[1], array.shape[0])
     if array.ndim == 2:
         return Picture(np.repeat(array[:, :, None], 3, 2), "L")
     return Picture(np.ascontiguousarray(array), "RGB")
@@ -77,7 +91,7 @@ def _from_array(array: npt.NDArray[Any]) -> Picture:
 def _flatten(image: Image.Image) -> Image.Image:
     """Drop an alpha channel that hides nothing, bring 16-bit grey to 8 bits."""
     if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image, np.float64)
+        values = np.nan_to_num(np.asarray(image, np.float64))
         if image.mode.startswith("I;16") or values.max(initial=0) > 255:
             values = values / 257.0
         return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
@@ -140,11 +154,13 @@ def open_image(data: bytes, name: str) -> Image.Image:
             if image.width * image.height > MAX_PIXELS:
                 raise ConfigError(f"{name}: {image.width}x{image.height} pixels are too many")
             image.load()
+    except ConfigError:
+        raise
     except UnidentifiedImageError as exc:
         raise ConfigError(f"{name}: not an image of a format Pillow reads") from exc
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as exc:
-        if isinstance(exc, ConfigError):
-            raise
+    except Image.DecompressionBombError as exc:
+        raise ConfigError(f"{name}: too large for Pillow ({exc})") from exc
+    except Exception as exc:  # on damaged files Pillow's plugins raise whatever comes
         raise ConfigError(f"{name}: the image is damaged ({exc})") from exc
     return image
 
@@ -209,11 +225,11 @@ def write_output(name: str, data: bytes) -> None:
         sys.stdout.buffer.flush()
         return
     path = Path(name)
-    if path.exists() and not path.is_file():  # a device or a pipe: nothing to replace
-        path.write_bytes(data)
-        return
     temporary = None
     try:
+        if path.exists() and not path.is_file():  # a device or a pipe: nothing to replace
+            path.write_bytes(data)
+            return
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(handle, "wb") as stream:
             stream.write(data)
@@ -223,6 +239,7 @@ def write_output(name: str, data: bytes) -> None:
         Path(temporary).chmod(0o666 & ~mask)
         Path(temporary).replace(path)
     except OSError as exc:
+        raise ConfigError(f"{name}: cannot be written ({exc.strerror or exc})") from exc
+    finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
-        raise ConfigError(f"{name}: cannot be written ({exc.strerror or exc})") from exc

@@ -30,7 +30,7 @@ FORMATS = (
     Z_STEP_FRAC,
     LATENTS_PER_HYPER,
 )
-_HEADER = struct.Struct("<8s5H2B8B4x")
+_HEADER = struct.Struct("<8s5H2B8BI")
 _MAX_CHANNELS = 512
 
 
@@ -77,7 +77,9 @@ class Tables:
     def to_bytes(self) -> bytes:
         """Return the content of `tables.bin`."""
         m, z, h, f = self.latent_channels, self.hyper_channels, *self._inner()
-        head = _HEADER.pack(MAGIC, VERSION, m, z, h, f, PRECISION, len(self.frequencies), *FORMATS)
+        head = _HEADER.pack(
+            MAGIC, VERSION, m, z, h, f, PRECISION, len(self.frequencies), *FORMATS, 0
+        )
         halves = [max(0, len(row) - 2) // 2 for row in self.frequencies]
         parts: list[bytes] = [head, np.asarray(halves, "<u2").tobytes()]
         parts += [row.astype("<u2").tobytes() for row in self.frequencies[1:]]
@@ -103,16 +105,18 @@ class Tables:
 
     @classmethod
     def _parse(cls, data: bytes) -> Tables:
-        magic, version, m, z, h, f, precision, levels, *formats = _HEADER.unpack_from(data)
+        magic, version, m, z, h, f, precision, levels, *formats, zero = _HEADER.unpack_from(data)
         if magic != MAGIC or version != VERSION:
             raise BundleError("tables.bin is not of a version this edgecodec reads")
-        if precision != PRECISION or tuple(formats) != FORMATS or not 2 <= levels <= 64:
+        if precision != PRECISION or tuple(formats) != FORMATS or zero or not 2 <= levels <= 64:
             raise BundleError("tables.bin uses number formats this edgecodec does not know")
         if not all(1 <= n <= _MAX_CHANNELS for n in (m, z, h, f)):
             raise BundleError("tables.bin names impossible channel counts")
         at = _HEADER.size
         halves = np.frombuffer(data, "<u2", levels, at)
         at += 2 * levels
+        if halves[0]:
+            raise BundleError("tables.bin holds a frequency table for symbols that are not coded")
         rows = [np.zeros(0, np.uint16)]
         for half in halves[1:].tolist():
             row = np.frombuffer(data, "<u2", 2 * half + 2, at)
@@ -127,6 +131,10 @@ class Tables:
             at += arrays[name].nbytes
         if at != len(data):
             raise BundleError("tables.bin is longer than its content")
+        for names, low, high in _bounds(levels):
+            for name in names:
+                if arrays[name].min() < low or arrays[name].max() > high:
+                    raise BundleError(f"tables.bin holds values of {name} beyond {low}..{high}")
         return cls(frequencies=tuple(rows), **arrays)
 
 
@@ -144,6 +152,16 @@ def _layout(m: int, z: int, h: int, f: int) -> tuple[tuple[str, str, tuple[int, 
         ("index_z", "<u1", (QUALITIES, z)),
         ("gain_y", "<f4", (QUALITIES, m)),
         ("gain_z", "<f4", (QUALITIES, z)),
+    )
+
+
+def _bounds(levels: int) -> tuple[tuple[tuple[str, ...], int, int], ...]:
+    """Within these no sum of the hyper-synthesis leaves 32 bits."""
+    return (
+        (("b1", "b2", "b3", "index_bias"), -(1 << 23), 1 << 23),
+        (("step_y",), 1, 131071),
+        (("step_z",), 1, 32767),
+        (("index_z",), 1, levels - 1),
     )
 
 

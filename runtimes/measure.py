@@ -51,8 +51,8 @@ def time_side_by_side(
 ) -> list[Timing]:
     """Warm up each candidate, then run them in turns until the budget is spent.
 
-    Every candidate is warmed up at least once and timed at least once, hopeless ones apart,
-    whatever the budget.
+    Every candidate runs at least once, and is timed at least once after that, unless it is
+    hopeless or its first run took the whole budget: on a machine so busy it must end all the same.
 
     Args:
         candidates: functions to time.
@@ -65,11 +65,12 @@ def time_side_by_side(
     for run, timing in zip(candidates, timings, strict=True):
         _warm_up(run, timing, share, clock)
     best = min((t.median_s for t in timings if t.median_s is not None), default=0.0)
+    limit = min(HOPELESS * best, budget_s)
     for turn in range(MAX_ROUNDS):
         if turn and clock() - start >= budget_s:
             break
         for run, timing in _rotated(list(zip(candidates, timings, strict=True)), turn):
-            if timing.failure is None and min(timing.warm_up) <= HOPELESS * best:
+            if timing.failure is None and min(timing.warm_up) <= limit:
                 _sample(run, timing, timing.samples, clock)
     return timings
 

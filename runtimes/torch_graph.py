@@ -46,6 +46,15 @@ class TorchGraph(nn.Module):
             raise BackendError("torch", "shuffles must have torch's channel order")
         for name, tensor in description["tensors"].items():
             self.register_buffer(name.replace(".", "__"), tensor.float())
+        self._done_with = self._last_uses()
+
+    def _last_uses(self) -> list[list[str]]:
+        """Return, for each node, the values that nothing after it reads."""
+        last = {name: i for i, node in enumerate(self.nodes) for name in node["inputs"]}
+        return [
+            [name for name, at in last.items() if at == i and name not in self.outputs]
+            for i in range(len(self.nodes))
+        ]
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Run the stage.
@@ -57,8 +66,10 @@ class TorchGraph(nn.Module):
             (1, h, w, c) float32 by name, contiguous.
         """
         values = {name: inputs[name].permute(0, 3, 1, 2) for name in self.inputs}
-        for node in self.nodes:
+        for node, done_with in zip(self.nodes, self._done_with, strict=True):
             values[node["output"]] = self._run(node, [values[name] for name in node["inputs"]])
+            for name in done_with:  # large pictures: no activation outlives its last use
+                del values[name]
         return {name: values[name].permute(0, 2, 3, 1).contiguous() for name in self.outputs}
 
     def _run(self, node: Mapping[str, Any], given: list[Tensor]) -> Tensor:

@@ -51,7 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         level=logging.INFO if args.verbose else logging.ERROR, format="%(name)s: %(message)s"
     )
     try:
-        return int(args.run(args))
+        code = int(args.run(args))
+        sys.stdout.flush()  # here, where a reader that has gone can still be borne
+        return code
     except EdgeCodecError as exc:
         return _fail(str(exc))
     except BrokenPipeError:

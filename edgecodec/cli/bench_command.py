@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from edgecodec.cli.common import expand_images, name_list, whole_number, write_json
+from edgecodec.cli.common import check_json, expand_images, name_list, whole_number, write_json
 
 
 def add_parser(sub: Any) -> None:
@@ -34,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure and print."""
     from edgecodec.device_tests.latency import DEMO_PHOTO, benchmark
 
+    check_json(args.json)
     images = expand_images(args.images) if args.images else [DEMO_PHOTO]
     report = benchmark(
         images,

@@ -30,6 +30,14 @@ def whole_number(low: int, high: int) -> Any:
     return parse
 
 
+def tile_side(text: str) -> int:
+    """Parse the side of a tile."""
+    side: int = whole_number(32, 4096)(text)
+    if side % 32:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a multiple of 32")
+    return side
+
+
 def number_list(text: str) -> tuple[int, ...]:
     """Parse `10,20,50` into qualities."""
     one = whole_number(1, 100)
@@ -86,6 +94,16 @@ def refuse_overwriting(name: str, force: bool) -> None:
         raise ConfigError(f"{name}: is a folder; give a file name")
     if path.is_file() and not force:
         raise ConfigError(f"{name}: exists already; add --force to replace it")
+
+
+def check_json(target: str | None) -> None:
+    """Stop before work is done whose result could not be written.
+
+    Raises:
+        ConfigError: its folder is missing, or it is one.
+    """
+    if target:
+        refuse_overwriting(target, force=True)
 
 
 def write_json(target: str, value: Any) -> None:

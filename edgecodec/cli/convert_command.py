@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from edgecodec.cli.common import name_list, write_json
+from edgecodec.cli.common import check_json, name_list, write_json
 
 
 def add_parser(sub: Any) -> None:
@@ -36,6 +36,8 @@ def add_parser(sub: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Convert."""
     from edgecodec.converters.convert import convert_checkpoint
+
+    check_json(args.json)
 
     def progress(line: str) -> None:
         print(line, file=sys.stderr, flush=True)

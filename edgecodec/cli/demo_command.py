@@ -8,6 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgecodec.errors import ConfigError
+
 if TYPE_CHECKING:
     from edgecodec.bundle import Bundle
 
@@ -35,9 +37,12 @@ def run(args: argparse.Namespace) -> int:
     if args.output:
         from edgecodec.image import check_folder
 
-        check_folder(Path(args.output))
-        Path(args.output).mkdir(exist_ok=True)
-        return _story(Path(args.output))
+        output = Path(args.output)
+        check_folder(output)
+        if output.exists() and not output.is_dir():
+            raise ConfigError(f"{output}: is a file; give a folder")
+        output.mkdir(exist_ok=True)
+        return _story(output)
     with tempfile.TemporaryDirectory(prefix="edgecodec-demo-") as folder:
         return _story(Path(folder))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from edgecodec.cli.common import expand_images, number_list, write_json
+from edgecodec.cli.common import check_json, expand_images, number_list, write_json
 
 
 def add_parser(sub: Any) -> None:
@@ -31,6 +31,7 @@ def run(args: argparse.Namespace) -> int:
     from edgecodec.device_tests.conformance import check_conformance
     from edgecodec.device_tests.latency import DEMO_PHOTO
 
+    check_json(args.json)
     images = expand_images(args.images) if args.images else [DEMO_PHOTO]
     report = check_conformance(images, args.qualities, bundle=args.bundle)
     if args.json:

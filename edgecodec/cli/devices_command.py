@@ -30,6 +30,7 @@ def run(args: argparse.Namespace) -> int:
     from edgecodec.bundle import Bundle
     from edgecodec.runtimes.report import devices_report
 
-    report = devices_report(Bundle(args.bundle), args.threads)
+    with Bundle(args.bundle) as bundle:
+        report = devices_report(bundle, args.threads)
     print(json.dumps(report.to_dict(), indent=1) if args.json else report.text())
     return 0

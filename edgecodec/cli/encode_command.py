@@ -11,6 +11,7 @@ from edgecodec.cli.common import (
     make_codec,
     refuse_overwriting,
     show_profile,
+    tile_side,
     whole_number,
 )
 
@@ -27,7 +28,7 @@ def add_parser(sub: Any) -> None:
     )
     parser.add_argument(
         "--tile",
-        type=int,
+        type=tile_side,
         default=1536,
         metavar="PIXELS",
         help="side of independently coded tiles, a multiple of 32 (default 1536)",

@@ -13,6 +13,7 @@ from edgecodec.cli.common import (
     make_codec,
     name_list,
     number_list,
+    refuse_overwriting,
     whole_number,
 )
 
@@ -48,12 +49,12 @@ def add_parser(sub: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate."""
     from edgecodec.evaluation import evaluate
-    from edgecodec.image import check_folder, write_output
+    from edgecodec.image import write_output
     from edgecodec.rd_page import render_page, text_table
 
     outputs = [name for name in (args.json, args.csv, args.html) if name]
     for name in outputs:
-        check_folder(Path(name))
+        refuse_overwriting(name, force=True)
     images = expand_images(args.images)
 
     def progress(row: Row) -> None:

@@ -70,13 +70,13 @@ static int read_layout(const uint8_t *t, size_t length, layout *l) {
   l->features = (int)u16_at(t + 16);
   l->levels = t[19];
   if (t[18] != PRECISION || l->levels < 2 || l->levels > MAX_LEVELS) return 0;
-  if (memcmp(t + 20, formats, 8) != 0) return 0;
+  if (memcmp(t + 20, formats, 8) != 0 || u32_at(t + 28) != 0) return 0;
   if (l->latent < 1 || l->latent > MAX_CHANNELS || l->hyper < 1 || l->hyper > MAX_CHANNELS ||
       l->hidden < 1 || l->hidden > MAX_CHANNELS || l->features < 1 || l->features > MAX_CHANNELS)
     return 0;
   l->half_width = HEADER_BYTES;
   at = l->frequencies = HEADER_BYTES + 2 * (size_t)l->levels;
-  if (length < at) return 0;
+  if (length < at || u16_at(t + l->half_width) != 0) return 0;
   l->entries = 0;
   for (i = 1; i < l->levels; i++) {
     size_t half = u16_at(t + l->half_width + 2 * (size_t)i);
@@ -128,6 +128,17 @@ static const int32_t *copy_i32(arena *a, const uint8_t **from, size_t count) {
   int32_t *to = (int32_t *)take(a, 4 * count);
   size_t i;
   for (i = 0; i < count; i++) to[i] = i32_at(*from + 4 * i);
+  *from += 4 * count;
+  return to;
+}
+
+static const float *copy_f32(arena *a, const uint8_t **from, size_t count) {
+  float *to = (float *)take(a, 4 * count);
+  size_t i;
+  for (i = 0; i < count; i++) {
+    uint32_t bits = u32_at(*from + 4 * i);
+    memcpy(&to[i], &bits, 4);
+  }
   *from += 4 * count;
   return to;
 }
@@ -219,7 +230,7 @@ int ecx_model_init(void *memory, size_t memory_bytes, const uint8_t *tables, siz
   from += n;
   for (i = 0; i < ECX_QUALITIES * (size_t)l.latent; i++)
     if (m->step_y[i] < 1 || m->step_y[i] > 131071) return ECX_TABLES;
-  m->gain_y = (const float *)copy_i32(&a, &from, ECX_QUALITIES * (size_t)l.latent);
+  m->gain_y = copy_f32(&a, &from, ECX_QUALITIES * (size_t)l.latent);
   /* With these bounds no accumulator of the hyper-synthesis can leave 32 bits. */
   for (i = 0; i < ECX_QUALITIES * (size_t)l.hidden; i++)
     if (m->b1[i] < -(1 << 23) || m->b1[i] > 1 << 23) return ECX_TABLES;
@@ -490,7 +501,7 @@ int ecx_encode(const ecx_model *model, int quality, int zh, int zw, const int16_
 typedef struct {
   uint32_t current, other; /* the state of the next step, and the one after it */
   const uint8_t *next, *end;
-  int failed;
+  int status; /* ECX_OK until something is wrong */
 } decoder;
 
 /* Undo one step; the two states take turns. Without `checked` the caller has made sure that two
@@ -504,7 +515,7 @@ ALWAYS_INLINE void advance(decoder *d, uint32_t start, uint32_t frequency, int c
     d->next += 2u * low;
   } else if (x < STATE_LOW) {
     if (d->end - d->next < 2) {
-      d->failed = 1;
+      d->status = ECX_TRUNCATED;
       x = STATE_LOW;
     } else {
       x = x << 16 | u16_at(d->next);
@@ -523,7 +534,7 @@ static uint32_t nibble(decoder *d) {
 static int read_escape(decoder *d, int half) {
   uint32_t nibbles = nibble(d), u = 0;
   if (nibbles > 4) {
-    d->failed = 1;
+    if (d->status == ECX_OK) d->status = ECX_CORRUPT;
     return 0;
   }
   while (nibbles-- > 0) u = u << 4 | nibble(d);
@@ -562,7 +573,7 @@ static int read_position(decoder *d, const ecx_model *m, const uint8_t *level,
     good = read_listed(d, m, level, channel, count, limit, symbol, 0);
   else
     good = read_listed(d, m, level, channel, count, limit, symbol, 1);
-  if (d->failed) return ECX_TRUNCATED;
+  if (d->status != ECX_OK) return d->status;
   return good ? ECX_OK : ECX_CORRUPT;
 }
 
@@ -618,7 +629,7 @@ int ecx_decode(const ecx_model *model, int quality, int zh, int zw, const uint8_
   d.other = u32_at(data + 4);
   d.next = data + 8;
   d.end = data + length;
-  d.failed = 0;
+  d.status = ECX_OK;
   if (d.current < STATE_LOW || d.other < STATE_LOW) return ECX_CORRUPT;
   status = decode_z(model, quality, (size_t)zh * (size_t)zw, &d, z);
   if (status != ECX_OK) return status;

@@ -1,8 +1,8 @@
 /* edgecodec core: bytes <-> latents, in integers only, the same on every machine.
  *
- * Portable C99; of the library it uses memcpy and memset. No allocation, no globals, no I/O:
- * the caller owns all memory, and a model, once initialised, is read-only and may be shared by
- * threads. docs/FORMAT.md specifies what is computed here.
+ * Portable C99; of the library it uses memcpy, memmove, memset and memcmp. No allocation, no
+ * globals, no I/O: the caller owns all memory, and a model, once initialised, is read-only and may
+ * be shared by threads. docs/FORMAT.md specifies what is computed here.
  *
  * Shapes: hyper-latents z (zh, zw, Z); everything else (2*zh, 2*zw, M), channels last.
  */

@@ -62,7 +62,7 @@ def load_codec(path: Path) -> NeuralCodec:
     try:
         codec = NeuralCodec(CodecConfig.from_dict(payload["config"]))
         codec.load_state_dict({k: v.float() for k, v in payload["weights"].items()})
-    except (KeyError, TypeError, RuntimeError) as exc:
+    except (KeyError, TypeError, ValueError, RuntimeError) as exc:
         reason = " ".join(str(exc).split())[:300]
         raise ValueError(f"{path}: checkpoint does not fit its configuration ({reason})") from exc
     return codec.eval()

@@ -33,11 +33,18 @@ def test_warm_up_is_not_counted() -> None:
     assert timing.warm_up[0] == pytest.approx(0.5)
 
 
-def test_budget_bounds_the_time_but_all_are_timed_once() -> None:
+def test_all_are_timed_once_after_the_budget_is_spent() -> None:
+    clock = Clock()
+    timings = time_side_by_side([clock.taking(0.3), clock.taking(0.4)], 0.5, clock)
+    assert [len(timing.samples) for timing in timings] == [1, 1]
+    assert clock.now == pytest.approx(1.4)
+
+
+def test_first_run_counts_when_it_takes_the_whole_budget() -> None:
     clock = Clock()
     timings = time_side_by_side([clock.taking(2.0), clock.taking(3.0)], 0.1, clock)
     assert [timing.median_s for timing in timings] == [2.0, 3.0]
-    assert clock.now == pytest.approx(10.0)
+    assert clock.now == pytest.approx(5.0)
 
 
 def test_fast_candidates_are_not_run_for_ever() -> None:

@@ -1,0 +1,115 @@
+"""What tests of the codec share: the shipped bundle, small pictures, small files."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import HealthCheck, settings
+from PIL import Image
+
+from edgecodec.bundle import Bundle, default_bundle_path
+from edgecodec.codec import Codec
+from edgecodec.entropy import LatentCoder
+
+UInt8Array = npt.NDArray[np.uint8]
+Run = Callable[..., subprocess.CompletedProcess[bytes]]
+
+ROOT = Path(__file__).parents[1]
+DATA = default_bundle_path().parent
+
+# Machines that test are busy; time limits would only say so. Examples are the same every run.
+settings.register_profile(
+    "edgecodec",
+    deadline=None,
+    derandomize=True,
+    max_examples=25,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("edgecodec")
+
+
+@pytest.fixture(scope="session")
+def shipped() -> Iterator[Bundle]:
+    """The bundle that ships with the package."""
+    with Bundle() as bundle:
+        yield bundle
+
+
+@pytest.fixture(scope="session")
+def tables(shipped: Bundle) -> bytes:
+    return shipped.tables()
+
+
+@pytest.fixture(scope="session")
+def core(tables: bytes) -> LatentCoder:
+    return LatentCoder(tables, "c")
+
+
+@pytest.fixture(scope="session")
+def twin(tables: bytes) -> LatentCoder:
+    return LatentCoder(tables, "numpy")
+
+
+@pytest.fixture(scope="session")
+def photo() -> UInt8Array:
+    """The demo photo, (512, 768, 3)."""
+    with Image.open(DATA / "demo.png") as image:
+        return np.array(image.convert("RGB"))
+
+
+@pytest.fixture(scope="session")
+def codec(shipped: Bundle) -> Iterator[Codec]:
+    """A codec on the backend that is always there."""
+    with Codec(shipped, "onnxruntime", "fp32", threads=1) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def small(photo: UInt8Array) -> UInt8Array:
+    """A crop that makes four tiles of 32 pixels."""
+    return np.ascontiguousarray(photo[200:250, 300:361])
+
+
+@pytest.fixture(scope="session")
+def small_file(codec: Codec, small: UInt8Array) -> bytes:
+    """The crop as a file of four tiles, with metadata."""
+    image = Image.fromarray(small)
+    image.info["exif"] = b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0"
+    image.info["icc_profile"] = b"a profile"
+    return codec.encode(image, 50, tile=32)
+
+
+@pytest.fixture(scope="session")
+def other_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped bundle with other tables: a model that cannot read the shipped one's files."""
+    path = tmp_path_factory.mktemp("other") / "other.bundle"
+    shutil.copytree(default_bundle_path(), path)
+    with Bundle(path) as bundle:
+        changed = bytearray(bundle.tables())
+        manifest = bundle.manifest
+    changed[-1] ^= 1  # the gain of one hyper-latent channel: still usable
+    from edgecodec.bundle import short_id, sha256_of
+
+    (path / "tables.bin").write_bytes(changed)
+    values = {**vars(manifest), "tables_id": short_id(bytes(changed))}
+    values["files"] = {**manifest.files, "tables.bin": sha256_of(path / "tables.bin")}
+    (path / "manifest.json").write_text(type(manifest)(**values).to_json())
+    return path
+
+
+@pytest.fixture(scope="session")
+def run_cli() -> Run:
+    """Run the command line in a process of its own."""
+
+    def run(*args: object, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        command = [sys.executable, "-m", "edgecodec", *map(str, args)]
+        return subprocess.run(command, input=stdin, capture_output=True, check=False, timeout=300)
+
+    return run

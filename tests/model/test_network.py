@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from edgecodec.entropy import LatentCoder
+from edgecodec.model.config import CodecConfig, scale_of
+from edgecodec.model.network import NeuralCodec, gaussian_bits, multiply_accumulates
+from edgecodec.model.quantizers import round_clip
+from edgecodec.model.stages import build_stages, receptive_halos
+from edgecodec.model.tables import build_tables, export_tables, gaussian_frequencies
+
+
+@pytest.fixture(scope="module")
+def codec() -> NeuralCodec:
+    torch.manual_seed(0)
+    codec = NeuralCodec().eval()
+    with torch.no_grad():
+        for p in codec.h_s.parameters():
+            p.add_(torch.randn_like(p) * 0.2)  # off the initial values, into the clips
+        for table in (codec.hidden_bias, codec.index_bias):
+            table.values.add_(torch.randn_like(table.values))
+    return codec
+
+
+def test_networks_stay_inside_the_complexity_envelope(codec: NeuralCodec) -> None:
+    analysis = multiply_accumulates(codec.g_a, 1) + multiply_accumulates(codec.h_a, 16)
+    assert 1000 < analysis <= 12000
+    assert 1000 < multiply_accumulates(codec.g_s, 16) <= 8000
+
+
+def test_networks_hold_only_layers_of_the_exact_int8_scheme(codec: NeuralCodec) -> None:
+    allowed = (nn.Conv2d, nn.ReLU, nn.PixelShuffle)
+    for net in (codec.g_a, codec.h_a, codec.g_s):
+        leaves = [m for m in net.modules() if not list(m.children())]
+        assert leaves
+        assert all(isinstance(m, allowed) for m in leaves)
+
+
+@pytest.mark.parametrize("quality", [1, 2, 37, 50, 99, 100])
+def test_training_model_and_integer_decoder_agree_to_the_bit(
+    codec: NeuralCodec, quality: int
+) -> None:
+    coder = LatentCoder(export_tables(codec))
+    rng = np.random.default_rng(quality)
+    z = rng.integers(-127, 128, (5, 3, coder.hyper_channels)).astype(np.int16)
+    z[1:] //= 20
+    mu, index = coder.hyper(quality, z)
+    with torch.inference_mode():
+        want_mu, want_index = codec.scale_indexes(
+            torch.from_numpy(z).permute(2, 0, 1)[None].float(), torch.tensor([float(quality)])
+        )
+    assert np.array_equal(want_mu[0].permute(1, 2, 0).numpy() * 16, mu)
+    assert np.array_equal(want_index[0].permute(1, 2, 0).numpy(), index)
+    assert len(np.unique(index)) > 20  # the comparison saw more than a constant
+
+
+@pytest.mark.parametrize("quality", [1, 50, 100])
+def test_coded_size_is_the_information_content(codec: NeuralCodec, quality: int) -> None:
+    """Symbols drawn from the model's own distributions cost what the training model says."""
+    coder = LatentCoder(export_tables(codec))
+    rng = np.random.default_rng(quality)
+    q = torch.tensor([float(quality)])
+    with torch.inference_mode():
+        sigma_z = codec.log_sigma_z(q).exp().numpy()[0]
+    z = np.clip(np.rint(rng.normal(size=(12, 10, len(sigma_z))) * sigma_z), -127, 127)
+    mu, index = coder.hyper(quality, z.astype(np.int16))
+    sigma = np.array([scale_of(i) for i in range(64)], np.float32)[index]
+    s = np.where(index > 0, np.rint(rng.normal(size=mu.shape) * sigma), 0)
+    data = coder.encode(quality, z.astype(np.int16), index, s.astype(np.int16))
+    coded = index > 0
+    bits = float(gaussian_bits(torch.tensor(z), torch.tensor(sigma_z)).sum())
+    bits += float(gaussian_bits(torch.tensor(s[coded]), torch.tensor(sigma[coded])).sum())
+    assert bits > 8000
+    assert abs(8 * len(data) / bits - 1) <= 0.005
+
+
+def test_stages_equal_the_codec_with_units_folded_in(codec: NeuralCodec) -> None:
+    halved = NeuralCodec(codec.cfg).eval()
+    halved.load_state_dict({k: v.half().float() for k, v in codec.state_dict().items()})
+    analysis, synthesis = build_stages(halved)
+    x = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(2)) * 255
+    with torch.inference_mode():
+        for got, want in zip(analysis(x), halved.analyse(x), strict=True):
+            assert torch.allclose(got, want, rtol=1e-4, atol=1e-3)
+        y_hat = torch.round(torch.randn(1, 128, 4, 6) * 100)
+        assert torch.allclose(synthesis(y_hat), halved.synthesise(y_hat / 16), rtol=1e-4, atol=1e-2)
+
+
+def test_receptive_halos_are_enough_and_not_generous(codec: NeuralCodec) -> None:
+    """A change just outside the halo moves nothing; one inside it does."""
+    pixels, latents = receptive_halos(codec)
+    analysis, synthesis = build_stages(codec)
+    y = torch.randn(1, 128, 16, 16, generator=torch.Generator().manual_seed(3)) * 200
+    changed = y.clone()
+    changed[:, :, :, 12:] += 500
+    with torch.inference_mode():
+        difference = (synthesis(y) - synthesis(changed)).abs().amax((0, 1, 2))
+    columns = torch.nonzero(difference > 0).min().item()
+    assert 12 * 16 - latents * 16 <= columns < 12 * 16 - (latents - 1) * 16
+    x = torch.rand(1, 3, 384, 384, generator=torch.Generator().manual_seed(4)) * 255
+    changed_x = x.clone()
+    changed_x[:, :, :, 256:] = 255 - changed_x[:, :, :, 256:]
+    with torch.inference_mode():
+        (y0, z0), (y1, z1) = analysis(x), analysis(changed_x)
+    first_y = torch.nonzero((y0 - y1).abs().amax((0, 1, 2)) > 0).min().item() * 16
+    first_z = torch.nonzero((z0 - z1).abs().amax((0, 1, 2)) > 0).min().item() * 32
+    assert min(first_y, first_z) >= 256 - pixels
+    assert min(first_y, first_z) < 256
+
+
+@pytest.mark.parametrize("sigma", [0.13, 0.5, 1.0, 7.3, 64.0])
+def test_gaussian_frequencies_are_close_to_the_gaussian(sigma: float) -> None:
+    f = gaussian_frequencies(sigma).astype(np.int64)
+    half = (len(f) - 2) // 2
+    assert f.sum() == 1 << 14
+    assert f.min() >= 1
+    assert np.array_equal(f[:-1], f[:-1][::-1])
+    s = torch.arange(-half, half + 1).float()
+    bits = gaussian_bits(s, torch.tensor(sigma)).numpy()
+    p = 2.0**-bits
+    excess = float((p * (-np.log2(f[:-1] / (1 << 14)) - bits)).sum())
+    assert excess <= 0.004 * float((p * bits).sum()) + 0.001
+
+
+def test_tables_grow_with_quality(codec: NeuralCodec) -> None:
+    tables = build_tables(codec)
+    assert (np.diff(tables.step_y.mean(1)) < 0).all()
+    assert (np.diff(tables.gain_y.mean(1)) > 0).all()
+
+
+def test_gaussian_bits_have_a_gradient_far_in_the_tail() -> None:
+    sigma = torch.tensor([0.13], requires_grad=True)
+    bits = gaussian_bits(torch.tensor([40.0]), sigma)
+    bits.sum().backward()  # type: ignore[no-untyped-call]
+    assert bits.item() > 1000
+    assert sigma.grad is not None
+    assert sigma.grad.item() < 0  # widening sigma helps
+
+
+def test_round_clip_rounds_half_up_and_lets_gradients_back_in() -> None:
+    x = torch.tensor([-0.5, 0.5, 1.5, 9.0, -9.0], requires_grad=True)
+    out = round_clip(x, 0, -4, 4)
+    assert out.tolist() == [0.0, 1.0, 2.0, 4.0, -4.0]
+    out.sum().backward()  # type: ignore[no-untyped-call]
+    assert x.grad is not None
+    # Descending, 9 moves back towards the range and -9 would move further away.
+    assert x.grad.tolist() == [1.0, 1.0, 1.0, 1.0, 0.0]
+
+
+def test_config_refuses_unknown_and_missing_fields() -> None:
+    values = CodecConfig().to_dict()
+    assert CodecConfig.from_dict(values) == CodecConfig()
+    with pytest.raises(ValueError, match="unknown"):
+        CodecConfig.from_dict({**values, "depth": 3})
+    values.pop("anchors")
+    with pytest.raises(ValueError, match="missing"):
+        CodecConfig.from_dict(values)
