@@ -132,6 +132,16 @@ class Codec:
         """
         return self._open(stage)[1]
 
+    def run_stage(
+        self, stage: StageName, inputs: dict[str, npt.NDArray[np.float32]]
+    ) -> dict[str, npt.NDArray[np.float32]]:
+        """Run one network alone; names and shapes as in `edgecodec.runtimes.base`.
+
+        Raises:
+            BackendError: the runtime failed or an input does not fit.
+        """
+        return self._open(stage)[0].run(inputs)
+
     def opened(self, stage: StageName) -> Choice | None:
         """Return which backend and precision runs a stage, or None while it was not needed."""
         with self._lock:
@@ -187,6 +197,7 @@ class Codec:
         picture = to_picture(image)
         height, width = picture.pixels.shape[:2]
         header = Header(width, height, picture.mode, quality, tile, self.bundle.manifest.tables_id)
+        self._open("analysis")  # so that loading it counts as no stage
         substreams = [
             self._encode_tile(picture.pixels, header, part, profile) for part in header.tiles()
         ]
@@ -196,12 +207,11 @@ class Codec:
         self, pixels: UInt8Array, header: Header, tile: Tile, profile: Profile
     ) -> bytes:
         m = self.bundle.manifest
-        session, _ = self._open("analysis")
         with profile.stage("pixels in"):
             window = window_of(tile, m.analysis_halo, *header.padded)
             x = read_padded(pixels, window)
         with profile.stage("analysis"):
-            out = session.run({"x": x})
+            out = self.run_stage("analysis", {"x": x})
         with profile.stage("entropy coding"):
             y = _inner(out["y"][0], window, tile, m.latent_stride)
             z = self.coder.quantize_hyper(
@@ -237,6 +247,8 @@ class Codec:
         with profile.stage("entropy decoding"):
             file, latents, damaged = self._latents(data, keep_going)
         header = file.header
+        if len(damaged) < len(file.substreams):
+            self._open("synthesis")  # so that loading it counts as no stage
         pixels = np.full((header.height, header.width, 3), 128, np.uint8)
         lost = np.zeros(latents.shape[:2], bool)
         tiles = header.tiles()
@@ -302,13 +314,13 @@ class Codec:
         profile: Profile,
     ) -> None:
         m = self.bundle.manifest
-        session, _ = self._open("synthesis")
         window = window_of(tile, m.synthesis_halo, *header.padded, m.latent_stride)
         part = latents[window.slices()]
         if lost is not None:
             part = _without(latents, lost, window, tile, m.latent_stride)
         with profile.stage("synthesis"):
-            x_hat = session.run({"y_hat": part[None].astype(np.float32)})["x_hat"][0]
+            y_hat = part[None].astype(np.float32)
+            x_hat = self.run_stage("synthesis", {"y_hat": y_hat})["x_hat"][0]
         with profile.stage("pixels out"):
             inner = Window(
                 0, 0, 0, 0, window.inner_top * m.latent_stride, window.inner_left * m.latent_stride

@@ -261,18 +261,21 @@ static int valid_size(const ecx_model *m, int quality, int zh, int zw) {
 #endif
 
 /* acc[p * rows + r] = bias[r] + sum over i of w[r][i] * x[p][i], for BLOCK inputs at once.
- * 16-bit factors and 32-bit sums: what compilers turn into multiply-add instructions. */
+ * 16-bit factors and 32-bit sums: what compilers turn into multiply-add instructions. Separate
+ * pointers, because `x[width + i]` would keep them from it where int is allowed to wrap. */
 ALWAYS_INLINE void multiply_block(const int16_t *w, const int32_t *bias, const int16_t *x, int rows,
                                   int width, int32_t *acc) {
-  int r, i;
-  for (r = 0; r < rows; r++) {
-    const int16_t *row = w + (size_t)r * (size_t)width;
+  const size_t n = (size_t)width;
+  const int16_t *x1 = x + n, *x2 = x1 + n, *x3 = x2 + n;
+  size_t i;
+  int r;
+  for (r = 0; r < rows; r++, w += n) {
     int32_t a0 = 0, a1 = 0, a2 = 0, a3 = 0;
-    for (i = 0; i < width; i++) {
-      a0 += (int32_t)row[i] * x[i];
-      a1 += (int32_t)row[i] * x[width + i];
-      a2 += (int32_t)row[i] * x[2 * width + i];
-      a3 += (int32_t)row[i] * x[3 * width + i];
+    for (i = 0; i < n; i++) {
+      a0 += (int32_t)w[i] * x[i];
+      a1 += (int32_t)w[i] * x1[i];
+      a2 += (int32_t)w[i] * x2[i];
+      a3 += (int32_t)w[i] * x3[i];
     }
     acc[r] = bias[r] + a0;
     acc[rows + r] = bias[r] + a1;
@@ -515,7 +518,7 @@ ALWAYS_INLINE void advance(decoder *d, uint32_t start, uint32_t frequency, int c
     d->next += 2u * low;
   } else if (x < STATE_LOW) {
     if (d->end - d->next < 2) {
-      d->status = ECX_TRUNCATED;
+      if (d->status == ECX_OK) d->status = ECX_TRUNCATED;
       x = STATE_LOW;
     } else {
       x = x << 16 | u16_at(d->next);
