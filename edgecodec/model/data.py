@@ -7,6 +7,7 @@ continues with exactly the crops it would have seen.
 from __future__ import annotations
 
 import io
+import os
 import queue
 import tarfile
 import threading
@@ -106,7 +107,7 @@ class CropStream:
         size: side of a crop in pixels.
         seed: of all random choices.
         start: number of the first step.
-        workers: threads that cut and scale.
+        workers: threads that cut and scale; None takes one per core, at most 16.
     """
 
     def __init__(
@@ -117,10 +118,10 @@ class CropStream:
         size: int,
         seed: int,
         start: int,
-        workers: int = 2,
+        workers: int | None = None,
     ) -> None:
         self._photos, self._batch, self._size, self._seed = photos, batch, size, seed
-        self._pool = ThreadPoolExecutor(workers)
+        self._pool = ThreadPoolExecutor(workers or min(16, os.cpu_count() or 2))
         self._ready: queue.Queue[UInt8Array] = queue.Queue(maxsize=8)
         self._stop = threading.Event()
         # Large photos are drawn more often, in proportion to the square root of their area.
