@@ -174,6 +174,7 @@ def check_conformance(
     bundle: str | Path | Bundle | None = None,
     backends: Sequence[str] | None = None,
     tile: int = 1536,
+    threads: int | None = None,
 ) -> ConformanceReport:
     """Encode on every backend, decode on every backend, compare.
 
@@ -183,20 +184,21 @@ def check_conformance(
         bundle: the model; None takes the shipped one.
         backends: names; None takes all there are.
         tile: side of a tile in pixels.
+        threads: for the runtimes; None leaves it to them.
     """
+    pictures = [load_rgb(path) for path in images]  # before the long part, which they could spoil
     with ExitStack() as stack:
         opened = bundle
         if not isinstance(opened, Bundle):
             opened = stack.enter_context(Bundle(opened))
-        codecs, skipped = open_backends(opened, backends)
+        codecs, skipped = open_backends(opened, backends, threads)
         for codec in codecs.values():
             stack.enter_context(codec)
         report = ConformanceReport([p.name for p in images], list(qualities), skipped=skipped)
         report.golden_mismatches = _golden_mismatches(opened)
         report.coder_files = 0 if core_available() else None
         tallies = {(a, b): _Tally() for a in codecs for b in codecs}
-        for path in images:
-            pixels = load_rgb(path)
+        for pixels in pictures:
             for quality in qualities:
                 _exchange(pixels, quality, tile, opened, codecs, tallies, report)
     report.pairs = [tally.pair(a, b) for (a, b), tally in tallies.items()]

@@ -27,6 +27,7 @@ def textured(height: int, width: int) -> npt.NDArray[np.uint8]:
     Args:
         height: rows.
         width: columns.
+
     Returns:
         (height, width, 3) uint8, the same for the same size.
     """
@@ -77,7 +78,7 @@ def measure(megapixels: float, backend: str, bundle: str | None) -> dict[str, An
         height = round((megapixels * 1e6 / 1.5) ** 0.5)
         pixels = textured(height, height * 3 // 2)
         large = seconds_per_megapixel(codec, pixels)
-        used = {s: codec.choice(s).backend for s in ("analysis", "synthesis")}  # type: ignore[arg-type]
+        used = {s: codec.choice(s).backend for s in ("analysis", "synthesis")}
     return {
         "backends": used,
         "size": [pixels.shape[1], pixels.shape[0]],

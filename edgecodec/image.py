@@ -17,13 +17,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from edgecodec.container import MAX_PIXELS, check_size
 from edgecodec.errors import BitstreamError, ConfigError
 
 UInt8Array = npt.NDArray[np.uint8]
 
+_TIFF_XMP = 700
 _RGB_MODES = ("RGB", "RGBA", "RGBX", "RGBa", "P", "PA")
 
 
@@ -148,8 +149,8 @@ def open_image(data: bytes, name: str) -> Image.Image:
     """
     try:
         with warnings.catch_warnings():
-            # Pillow warns far below our own limit, which is checked next.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            # Of sizes far below our own limit, which is checked next, and of odd metadata.
+            warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(data))
             if image.width * image.height > MAX_PIXELS:
                 raise ConfigError(f"{name}: {image.width}x{image.height} pixels are too many")
@@ -206,6 +207,15 @@ def image_bytes(image: Image.Image, name: str) -> bytes:
         options.update(quality=95, subsampling=0)
     elif kind == "WEBP":
         options.update(lossless=True)
+    elif kind == "PNG" and "xmp" in options:
+        options["pnginfo"] = PngImagePlugin.PngInfo()
+        xmp = options.pop("xmp").decode("utf-8", "replace")
+        options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp)
+    elif kind == "TIFF" and "xmp" in options:
+        exif = Image.Exif()
+        exif.load(options.get("exif", b""))
+        exif[_TIFF_XMP] = options.pop("xmp")
+        options["exif"] = exif
     buffer = io.BytesIO()
     try:
         image.save(buffer, kind, **options)

@@ -5,6 +5,7 @@ Writing and reading of the raw arrays; what they mean is in `edgecodec.entropy`.
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +19,21 @@ MAGIC = b"\x89ECT\r\n\x1a\n"
 VERSION = 1
 PRECISION = 14
 QUALITIES = 100
-Y_FRAC, Z_FRAC, ACTIVATION_FRAC, WEIGHT_FRAC = 4, 4, 4, 6
-HEAD_GAIN_LOG2, STEP_FRAC, Z_STEP_FRAC, LATENTS_PER_HYPER = 2, 6, 4, 2
+Y_FRAC = 4
+"""Fractional bits of mu and y_hat: latents are integers in units of 1/16."""
+Z_FRAC = 4
+"""Fractional bits of dequantized hyper-latents, the input of the hyper-synthesis."""
+ACTIVATION_FRAC = 4
+"""Fractional bits of the uint8 activations inside the hyper-synthesis."""
+WEIGHT_FRAC = 6
+"""Fractional bits of its int8 weights."""
+HEAD_GAIN_LOG2 = 2
+"""Its two heads are multiplied by 2**HEAD_GAIN_LOG2, that is, shifted less."""
+STEP_FRAC = 6
+"""Fractional bits of a latent's step beyond Y_FRAC."""
+Z_STEP_FRAC = 4
+"""Fractional bits of a hyper-latent's step beyond Z_FRAC."""
+LATENTS_PER_HYPER = 2
 FORMATS = (
     Y_FRAC,
     Z_FRAC,
@@ -30,6 +44,21 @@ FORMATS = (
     Z_STEP_FRAC,
     LATENTS_PER_HYPER,
 )
+SCALE_LEVELS = 64
+SCALE_MIN = 0.13
+SCALE_MAX = 64.0
+
+
+def log_scale_step() -> float:
+    """Return the ratio of neighbouring entries of the scale table, as a natural logarithm."""
+    return math.log(SCALE_MAX / SCALE_MIN) / (SCALE_LEVELS - 1)
+
+
+def scale_of(index: int) -> float:
+    """Return the standard deviation, in quantization steps, that a scale index stands for."""
+    return SCALE_MIN * math.exp(index * log_scale_step())
+
+
 _HEADER = struct.Struct("<8s5H2B8BI")
 _MAX_CHANNELS = 512
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -14,14 +15,14 @@ import pytest
 from hypothesis import HealthCheck, settings
 from PIL import Image
 
-from edgecodec.bundle import Bundle, default_bundle_path
+import edgecodec
+from edgecodec.bundle import Bundle, default_bundle_path, sha256_of, short_id
 from edgecodec.codec import Codec
 from edgecodec.entropy import LatentCoder
 
 UInt8Array = npt.NDArray[np.uint8]
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
 
-ROOT = Path(__file__).parents[1]
 DATA = default_bundle_path().parent
 
 # Machines that test are busy; time limits would only say so. Examples are the same every run.
@@ -95,8 +96,6 @@ def other_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         changed = bytearray(bundle.tables())
         manifest = bundle.manifest
     changed[-1] ^= 1  # the gain of one hyper-latent channel: still usable
-    from edgecodec.bundle import short_id, sha256_of
-
     (path / "tables.bin").write_bytes(changed)
     values = {**vars(manifest), "tables_id": short_id(bytes(changed))}
     values["files"] = {**manifest.files, "tables.bin": sha256_of(path / "tables.bin")}
@@ -105,11 +104,25 @@ def other_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def run_cli() -> Run:
+def environment() -> dict[str, str]:
+    """Variables with which another process finds the package that is tested here."""
+    home = str(Path(edgecodec.__file__).parents[1])
+    path = os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "PYTHONPATH": path}
+
+
+@pytest.fixture(scope="session")
+def run_cli(environment: dict[str, str]) -> Run:
     """Run the command line in a process of its own."""
 
     def run(*args: object, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-        command = [sys.executable, "-m", "edgecodec", *map(str, args)]
-        return subprocess.run(command, input=stdin, capture_output=True, check=False, timeout=300)
+        return subprocess.run(
+            [sys.executable, "-m", "edgecodec", *map(str, args)],
+            input=stdin,
+            capture_output=True,
+            check=False,
+            timeout=300,
+            env=environment,
+        )
 
     return run

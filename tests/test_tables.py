@@ -24,8 +24,7 @@ def core_refuses(data: bytes) -> bool:
     try:
         _binding.load(data)
     except ValueError as exc:
-        assert str(exc) == "tables"
-        return True
+        return str(exc) == "tables"
     return False
 
 
@@ -35,8 +34,7 @@ def refused(data: bytes) -> bool:
     for implementation in ("c", "numpy"):
         try:
             LatentCoder(data, implementation)
-        except BundleError as exc:
-            assert "\n" not in str(exc)
+        except BundleError:
             verdicts.append(True)
         else:
             verdicts.append(False)
@@ -58,7 +56,7 @@ def tiny(seed: int, m: int, z: int, h: int, f: int, levels: int) -> Tables:
         row[len(row) // 2] += (1 << PRECISION) - row.sum()
         return row.astype(np.uint16)
 
-    def integers(low: int, high: int, shape: tuple[int, ...], kind: str) -> np.ndarray:  # type: ignore[type-arg]
+    def integers(low: int, high: int, shape: tuple[int, ...], kind: str) -> np.ndarray:
         return rng.integers(low, high, shape, endpoint=True).astype(kind)
 
     bias = 1 << 23
@@ -84,7 +82,12 @@ def test_tables_round_trip(tables: bytes, parsed: Tables) -> None:
 
 
 @given(
-    st.integers(0, 2**32), *(st.integers(1, n) for n in (9, 33, 9, 17)), levels=st.integers(2, 64)
+    seed=st.integers(0, 2**32),
+    m=st.integers(1, 9),
+    z=st.integers(1, 33),
+    h=st.integers(1, 9),
+    f=st.integers(1, 17),
+    levels=st.integers(2, 64),
 )
 def test_tables_of_any_shape_round_trip(
     seed: int, m: int, z: int, h: int, f: int, levels: int
@@ -129,7 +132,7 @@ def test_frequencies_of_right_sum_with_a_zero_are_refused(parsed: Tables) -> Non
 
 
 @pytest.mark.parametrize(
-    "name, value",
+    ("name", "value"),
     [
         ("step_y", 0),
         ("step_y", -5),
@@ -175,4 +178,4 @@ def test_changed_bytes_are_refused_or_give_a_coder_that_agrees_with_its_twin(
     z = np.random.default_rng(0).integers(-127, 128, (2, 3, 2)).astype(np.int16)
     quality = data.draw(st.integers(1, 100))
     for mine, other in zip(c.hyper(quality, z), twin.hyper(quality, z), strict=True):
-        assert (mine == other).all()
+        np.testing.assert_array_equal(mine, other)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgecodec.cli.common import check_json, name_list, write_json
+from edgecodec.errors import ConfigError
 
 
 def add_parser(sub: Any) -> None:
@@ -38,6 +39,8 @@ def run(args: argparse.Namespace) -> int:
     from edgecodec.converters.convert import convert_checkpoint
 
     check_json(args.json)
+    if not Path(args.checkpoint).is_file():
+        raise ConfigError(f"{args.checkpoint}: no such file")
 
     def progress(line: str) -> None:
         print(line, file=sys.stderr, flush=True)

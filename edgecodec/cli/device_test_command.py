@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from edgecodec.cli.common import check_json, expand_images, number_list, write_json
+from edgecodec.cli.common import check_json, expand_images, number_list, whole_number, write_json
 
 
 def add_parser(sub: Any) -> None:
@@ -22,6 +22,7 @@ def add_parser(sub: Any) -> None:
     add("images", nargs="*", metavar="IMAGES", help="default: the demo photo")
     add("--qualities", type=number_list, default=(10, 50, 90), metavar="LIST")
     add("--bundle", metavar="PATH", help="folder or zip (default: shipped model)")
+    add("--threads", type=whole_number(1, 1024), metavar="N")
     add("--json", metavar="FILE", help="write the results; - is stdout")
     parser.set_defaults(run=run)
 
@@ -33,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
 
     check_json(args.json)
     images = expand_images(args.images) if args.images else [DEMO_PHOTO]
-    report = check_conformance(images, args.qualities, bundle=args.bundle)
+    report = check_conformance(images, args.qualities, bundle=args.bundle, threads=args.threads)
     if args.json:
         write_json(args.json, report.to_dict())
     if args.json != "-":

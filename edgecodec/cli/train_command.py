@@ -45,6 +45,9 @@ def run(args: argparse.Namespace) -> int:
     """Train."""
     from edgecodec.errors import ConfigError, MissingDependencyError
 
+    for name in (*args.images, *args.valid):
+        if not Path(name).exists():
+            raise ConfigError(f"{name}: no such folder or tar file")
     try:
         import torch  # noqa: F401
     except ModuleNotFoundError as exc:

@@ -45,7 +45,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         payload = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as exc:
-        reason = str(exc).split("\n", 1)[0]
+        # Torch's own words for a foreign file advise to load it without safeguards.
+        reason = exc.strerror if isinstance(exc, OSError) else "not a torch file of plain tensors"
         raise ValueError(f"{path}: not a readable checkpoint ({reason})") from exc
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:
         raise ValueError(f"{path}: not an edgecodec checkpoint (made by `edgecodec train`)")

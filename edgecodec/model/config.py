@@ -1,8 +1,7 @@
-"""The shape of a codec: channel counts, block counts and fixed-point formats."""
+"""The shape of a codec: channel counts, block counts and units."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -18,41 +17,6 @@ PIXEL_OFFSET = 127.5
 
 Y_UNIT = 16.0
 """The analysis output times this is y, so that the finest quantization step is about 1."""
-
-Y_FRAC = 4
-"""Fractional bits of mu and y_hat in the decoder: latents are integers in units of 1/16."""
-
-Z_FRAC = 4
-"""Fractional bits of the dequantized hyper-latents, the input of the integer hyper-synthesis."""
-
-ACTIVATION_FRAC = 4
-"""Fractional bits of the uint8 activations inside the hyper-synthesis."""
-
-WEIGHT_FRAC = 6
-"""Fractional bits of the int8 weights of the hyper-synthesis."""
-
-HEAD_GAIN_LOG2 = 2
-"""The two heads of the hyper-synthesis are multiplied by 2**HEAD_GAIN_LOG2 (a smaller shift)."""
-
-STEP_FRAC = 6
-"""Extra fractional bits of a dequantization step beyond Y_FRAC."""
-
-Z_STEP_FRAC = 4
-"""Extra fractional bits of a hyper-latent step beyond Z_FRAC."""
-
-SCALE_LEVELS = 64
-SCALE_MIN = 0.13
-SCALE_MAX = 64.0
-
-
-def log_scale_step() -> float:
-    """Return the ratio of neighbouring entries of the scale table, as a natural logarithm."""
-    return math.log(SCALE_MAX / SCALE_MIN) / (SCALE_LEVELS - 1)
-
-
-def scale_of(index: int) -> float:
-    """Return the standard deviation, in quantization steps, that a scale index stands for."""
-    return SCALE_MIN * math.exp(index * log_scale_step())
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edgecodec import tables as fixed
 from edgecodec.model import config as fmt
 from edgecodec.model.config import CodecConfig
 from edgecodec.model.quantizers import round_clip, ste_round
@@ -98,12 +99,12 @@ class IntegerLinear(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(outputs, inputs))
         self.bias = nn.Parameter(torch.zeros(outputs))
-        self.accumulator_frac = input_frac + fmt.WEIGHT_FRAC
+        self.accumulator_frac = input_frac + fixed.WEIGHT_FRAC
         nn.init.normal_(self.weight, std=1.0 / math.sqrt(inputs))
 
     def forward(self, x: Tensor, extra_bias: Tensor | None = None) -> Tensor:
         """Map (N, I, h, w) to the exact accumulator (N, O, h, w); extra_bias is (N, O)."""
-        weight = round_clip(self.weight, fmt.WEIGHT_FRAC, -127, 127)
+        weight = round_clip(self.weight, fixed.WEIGHT_FRAC, -127, 127)
         bias = self.bias if extra_bias is None else self.bias + extra_bias
         bias = round_clip(bias, self.accumulator_frac, -(1 << 22), 1 << 22)
         out = F.conv2d(x, weight[:, :, None, None])
@@ -118,14 +119,16 @@ class IntegerHyperSynthesis(nn.Module):
 
     def __init__(self, cfg: CodecConfig) -> None:
         super().__init__()
-        self.first = IntegerLinear(cfg.hyper_channels, cfg.hyper_hidden, fmt.Z_FRAC)
-        self.second = IntegerLinear(cfg.hyper_hidden, 4 * cfg.hyper_features, fmt.ACTIVATION_FRAC)
-        self.heads = IntegerLinear(cfg.hyper_features, 2 * cfg.latent_channels, fmt.ACTIVATION_FRAC)
+        self.first = IntegerLinear(cfg.hyper_channels, cfg.hyper_hidden, fixed.Z_FRAC)
+        self.second = IntegerLinear(cfg.hyper_hidden, 4 * cfg.hyper_features, fixed.ACTIVATION_FRAC)
+        self.heads = IntegerLinear(
+            cfg.hyper_features, 2 * cfg.latent_channels, fixed.ACTIVATION_FRAC
+        )
         with torch.no_grad():
             self.heads.weight.mul_(0.1)
             # Start at a standard deviation near one step: neither skipped nor flat.
-            start = math.log(1.0 / fmt.SCALE_MIN) / fmt.log_scale_step()
-            self.heads.bias[cfg.latent_channels :] = start / 2.0**fmt.HEAD_GAIN_LOG2
+            start = math.log(1.0 / fixed.SCALE_MIN) / fixed.log_scale_step()
+            self.heads.bias[cfg.latent_channels :] = start / 2.0**fixed.HEAD_GAIN_LOG2
 
     def forward(
         self, z_fix: Tensor, hidden_bias: Tensor, index_bias: Tensor
@@ -137,13 +140,13 @@ class IntegerHyperSynthesis(nn.Module):
             hidden_bias: (N, hidden), added to the first layer's bias.
             index_bias: (N, M), added to the scale head's bias.
         """
-        h = round_clip(torch.relu(self.first(z_fix, hidden_bias)), fmt.ACTIVATION_FRAC, 0, 255)
-        h = round_clip(torch.relu(self.second(h)), fmt.ACTIVATION_FRAC, 0, 255)
+        h = round_clip(torch.relu(self.first(z_fix, hidden_bias)), fixed.ACTIVATION_FRAC, 0, 255)
+        h = round_clip(torch.relu(self.second(h)), fixed.ACTIVATION_FRAC, 0, 255)
         h = F.pixel_shuffle(h, 2)
         extra = torch.cat([torch.zeros_like(index_bias), index_bias], 1)
-        mu, index = (self.heads(h, extra) * 2.0**fmt.HEAD_GAIN_LOG2).chunk(2, 1)
-        mu = round_clip(mu, fmt.Y_FRAC, -(1 << 14), 1 << 14)
-        return mu, round_clip(index, 0, 0, fmt.SCALE_LEVELS - 1)
+        mu, index = (self.heads(h, extra) * 2.0**fixed.HEAD_GAIN_LOG2).chunk(2, 1)
+        mu = round_clip(mu, fixed.Y_FRAC, -(1 << 14), 1 << 14)
+        return mu, round_clip(index, 0, 0, fixed.SCALE_LEVELS - 1)
 
 
 def gaussian_bits(s: Tensor, sigma: Tensor) -> Tensor:
@@ -211,9 +214,9 @@ class NeuralCodec(nn.Module):
     def scale_indexes(self, z_hat: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
         """Return mu and scale index of integer hyper-latents, as the integer decoder does."""
         step = round_clip(
-            self.log_step_z(quality).exp(), fmt.Z_FRAC + fmt.Z_STEP_FRAC, 1, (1 << 15) - 1
+            self.log_step_z(quality).exp(), fixed.Z_FRAC + fixed.Z_STEP_FRAC, 1, (1 << 15) - 1
         )
-        z_fix = round_clip(z_hat * step[:, :, None, None], fmt.Z_FRAC, -2047, 2047)
+        z_fix = round_clip(z_hat * step[:, :, None, None], fixed.Z_FRAC, -2047, 2047)
         mu, index = self.h_s(z_fix, self.hidden_bias(quality), self.index_bias(quality))
         return mu, index
 
@@ -237,9 +240,9 @@ class NeuralCodec(nn.Module):
             # Symbols at scale index 0 are not coded at all: the decoder takes them as zero.
             s_hat = (ste_round(s) * (index > 0)).clamp(-SYMBOL_LIMIT, SYMBOL_LIMIT)
             step = self.log_step_y(quality).exp()[:, :, None, None]
-            y_hat = round_clip(s_hat * step, fmt.Y_FRAC, -(1 << 15), (1 << 15) - 1) + mu
-            sigma = fmt.SCALE_MIN * torch.exp(index * fmt.log_scale_step())
-            sigma_z = self.log_sigma_z(quality).exp().clamp(fmt.SCALE_MIN, fmt.SCALE_MAX)
+            y_hat = round_clip(s_hat * step, fixed.Y_FRAC, -(1 << 15), (1 << 15) - 1) + mu
+            sigma = fixed.SCALE_MIN * torch.exp(index * fixed.log_scale_step())
+            sigma_z = self.log_sigma_z(quality).exp().clamp(fixed.SCALE_MIN, fixed.SCALE_MAX)
             if self.training:
                 s_rate = s + torch.rand_like(s) - 0.5
                 z_rate = z + torch.rand_like(z) - 0.5

@@ -12,6 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from edgecodec import tables as fixed
 from edgecodec.model import config as fmt
 from edgecodec.model.network import NeuralCodec
 
@@ -73,7 +74,7 @@ def build_stages(codec: NeuralCodec) -> tuple[AnalysisStage, SynthesisStage]:
     _scale_output(_convolutions(g_a)[-1], fmt.Y_UNIT)
     # h_a follows g_a; its first layer pads with zeros, which a pure scale leaves as they are.
     _scale_input(_convolutions(h_a)[0], 1.0 / fmt.Y_UNIT)
-    _scale_input(_convolutions(g_s)[0], 2.0**-fmt.Y_FRAC / fmt.Y_UNIT)
+    _scale_input(_convolutions(g_s)[0], 2.0**-fixed.Y_FRAC / fmt.Y_UNIT)
     _scale_output(_convolutions(g_s)[-1], fmt.PIXEL_UNIT, fmt.PIXEL_OFFSET)
     return AnalysisStage(g_a, h_a).eval(), SynthesisStage(g_s).eval()
 

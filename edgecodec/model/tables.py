@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from edgecodec.model import config as fmt
+from edgecodec import tables as fixed
 from edgecodec.model.network import IntegerLinear, NeuralCodec
 from edgecodec.tables import PRECISION, QUALITIES, Tables
 
@@ -66,7 +66,7 @@ def _bias(layer: IntegerLinear, extra: Tensor | None = None) -> npt.NDArray[np.i
 
 
 def _weight(layer: IntegerLinear) -> npt.NDArray[np.int8]:
-    return _units(layer.weight, fmt.WEIGHT_FRAC, -127, 127).astype(np.int8)
+    return _units(layer.weight, fixed.WEIGHT_FRAC, -127, 127).astype(np.int8)
 
 
 @torch.no_grad()
@@ -75,9 +75,9 @@ def build_tables(codec: NeuralCodec) -> Tables:
     q = torch.arange(1, QUALITIES + 1, dtype=torch.float32)
     m = codec.cfg.latent_channels
     h_s = codec.h_s
-    sigma_z = codec.log_sigma_z(q).exp().clamp(fmt.SCALE_MIN, fmt.SCALE_MAX)
-    index_z = torch.round(torch.log(sigma_z / fmt.SCALE_MIN) / fmt.log_scale_step())
-    rows = [gaussian_frequencies(fmt.scale_of(i)) for i in range(1, fmt.SCALE_LEVELS)]
+    sigma_z = codec.log_sigma_z(q).exp().clamp(fixed.SCALE_MIN, fixed.SCALE_MAX)
+    index_z = torch.round(torch.log(sigma_z / fixed.SCALE_MIN) / fixed.log_scale_step())
+    rows = [gaussian_frequencies(fixed.scale_of(i)) for i in range(1, fixed.SCALE_LEVELS)]
     heads = _bias(h_s.heads)
     index_bias = h_s.heads.bias[m:] + codec.index_bias(q)
     return Tables(
@@ -92,13 +92,13 @@ def build_tables(codec: NeuralCodec) -> Tables:
             np.int32
         ),
         step_y=_units(
-            codec.log_step_y(q).exp(), fmt.Y_FRAC + fmt.STEP_FRAC, 1, (1 << 17) - 1
+            codec.log_step_y(q).exp(), fixed.Y_FRAC + fixed.STEP_FRAC, 1, (1 << 17) - 1
         ).astype(np.int32),
         step_z=_units(
-            codec.log_step_z(q).exp(), fmt.Z_FRAC + fmt.Z_STEP_FRAC, 1, (1 << 15) - 1
+            codec.log_step_z(q).exp(), fixed.Z_FRAC + fixed.Z_STEP_FRAC, 1, (1 << 15) - 1
         ).astype(np.int32),
         # Hyper-latents are always coded: index 0, "not coded", is not theirs to have.
-        index_z=index_z.clamp(1, fmt.SCALE_LEVELS - 1).numpy().astype(np.uint8),
+        index_z=index_z.clamp(1, fixed.SCALE_LEVELS - 1).numpy().astype(np.uint8),
         gain_y=codec.log_enc_y(q).exp().numpy().astype(np.float32),
         gain_z=codec.log_enc_z(q).exp().numpy().astype(np.float32),
     )

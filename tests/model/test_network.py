@@ -6,11 +6,12 @@ import torch
 from torch import nn
 
 from edgecodec.entropy import LatentCoder
-from edgecodec.model.config import CodecConfig, scale_of
+from edgecodec.model.config import CodecConfig
 from edgecodec.model.network import NeuralCodec, gaussian_bits, multiply_accumulates
 from edgecodec.model.quantizers import round_clip
 from edgecodec.model.stages import build_stages, receptive_halos
 from edgecodec.model.tables import build_tables, export_tables, gaussian_frequencies
+from edgecodec.tables import scale_of
 
 
 @pytest.fixture(scope="module")

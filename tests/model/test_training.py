@@ -39,7 +39,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     rows, columns = np.mgrid[:160, :200]
     blobs = []
-    for k in range(3):
+    for _ in range(3):
         waves = [np.sin(rows / rng.uniform(5, 30) + columns / rng.uniform(5, 30)) for _ in range(3)]
         pixels = np.stack(waves, -1) * 90 + 128 + 40 * ((rows // 32 + columns // 40) % 2)[..., None]
         buffer = io.BytesIO()
@@ -88,7 +88,7 @@ def test_train_lowers_the_loss(photos: Path, tmp_path: Path) -> None:
 def test_interrupted_training_continues_exactly(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped after 11 of 30 steps and resumed, a run ends with the weights of one never stopped."""
+    """Stopped after 11 of 30 steps and resumed, a run ends with the weights of one not stopped."""
     torch.use_deterministic_algorithms(True)
     try:
         whole, parts = tmp_path / "whole.pt", tmp_path / "parts.pt"

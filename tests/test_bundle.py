@@ -1,0 +1,302 @@
+"""Bundles: what is missing, damaged or foreign is refused, with a reason."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgecodec.bundle import (
+    MANIFEST,
+    TABLES,
+    ArtefactEntry,
+    Bundle,
+    Manifest,
+    default_bundle_path,
+    hash_files,
+    short_id,
+    writing_bundle,
+)
+from edgecodec.codec import Codec
+from edgecodec.errors import BundleError
+from edgecodec.tables import Tables
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A copy of the shipped bundle without its graphs, to be damaged."""
+    path = tmp_path / "a.bundle"
+    ignore = shutil.ignore_patterns("torch", "onnx", "openvino", "tflite")
+    shutil.copytree(default_bundle_path(), path, ignore=ignore)
+    return path
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where temporary folders are made, so that leftovers show."""
+    path = tmp_path / "temporary"
+    path.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(path))
+    return path
+
+
+def pack(folder: Path, target: Path) -> Path:
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in folder.rglob("*"):
+            if path.is_file():
+                archive.write(path, path.relative_to(folder).as_posix())
+    return target
+
+
+def change_manifest(path: Path, **values: Any) -> None:
+    manifest = json.loads((path / MANIFEST).read_text())
+    (path / MANIFEST).write_text(json.dumps({**manifest, **values}))
+
+
+def test_shipped_bundle_is_whole(shipped: Bundle) -> None:
+    """Every file is there, unchanged, listed; every artefact has both stages."""
+    manifest = shipped.manifest
+    assert hash_files(shipped.root) == manifest.files
+    for name in manifest.files:
+        assert shipped.file(name).is_file()
+    assert short_id(shipped.tables()) == manifest.tables_id
+    parsed = Tables.from_bytes(shipped.tables())
+    assert parsed.latent_channels == manifest.latent_channels
+    assert parsed.hyper_channels == manifest.hyper_channels
+    kinds = {(e.target, e.precision) for e in manifest.artefacts}
+    assert {(e.stage, e.target, e.precision) for e in manifest.artefacts} == {
+        (stage, *kind) for stage in ("analysis", "synthesis") for kind in kinds
+    }
+    assert all(shipped.artefact_file(e).is_file() for e in manifest.artefacts)
+
+
+def test_golden_file_decodes_to_the_golden_latents(shipped: Bundle) -> None:
+    golden = shipped.golden()
+    for coder in ("c", "numpy"):
+        with Codec(shipped, entropy_coder=coder) as codec:
+            y_hat = codec.decode_latents(golden["file"].tobytes())
+            assert (y_hat == golden["y_hat"]).all()
+
+
+def test_manifest_round_trip(shipped: Bundle) -> None:
+    text = shipped.manifest.to_json()
+    again = Manifest.from_json(text, "x")
+    assert again == shipped.manifest
+    assert all(isinstance(entry, ArtefactEntry) for entry in again.artefacts)
+
+
+def test_missing_bundle(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="no such bundle"):
+        Bundle(tmp_path / "absent")
+    with pytest.raises(BundleError, match="not a bundle"):
+        Bundle(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "{}",
+        '{"format": 1}',
+        '{"format": 2}',
+        '{"format": "1"}',
+        '{"format": 1, "artefacts": 3}',
+        '{"format": 1, "artefacts": [{}]}',
+        "\ufffd",
+    ],
+)
+def test_manifest_that_is_none(copy: Path, text: str) -> None:
+    (copy / MANIFEST).write_text(text, encoding="utf-8")
+    with pytest.raises(BundleError, match=r"a\.bundle") as caught:
+        Bundle(copy)
+    assert "\n" not in str(caught.value)
+
+
+def test_manifest_that_is_not_text(copy: Path) -> None:
+    (copy / MANIFEST).write_bytes(b"\xff\xfe{}")
+    with pytest.raises(BundleError, match="cannot be read"):
+        Bundle(copy)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("name", 3),
+        ("tables_id", None),
+        ("latent_channels", "128"),
+        ("latent_channels", 0),
+        ("hyper_channels", 1.5),
+        ("latent_stride", 17),
+        ("hyper_stride", 64),
+        ("hyper_stride", True),
+        ("analysis_halo", 65),
+        ("analysis_halo", -32),
+        ("synthesis_halo", -1),
+        ("artefacts", None),
+        ("calibration", []),
+        ("files", ["a"]),
+        ("files", {"tables.bin": None}),
+        ("something_new", 1),
+    ],
+)
+def test_manifest_with_impossible_values(copy: Path, name: str, value: Any) -> None:
+    change_manifest(copy, **{name: value})
+    with pytest.raises(BundleError, match="manifest"):
+        Bundle(copy)
+
+
+@pytest.mark.parametrize("field", ["stage", "path", "bytes", "exact", "operators"])
+def test_artefact_entry_of_wrong_kind(copy: Path, field: str) -> None:
+    entries = json.loads((copy / MANIFEST).read_text())["artefacts"]
+    entries[0][field] = [1]
+    change_manifest(copy, artefacts=entries)
+    with pytest.raises(BundleError, match=field):
+        Bundle(copy)
+
+
+@pytest.mark.parametrize("name", [TABLES, "golden.npz"])
+def test_damaged_file_is_named(copy: Path, name: str) -> None:
+    data = bytearray((copy / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (copy / name).write_bytes(data)
+    bundle = Bundle(copy)
+    with pytest.raises(BundleError, match=rf"{name} is damaged"):
+        bundle.file(name)
+    if name == TABLES:
+        with pytest.raises(BundleError, match="damaged"):
+            Codec(copy)
+    (copy / name).unlink()
+    with pytest.raises(BundleError, match="missing"):
+        bundle.file(name)
+
+
+def test_missing_graph_is_named(copy: Path) -> None:
+    bundle = Bundle(copy)
+    with pytest.raises(BundleError, match="is missing"):
+        bundle.artefact_file(bundle.manifest.artefacts[0])
+
+
+def test_tables_of_another_model_are_refused(copy: Path) -> None:
+    change_manifest(copy, tables_id="0123456789abcdef")
+    with pytest.raises(BundleError, match="not the one the manifest names"):
+        Codec(copy)
+
+
+def test_channels_that_disagree_with_the_tables_are_refused(copy: Path, shipped: Bundle) -> None:
+    change_manifest(copy, latent_channels=shipped.manifest.latent_channels + 1)
+    with pytest.raises(BundleError, match="channels"):
+        Codec(copy)
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../x", "a/../../x", "absent", "", MANIFEST])
+def test_only_listed_files_are_given_out(copy: Path, name: str) -> None:
+    with pytest.raises(BundleError, match="lists no file"):
+        Bundle(copy).file(name)
+
+
+def test_manifest_cannot_list_files_outside(copy: Path) -> None:
+    (copy.parent / "secret").write_bytes(b"x")
+    files = {"../secret": "0" * 64, str(copy.parent / "secret"): "0" * 64}
+    change_manifest(copy, files=files)
+    for name in files:
+        with pytest.raises(BundleError, match="lists no file"):
+            Bundle(copy).file(name)
+
+
+def test_zip_is_as_good_as_a_folder(copy: Path, scratch: Path, shipped: Bundle) -> None:
+    with Bundle(pack(copy, copy.with_suffix(".zip"))) as bundle:
+        assert bundle.manifest == shipped.manifest
+        assert bundle.tables() == shipped.tables()
+        assert list(scratch.iterdir())
+    assert not list(scratch.iterdir())
+
+
+def test_codec_closes_what_it_opened_and_nothing_else(copy: Path, scratch: Path) -> None:
+    path = pack(copy, copy.with_suffix(".zip"))
+    with Bundle(path) as bundle:
+        with Codec(bundle):
+            pass
+        assert bundle.file("golden.npz").is_file()
+    with Codec(path):
+        assert list(scratch.iterdir())
+    assert not list(scratch.iterdir())
+
+
+def test_damaged_zip_is_refused_and_leaves_nothing(copy: Path, scratch: Path) -> None:
+    good = pack(copy, copy.with_suffix(".zip")).read_bytes()
+    target = copy.with_name("bad.zip")
+    cases = [b"", b"not a zip", good[: len(good) // 2], good[:-10]]
+    for at in range(0, len(good), max(1, len(good) // 40)):
+        cases.append(good[:at] + b"\xa5\x5a\x33" + good[at + 3 :])
+    messages = []
+    for data in cases:
+        target.write_bytes(data)
+        try:
+            with Codec(target) as codec:
+                codec.bundle.golden()
+        except BundleError as exc:
+            messages.append(str(exc))
+        assert not list(scratch.iterdir())
+    assert len(messages) > 30
+    assert not [m for m in messages if "\n" in m]
+
+
+def test_zip_without_manifest_leaves_nothing(tmp_path: Path, scratch: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("a", "b")
+    with pytest.raises(BundleError, match="not a bundle"):
+        Bundle(tmp_path / "x.zip")
+    assert not list(scratch.iterdir())
+
+
+def test_zip_cannot_write_outside(copy: Path, scratch: Path) -> None:
+    path = pack(copy, copy.with_suffix(".zip"))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("../../escaped", "x")
+    with Bundle(path):
+        assert not list(copy.parent.parent.rglob("escaped"))[1:]
+        assert not (scratch.parent / "escaped").exists()
+
+
+@pytest.mark.parametrize("suffix", ["bundle", "zip"])
+def test_writing_bundle_appears_whole_or_not_at_all(tmp_path: Path, suffix: str) -> None:
+    target = tmp_path / "deep" / f"b.{suffix}"
+
+    def fail() -> None:
+        with writing_bundle(target) as folder:
+            (folder / "x").write_text("x")
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        fail()
+    assert list(target.parent.iterdir()) == []
+    for content in ("first", "second"):
+        with writing_bundle(target) as folder:
+            (folder / "sub").mkdir()
+            (folder / "sub" / "x").write_text(content)
+            (folder / MANIFEST).write_text("{}")
+        assert list(target.parent.iterdir()) == [target]
+    if suffix == "bundle":
+        assert (target / "sub" / "x").read_text() == "second"
+    else:
+        with zipfile.ZipFile(target) as archive:
+            assert archive.read("sub/x") == b"second"
+
+
+def test_writing_bundle_refuses_to_replace_other_folders(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "holiday.jpg").write_text("x")
+    with (
+        pytest.raises(BundleError, match="not a bundle"),
+        writing_bundle(tmp_path / "photos"),
+    ):
+        raise AssertionError("must not get here")
+    assert (tmp_path / "photos" / "holiday.jpg").exists()
