@@ -245,7 +245,7 @@ class Trainer:
                     speed = images / (time.monotonic() - mark)
                     images, mark = 0, time.monotonic()
                     self._report(window, speed, shape, begin, minutes, journal, log)
-                if self.step % o.validate_every == 0 or self.step == o.steps:
+                if valid and (self.step % o.validate_every == 0 or self.step == o.steps):
                     self._validated = self._validation(valid)
                     row = {"step": self.step, "validation": self._validated}
                     print(json.dumps(row), file=journal, flush=True)
@@ -312,7 +312,7 @@ def train(
 
     Args:
         images: folders or tar files of photos.
-        valid: photos to report on, never trained on.
+        valid: photos to report on, never trained on; may be empty.
         out: checkpoint to write.
         options: schedule and sizes.
         device: `auto`, `cpu` or `cuda`.
@@ -334,7 +334,7 @@ def train(
         options, out, torch.device(device), config=config, resume=resume, restart=restart
     )
     photos = load_photos(images, min_side=options.final_size)
-    held_out = load_photos(valid)[: options.validate_photos]
+    held_out = load_photos(valid)[: options.validate_photos] if valid else []
     print(
         f"{len(photos)} photos, {len(held_out)} for validation, read in "
         f"{time.monotonic() - begin:.0f} s; training on {device} from step {trainer.step}",
