@@ -68,33 +68,35 @@ def convert_checkpoint(
     calibration: Path | None,
     name: str,
     progress: Callable[[str], None],
+    force: bool = False,
 ) -> ConversionReport:
     """Write a bundle; it appears whole or not at all.
 
     Args:
         checkpoint: file that `edgecodec train` wrote.
-        out: folder, or a .zip file; an earlier bundle there is replaced.
+        out: folder, or a .zip file; refused, before anything is read, where it cannot be written.
         targets: among `onnx`, `openvino`, `tflite`, `torch`; torch in fp32 is always written.
         precisions: among `fp32` and `fp16`.
         calibration: photos to check parity on; None takes the demo photo.
         name: what people call the model.
         progress: told one line per step.
+        force: replace a bundle that is there already.
 
     Raises:
         ConversionError: the checkpoint or the photos cannot be read, or a network cannot be
             converted; ParityError when an artefact differs from torch by more than it may.
         MissingDependencyError: a package that a target needs is not installed.
         UnknownPluginError: no such target.
-        ConfigError, BundleError, BackendError: nothing asked for; `out` exists and is not a
-            bundle; a runtime refuses an artefact.
+        ConfigError, BundleError, BackendError: nothing asked for; `out` cannot be written or
+            exists and may not be replaced; a runtime refuses an artefact.
     """
     started = time.perf_counter()
     require(TARGETS["torch"].requires)
     work = plan(targets, precisions)
-    progress(f"reading {checkpoint}")
-    source = _read(checkpoint)
-    photos = load_calibration(calibration)
-    with writing_bundle(out) as folder:
+    with writing_bundle(out, force=force) as folder:
+        progress(f"reading {checkpoint}")
+        source = _read(checkpoint)
+        photos = load_calibration(calibration)
         (folder / TABLES).write_bytes(source.tables)
         progress("making the golden vector")
         _write_golden(source, photos, folder)

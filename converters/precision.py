@@ -19,7 +19,9 @@ def check_precision(precision: str, available: tuple[str, ...], stage: str = "")
     if precision in available:
         return
     if precision == "int8":
-        raise ConversionError("int8 is not available yet for this checkpoint version", stage)
+        raise ConversionError(
+            "int8 is not available: this version of edgecodec converts to fp32 and fp16 only", stage
+        )
     raise ConversionError(
         f"precision {precision!r} is not available; there are: {', '.join(available)}", stage
     )

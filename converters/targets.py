@@ -110,7 +110,7 @@ def plan(targets: Sequence[str], precisions: Sequence[str]) -> list[tuple[Target
 
     Raises:
         UnknownPluginError: no such target.
-        ConversionError: no such precision, or int8, which is not available yet.
+        ConversionError: no such precision, or int8, which this version does not convert to.
         ConfigError: nothing asked for.
         MissingDependencyError: a package that a writer needs is not installed.
     """

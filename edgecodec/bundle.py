@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -32,6 +31,10 @@ FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 TABLES = "tables.bin"
 GOLDEN = "golden.npz"
+ZIP = ".zip"
+UNPACKED_LIMIT = 256 << 20
+"""Bytes that the files of a zipped bundle may have in all."""
+_MANIFEST_LIMIT = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ class Manifest:
         """
         try:
             values = json.loads(text)
-        except ValueError as exc:
+        except (ValueError, RecursionError) as exc:
             raise BundleError(f"{source}: the manifest is not JSON ({exc})") from exc
         if not isinstance(values, dict) or values.get("format") != FORMAT_VERSION:
             raise BundleError(
@@ -185,9 +188,10 @@ class Bundle:
         self._unpacked: tempfile.TemporaryDirectory[str] | None = None
         if not self.path.exists():
             raise BundleError(f"{self.path}: no such bundle")
-        self.root = self.path if self.path.is_dir() else self._unpack()
+        packed = not self.path.is_dir()
+        self.root = self._scratch() if packed else self.path
         try:
-            self.manifest = self._read_manifest()
+            self.manifest = self._unpack() if packed else self._read_manifest()
         except BundleError:
             self.close()
             raise
@@ -206,19 +210,41 @@ class Bundle:
             raise BundleError(f"{self.path}: not a bundle, {MANIFEST} cannot be read") from exc
         return Manifest.from_json(text, str(self.path))
 
-    def _unpack(self) -> Path:
+    def _scratch(self) -> Path:
         self._unpacked = tempfile.TemporaryDirectory(prefix="edgecodec-")
-        root = Path(self._unpacked.name)
+        return Path(self._unpacked.name)
+
+    def _unpack(self) -> Manifest:
         try:
             with zipfile.ZipFile(self.path) as archive:
-                archive.extractall(root)  # refuses to leave `root`
+                return self._extract(archive)
+        except BundleError:
+            raise
         except zipfile.BadZipFile as exc:
-            self.close()
-            raise BundleError(f"{self.path}: neither a folder nor a zip file") from exc
+            raise BundleError(f"{self.path}: neither a folder nor an intact zip file") from exc
         except Exception as exc:  # zlib.error, NotImplementedError, RuntimeError, ...
-            self.close()
             raise BundleError(f"{self.path}: the zip file is damaged ({exc})") from exc
-        return root
+
+    def _extract(self, archive: zipfile.ZipFile) -> Manifest:
+        """Take the manifest out of an archive, then what it lists and nothing else."""
+        members = {member.filename: member for member in archive.infolist()}
+        if MANIFEST not in members:
+            raise BundleError(f"{self.path}: not a bundle, it holds no {MANIFEST}")
+        if members[MANIFEST].file_size > _MANIFEST_LIMIT:
+            raise BundleError(f"{self.path}: not a bundle, its {MANIFEST} is too large")
+        archive.extract(members[MANIFEST], self.root)
+        manifest = self._read_manifest()
+        listed = [members[name] for name in manifest.files if name in members]
+        # zipfile reads no more than `file_size` bytes of a member, whatever is packed in it.
+        size = sum(member.file_size for member in listed)
+        if size > UNPACKED_LIMIT:
+            raise BundleError(
+                f"{self.path}: its files have {size / 2**20:.0f} MB in all, more than the "
+                f"{UNPACKED_LIMIT >> 20} MB that a zip file may hold; unpack it into a folder"
+            )
+        for member in listed:
+            archive.extract(member, self.root)  # refuses to leave `root`
+        return manifest
 
     def file(self, name: str) -> Path:
         """Return the path of a file of the bundle after checking its content.
@@ -282,31 +308,73 @@ class Bundle:
 
 
 @contextlib.contextmanager
-def writing_bundle(target: Path) -> Iterator[Path]:
+def writing_bundle(target: Path, *, force: bool = False) -> Iterator[Path]:
     """Give a folder to fill that becomes `target` when all went well, and vanishes otherwise.
 
-    A `target` ending in `.zip` becomes a zip file. An earlier bundle is replaced only at the end.
+    A `target` ending in `.zip` becomes a zip file. An earlier bundle is replaced only at the end,
+    and only with `force`.
 
     Raises:
-        BundleError: `target` exists and is not a bundle, so that replacing it could lose data.
+        BundleError: `target` exists and is not a bundle, or is one and `force` is not set; its
+            folder is missing; it cannot be written.
     """
-    if target.is_dir() and any(target.iterdir()) and not (target / MANIFEST).exists():
-        raise BundleError(f"{target}: exists and is not a bundle; choose another name")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
-        folder = Path(scratch) / "bundle"
-        folder.mkdir()
-        yield folder
-        if target.suffix == ".zip":
-            packed = Path(scratch) / "bundle.zip"
-            with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-                for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-                    archive.write(path, path.relative_to(folder).as_posix())
-            packed.replace(target)
-            return
-        if target.is_dir():
-            shutil.move(target, Path(scratch) / "old")
-        folder.replace(target)
+    try:
+        _check_target(target, force)
+        place = target.resolve()  # `.` has no name
+        with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}-") as scratch:
+            folder = Path(scratch) / "bundle"
+            folder.mkdir()
+            yield folder
+            _check_target(target, force)  # again, as filling it may have taken minutes
+            _move(folder, place, target.suffix == ZIP)
+    except BrokenPipeError:
+        raise  # of who listens to the progress, not of the file
+    except OSError as exc:
+        raise BundleError(f"{target}: cannot be written ({exc})") from exc
+
+
+def _check_target(target: Path, force: bool) -> None:
+    """Refuse a target that cannot be written, or whose replacement could lose data."""
+    if not target.parent.is_dir():
+        raise BundleError(f"{target.parent}: no such folder")
+    zipped, is_folder = target.suffix == ZIP, target.is_dir()
+    if not target.exists() or (is_folder and not zipped and not any(target.iterdir())):
+        return
+    if is_folder == zipped or not _holds_manifest(target):
+        kind = "a zipped bundle" if zipped else "a bundle"
+        raise BundleError(f"{target}: exists and is not {kind}; choose another name")
+    if not force:
+        raise BundleError(f"{target}: exists already; add --force to replace it")
+
+
+def _holds_manifest(path: Path) -> bool:
+    if path.is_dir():
+        return (path / MANIFEST).is_file()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return MANIFEST in archive.namelist()
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
+        return False
+
+
+def _move(folder: Path, target: Path, zipped: bool) -> None:
+    """Put a filled folder, or a zip file of its content, where the target is to be."""
+    if zipped:
+        packed = folder.with_suffix(ZIP)
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+            for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+                archive.write(path, path.relative_to(folder).as_posix())
+        packed.replace(target)
+        return
+    old = folder.with_name("old")
+    if target.is_dir():
+        target.rename(old)
+    try:
+        folder.rename(target)
+    except OSError:
+        if old.exists():
+            old.rename(target)
+        raise
 
 
 def hash_files(folder: Path) -> dict[str, str]:

@@ -29,6 +29,7 @@ from edgecodec.errors import (
     ConfigError,
     UnknownPluginError,
 )
+from edgecodec.files import write_output
 from edgecodec.metrics import Uint8Image
 
 _P = ParamSpec("_P")
@@ -241,14 +242,4 @@ class ResultCache:
         if self._path is not None:
             # A copy: other threads may add entries while this one writes.
             content = {"format": _CACHE_FORMAT, "results": dict(self._entries)}
-            write_whole(self._path, json.dumps(content, indent=0) + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that it appears whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+            write_output(str(self._path), (json.dumps(content, indent=0) + "\n").encode())

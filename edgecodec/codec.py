@@ -8,6 +8,7 @@ Only the two network calls differ between backends. Latents are integers and the
 
 from __future__ import annotations
 
+import operator
 import threading
 import time
 from collections.abc import Iterator
@@ -91,8 +92,8 @@ class Codec:
         *,
         entropy_coder: str = "auto",
     ) -> None:
-        if threads is not None and threads < 1:
-            raise ConfigError(f"threads must be at least 1, not {threads}")
+        if threads is not None:
+            threads = _whole("threads", threads, 1, 1024)
         self._owns_bundle = not isinstance(bundle, Bundle)
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
         self.backend, self.precision, self.threads = backend, precision, threads
@@ -102,6 +103,7 @@ class Codec:
             self._close_bundle()
             raise
         self._lock = threading.Lock()
+        self._closed = False
         self._sessions: dict[str, tuple[Session, Choice]] = {}
 
     def _load_coder(self, implementation: str) -> LatentCoder:
@@ -116,6 +118,8 @@ class Codec:
 
     def _open(self, stage: StageName) -> tuple[Session, Choice]:
         with self._lock:
+            if self._closed:
+                raise ConfigError("the codec is closed; make a new one")
             if stage not in self._sessions:
                 from edgecodec.runtimes.select import open_stage  # noqa: PLC0415 - heavy
 
@@ -142,14 +146,10 @@ class Codec:
         """
         return self._open(stage)[0].run(inputs)
 
-    def opened(self, stage: StageName) -> Choice | None:
-        """Return which backend and precision runs a stage, or None while it was not needed."""
-        with self._lock:
-            return self._sessions[stage][1] if stage in self._sessions else None
-
     def close(self) -> None:
         """Release sessions and unpacked files; a Bundle that was passed in stays open."""
         with self._lock:
+            self._closed = True
             for session, _ in self._sessions.values():
                 session.close()
             self._sessions.clear()
@@ -189,10 +189,9 @@ class Codec:
         """
         from edgecodec.image import to_picture  # noqa: PLC0415 - Pillow only where pixels are
 
-        if isinstance(quality, bool) or not isinstance(quality, int) or not 1 <= quality <= 100:
-            raise ConfigError(f"quality must be a whole number from 1 to 100, not {quality!r}")
-        if not isinstance(tile, int) or tile % 32 or not 32 <= tile <= MAX_TILE:
-            raise ConfigError(f"tile must be a multiple of 32 from 32 to {MAX_TILE}, not {tile}")
+        quality = _whole("quality", quality, 1, 100)
+        if (tile := _whole("tile", tile, 32, MAX_TILE)) % 32:
+            raise ConfigError(f"tile must be a multiple of 32, not {tile}")
         profile = profile or Profile()
         picture = to_picture(image)
         height, width = picture.pixels.shape[:2]
@@ -247,8 +246,7 @@ class Codec:
         with profile.stage("entropy decoding"):
             file, latents, damaged = self._latents(data, keep_going)
         header = file.header
-        if len(damaged) < len(file.substreams):
-            self._open("synthesis")  # so that loading it counts as no stage
+        self._open("synthesis")  # so that loading it counts as no stage
         pixels = np.full((header.height, header.width, 3), 128, np.uint8)
         lost = np.zeros(latents.shape[:2], bool)
         tiles = header.tiles()
@@ -259,7 +257,7 @@ class Codec:
                 self._decode_tile(latents, lost if damaged else None, header, tile, pixels, profile)
         image = from_pixels(pixels, header.mode, file.metadata)
         if damaged:
-            image.info["damaged_tiles"] = [number + 1 for number in damaged]
+            image.info["damaged_tiles"] = [number + 1 for number in sorted(damaged)]
         return image
 
     def decode_latents(self, data: bytes) -> Int16Array:
@@ -278,11 +276,14 @@ class Codec:
 
     def _latents(
         self, data: bytes, keep_going: bool
-    ) -> tuple[ContainerFile, Int16Array, tuple[int, ...]]:
-        file = read_container(data, keep_going=keep_going)
+    ) -> tuple[ContainerFile, Int16Array, frozenset[int]]:
+        file = read_container(_as_bytes(data), keep_going=keep_going)
         header, m = file.header, self.bundle.manifest
         if header.tables_id != m.tables_id:
             raise ModelMismatchError(header.tables_id, m.tables_id)
+        if all(substream is None for substream in file.substreams):
+            # Before anything is allocated: a header alone can claim half a gigapixel.
+            raise BitstreamError("no tile of the file is intact")
         height, width = header.padded
         latents: Int16Array = np.zeros(
             (height // m.latent_stride, width // m.latent_stride, m.latent_channels), np.int16
@@ -302,7 +303,9 @@ class Codec:
                 damaged.append(number)
                 continue
             latents[_latent_area(tile, m.latent_stride)] = y_hat
-        return file, latents, tuple(damaged)
+        if len(damaged) == len(file.substreams):
+            raise BitstreamError("no tile of the file is intact")
+        return file, latents, frozenset(damaged)
 
     def _decode_tile(
         self,
@@ -333,6 +336,24 @@ class Codec:
             np.add(levels, np.float32(0.5), out=levels)
             np.clip(levels, 0, 255, out=levels)
             pixels[tile.top : bottom, tile.left : right] = levels.astype(np.uint8)
+
+
+def _whole(name: str, value: Any, low: int, high: int) -> int:
+    """Return a whole number, NumPy's included, or say what is wrong with it."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = low - 1
+    if isinstance(value, bool) or not low <= number <= high:
+        raise ConfigError(f"{name} must be a whole number from {low} to {high}, not {value!r}")
+    return number
+
+
+def _as_bytes(data: Any) -> bytes:
+    try:
+        return data if isinstance(data, bytes) else bytes(memoryview(data))
+    except TypeError as exc:
+        raise ConfigError(f"a file is given as bytes, not {type(data).__name__}") from exc
 
 
 def _inner(

@@ -22,11 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgecodec.errors import BitstreamError, BundleError, ConfigError, TruncatedBitstreamError
-from edgecodec.tables import LATENTS_PER_HYPER, QUALITIES, Tables
-
-HYPER_LIMIT = 127
-SYMBOL_LIMIT = 8191
-MAX_SIDE = 1024
+from edgecodec.tables import HYPER_LIMIT, LATENTS_PER_HYPER, MAX_SIDE, QUALITIES, Tables
 
 Int16Array = npt.NDArray[np.int16]
 UInt8Array = npt.NDArray[np.uint8]
@@ -258,7 +254,7 @@ class LatentCoder:
 def _checked(
     name: str, array: npt.NDArray[Any], dtype: type[np.generic], channels: int, factor: int = 1
 ) -> npt.NDArray[Any]:
-    """Return an array in C order, refusing what the core could not take; nothing is converted."""
+    """Return an aligned array in C order; refuse other types and shapes, converting nothing."""
     if not isinstance(array, np.ndarray) or array.dtype != dtype:
         found = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
         raise ConfigError(f"{name} must be an array of {dtype.__name__}, not {found}")
@@ -269,7 +265,7 @@ def _checked(
             f"{name} has shape {array.shape}, expected (h, w, {channels}), "
             f"h and w from {factor} to {MAX_SIDE * factor}"
         )
-    return np.ascontiguousarray(array)
+    return np.require(array, requirements=["C", "A", "E"])
 
 
 def _row(quality: int) -> int:

@@ -11,14 +11,12 @@ from bisect import bisect_right
 import numpy as np
 import numpy.typing as npt
 
-from edgecodec.tables import PRECISION, Tables
+from edgecodec.tables import HYPER_LIMIT, PRECISION, SYMBOL_LIMIT, Tables
 
 _TOTAL = 1 << PRECISION
 _MASK = _TOTAL - 1
 _LOW = 1 << 16
 _NIBBLE = _TOTAL >> 4
-_SYMBOL_LIMIT = 8191
-_HYPER_LIMIT = 127
 
 Int16Array = npt.NDArray[np.int16]
 UInt8Array = npt.NDArray[np.uint8]
@@ -60,13 +58,13 @@ class NumpyImplementation:
         centre = mu.astype(np.float32) * np.float32(0.0625)
         with np.errstate(over="ignore", invalid="ignore"):
             v = np.nan_to_num((y - centre) * self._t.gain_y[quality - 1], nan=0.0)
-        v = np.clip(v, -_SYMBOL_LIMIT, _SYMBOL_LIMIT).astype(np.float32)
+        v = np.clip(v, -SYMBOL_LIMIT, SYMBOL_LIMIT).astype(np.float32)
         s = np.trunc(v + np.copysign(np.float32(0.5), v)).astype(np.int16)
         return np.where(index > 0, s, 0).astype(np.int16)
 
     def encode(self, quality: int, z: Int16Array, index: UInt8Array, s: Int16Array) -> bytes:
         """Write one substream."""
-        for symbols, limit in ((z, _HYPER_LIMIT), (s, _SYMBOL_LIMIT)):
+        for symbols, limit in ((z, HYPER_LIMIT), (s, SYMBOL_LIMIT)):
             if symbols.min() < -limit or symbols.max() > limit:  # abs(-32768) is -32768 in int16
                 raise ValueError("argument")
         if s[index == 0].any() or index.max() >= len(self._cdf):
@@ -97,12 +95,12 @@ class NumpyImplementation:
         t, row = self._t, quality - 1
         reader = _Reader(data)
         levels = t.index_z[row].tolist() * (zh * zw)
-        z = np.array([self._read(reader, level, _HYPER_LIMIT) for level in levels], np.int16)
+        z = np.array([self._read(reader, level, HYPER_LIMIT) for level in levels], np.int16)
         z = z.reshape(zh, zw, -1)
         mu, index = self.hyper(quality, z)
         s = np.zeros(mu.shape, np.int32)
         coded = index > 0
-        s[coded] = [self._read(reader, level, _SYMBOL_LIMIT) for level in index[coded].tolist()]
+        s[coded] = [self._read(reader, level, SYMBOL_LIMIT) for level in index[coded].tolist()]
         reader.finish()
         y_hat = ((s * t.step_y[row] + 32) >> 6) + mu
         return z, np.clip(y_hat, -32768, 32767).astype(np.int16)

@@ -7,9 +7,6 @@ orientation, which viewers apply).
 from __future__ import annotations
 
 import io
-import os
-import sys
-import tempfile
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,14 +14,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from edgecodec.container import MAX_PIXELS, check_size
 from edgecodec.errors import BitstreamError, ConfigError
+from edgecodec.files import check_folder
 
 UInt8Array = npt.NDArray[np.uint8]
 
 _TIFF_XMP = 700
+_ANIMATED = ("GIF", "WEBP", "PNG", "TIFF", "AVIF")
+_KEEP_EXIF = ("AVIF", "JPEG", "MPO", "PNG", "TIFF", "WEBP")
 _RGB_MODES = ("RGB", "RGBA", "RGBX", "RGBa", "P", "PA")
 
 
@@ -127,20 +127,6 @@ def from_pixels(pixels: UInt8Array, mode: str, metadata: dict[str, bytes]) -> Im
     return image
 
 
-def read_input(name: str) -> bytes:
-    """Read a file, or standard input for `-`.
-
-    Raises:
-        ConfigError: it cannot be read.
-    """
-    if name == "-":
-        return sys.stdin.buffer.read()
-    try:
-        return Path(name).read_bytes()
-    except OSError as exc:
-        raise ConfigError(f"{name}: cannot be read ({exc.strerror or exc})") from exc
-
-
 def open_image(data: bytes, name: str) -> Image.Image:
     """Decode an image file of any format Pillow knows.
 
@@ -154,6 +140,11 @@ def open_image(data: bytes, name: str) -> Image.Image:
             image = Image.open(io.BytesIO(data))
             if image.width * image.height > MAX_PIXELS:
                 raise ConfigError(f"{name}: {image.width}x{image.height} pixels are too many")
+            if image.format in _ANIMATED and getattr(image, "is_animated", False):
+                raise ConfigError(
+                    f"{name}: holds {getattr(image, 'n_frames', 'several')} pictures, .ecx "
+                    f"stores one; extract one first, for example: magick '{name}[0]' OUT.png"
+                )
             image.load()
     except ConfigError:
         raise
@@ -184,16 +175,6 @@ def check_output(name: str) -> None:
     check_folder(path)
 
 
-def check_folder(path: Path) -> None:
-    """Refuse a path whose folder does not exist.
-
-    Raises:
-        ConfigError: it does not.
-    """
-    if not path.parent.is_dir():
-        raise ConfigError(f"{path.parent}: no such folder")
-
-
 def image_bytes(image: Image.Image, name: str) -> bytes:
     """Return an image as a file in the format of an extension; `-` means PNG.
 
@@ -202,6 +183,8 @@ def image_bytes(image: Image.Image, name: str) -> bytes:
     """
     suffix = ".png" if name == "-" else Path(name).suffix.lower()
     kind = Image.registered_extensions()[suffix]
+    if kind not in _KEEP_EXIF:  # the orientation would be lost with the tag that holds it
+        image = ImageOps.exif_transpose(image)
     options: dict[str, Any] = dict(_metadata(image))
     if kind == "JPEG":
         options.update(quality=95, subsampling=0)
@@ -222,34 +205,3 @@ def image_bytes(image: Image.Image, name: str) -> bytes:
     except (OSError, ValueError, KeyError) as exc:
         raise ConfigError(f"{name}: cannot be written as {kind} ({exc})") from exc
     return buffer.getvalue()
-
-
-def write_output(name: str, data: bytes) -> None:
-    """Write a file whole or not at all; `-` is standard output.
-
-    Raises:
-        ConfigError: it cannot be written.
-    """
-    if name == "-":
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-        return
-    path = Path(name)
-    temporary = None
-    try:
-        if path.exists() and not path.is_file():  # a device or a pipe: nothing to replace
-            path.write_bytes(data)
-            return
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-        # mkstemp is private; a file the user asks for follows the user's umask.
-        mask = os.umask(0)
-        os.umask(mask)
-        Path(temporary).chmod(0o666 & ~mask)
-        Path(temporary).replace(path)
-    except OSError as exc:
-        raise ConfigError(f"{name}: cannot be written ({exc.strerror or exc})") from exc
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)

@@ -11,9 +11,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 
-from edgecodec.classical import write_whole
 from edgecodec.evaluation import Average, BdRate, Evaluation
 
 _WIDTH, _HEIGHT = 640, 440
@@ -135,11 +133,6 @@ the scale -10 log10(1 - MS-SSIM) dB. Times are the median over the images of sin
 without warm-up; a dash stands for results from the cache.</p><ul>{settings}</ul></section>
 </main></body></html>
 """
-
-
-def write_page(evaluation: Evaluation, path: Path, title: str = "Rate and distortion") -> None:
-    """Write `render_page` to a file, whole or not at all."""
-    write_whole(path, render_page(evaluation, title))
 
 
 def _points(curve: Iterable[Average], metric: str) -> list[tuple[float, float, Average]]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgecodec.container import HYPER_STRIDE, MAX_TILE
 from edgecodec.errors import BundleError
 
 MAGIC = b"\x89ECT\r\n\x1a\n"
@@ -34,6 +35,12 @@ STEP_FRAC = 6
 Z_STEP_FRAC = 4
 """Fractional bits of a hyper-latent's step beyond Z_FRAC."""
 LATENTS_PER_HYPER = 2
+SYMBOL_LIMIT = 8191
+"""Symbols of y lie in [-SYMBOL_LIMIT, SYMBOL_LIMIT]."""
+HYPER_LIMIT = 127
+"""Symbols of z lie in [-HYPER_LIMIT, HYPER_LIMIT]."""
+MAX_SIDE = MAX_TILE // HYPER_STRIDE
+"""Hyper-latents per side of a tile; these limits are those of core/edgecodec_core.h."""
 FORMATS = (
     Y_FRAC,
     Z_FRAC,

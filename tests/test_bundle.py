@@ -111,6 +111,7 @@ def test_missing_bundle(tmp_path: Path) -> None:
         '{"format": 1, "artefacts": 3}',
         '{"format": 1, "artefacts": [{}]}',
         "\ufffd",
+        pytest.param("[" * 200_000, id="deep"),
     ],
 )
 def test_manifest_that_is_none(copy: Path, text: str) -> None:
@@ -266,9 +267,31 @@ def test_zip_cannot_write_outside(copy: Path, scratch: Path) -> None:
         assert not (scratch.parent / "escaped").exists()
 
 
+def test_only_listed_files_of_a_zip_are_unpacked(copy: Path, scratch: Path) -> None:
+    (copy / "unlisted").write_bytes(bytes(1000))
+    with Bundle(pack(copy, copy.with_suffix(".zip"))) as bundle:
+        found = {p.relative_to(bundle.root).as_posix() for p in bundle.root.rglob("*.*")}
+        assert found == {MANIFEST, TABLES, "golden.npz"}
+
+
+def test_zip_of_zeros_is_refused_before_it_is_unpacked(
+    copy: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = pack(copy, copy.with_suffix(".zip"))
+    monkeypatch.setattr("edgecodec.bundle.UNPACKED_LIMIT", (copy / TABLES).stat().st_size)
+    with pytest.raises(BundleError, match="unpack it into a folder"):
+        Bundle(path)
+    (copy / MANIFEST).write_bytes(b" " * (2 << 20))
+    path.unlink()
+    with pytest.raises(BundleError, match=r"manifest\.json is too large"):
+        Bundle(pack(copy, path))
+    assert not list(scratch.iterdir())
+
+
 @pytest.mark.parametrize("suffix", ["bundle", "zip"])
 def test_writing_bundle_appears_whole_or_not_at_all(tmp_path: Path, suffix: str) -> None:
     target = tmp_path / "deep" / f"b.{suffix}"
+    target.parent.mkdir()
 
     def fail() -> None:
         with writing_bundle(target) as folder:
@@ -279,7 +302,7 @@ def test_writing_bundle_appears_whole_or_not_at_all(tmp_path: Path, suffix: str)
         fail()
     assert list(target.parent.iterdir()) == []
     for content in ("first", "second"):
-        with writing_bundle(target) as folder:
+        with writing_bundle(target, force=content == "second") as folder:
             (folder / "sub").mkdir()
             (folder / "sub" / "x").write_text(content)
             (folder / MANIFEST).write_text("{}")
@@ -291,12 +314,79 @@ def test_writing_bundle_appears_whole_or_not_at_all(tmp_path: Path, suffix: str)
             assert archive.read("sub/x") == b"second"
 
 
-def test_writing_bundle_refuses_to_replace_other_folders(tmp_path: Path) -> None:
+def begin_writing(target: Path, force: bool) -> None:
+    with writing_bundle(target, force=force):
+        raise AssertionError("must not get here")
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("photos", "not a bundle"),
+        ("photos/holiday.jpg", "not a bundle"),
+        ("photos/holiday.jpg/x", "no such folder"),
+        ("absent/x", "no such folder"),
+        ("other.zip", "not a zipped bundle"),
+        ("text.zip", "not a zipped bundle"),
+        ("folder.zip", "not a zipped bundle"),
+        ("n" * 300, "cannot be written"),
+    ],
+)
+def test_writing_bundle_refuses_what_it_could_spoil_or_not_write(
+    tmp_path: Path, name: str, message: str, force: bool
+) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "holiday.jpg").write_text("x")
-    with (
-        pytest.raises(BundleError, match="not a bundle"),
-        writing_bundle(tmp_path / "photos"),
-    ):
-        raise AssertionError("must not get here")
-    assert (tmp_path / "photos" / "holiday.jpg").exists()
+    (tmp_path / "folder.zip").mkdir()
+    (tmp_path / "text.zip").write_text("x")
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
+        archive.writestr("a", "b")
+    before = {p: p.is_file() and p.read_bytes() for p in tmp_path.rglob("*")}
+    with pytest.raises(BundleError, match=message) as caught:
+        begin_writing(tmp_path / name, force)
+    assert "\n" not in str(caught.value)
+    assert {p: p.is_file() and p.read_bytes() for p in tmp_path.rglob("*")} == before
+
+
+def test_writing_bundle_replaces_a_bundle_only_when_forced(copy: Path) -> None:
+    for target in (copy, pack(copy, copy.with_suffix(".zip"))):
+        with pytest.raises(BundleError, match="--force"):
+            begin_writing(target, force=False)
+        with Bundle(target):
+            pass
+        with writing_bundle(target, force=True) as folder:
+            (folder / MANIFEST).write_text("{}")
+        with pytest.raises(BundleError, match="format"):
+            Bundle(target)
+
+
+def test_writing_bundle_takes_an_empty_folder_and_the_current_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.chdir(empty)
+    with writing_bundle(Path()) as folder:
+        (folder / MANIFEST).write_text("{}")
+    assert (empty / MANIFEST).is_file()
+    assert list(tmp_path.iterdir()) == [empty]
+
+
+def test_writing_bundle_tells_what_the_system_refuses(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And an earlier bundle is still there."""
+    real = Path.rename
+
+    def rename(self: Path, target: Path) -> Path:
+        if self.name == "bundle":
+            raise OSError(28, "No space left on device")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(BundleError, match=r"cannot be written.*No space left"):  # noqa: SIM117
+        with writing_bundle(copy, force=True) as folder:
+            (folder / MANIFEST).write_text("{}")
+    assert Bundle(copy).tables()
+    assert list(copy.parent.iterdir()) == [copy]

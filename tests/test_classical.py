@@ -18,7 +18,6 @@ from edgecodec.classical import (
     classical_codec,
     load_rgb,
     timed,
-    write_whole,
 )
 from edgecodec.errors import (
     BackendUnavailableError,
@@ -145,15 +144,6 @@ def test_result_cache_refuses_other_files(tmp_path: Path, content: str) -> None:
     path.write_text(content)
     with pytest.raises(ConfigError, match=r"cache\.json"):
         ResultCache(path)
-
-
-def test_write_whole_leaves_nothing_behind_when_it_fails(tmp_path: Path) -> None:
-    target = tmp_path / "out.txt"
-    target.write_text("before")
-    with pytest.raises(UnicodeEncodeError):
-        write_whole(target, "\udc80")
-    assert target.read_text() == "before"
-    assert [p.name for p in tmp_path.iterdir()] == ["out.txt"]
 
 
 def test_device_side_modules_import_no_heavy_package() -> None:

@@ -386,3 +386,11 @@ def _words(value: object) -> list[str]:
     if isinstance(value, list):
         return [w for v in value for w in _words(v)]
     return [value] if isinstance(value, str) else []
+
+
+def test_show_numbers_joins_runs() -> None:
+    from edgecodec.cli.common import show_numbers
+
+    assert show_numbers([]) == ""
+    assert show_numbers([1, 2, 3, 7, 9, 10]) == "1-3, 7, 9-10"
+    assert show_numbers(range(1, 100, 2), most=2) == "1, 3, ..."

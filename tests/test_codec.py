@@ -18,7 +18,7 @@ from PIL import Image
 import edgecodec
 from edgecodec.bundle import Bundle, default_bundle_path
 from edgecodec.codec import Codec, Profile
-from edgecodec.container import read_container, read_header
+from edgecodec.container import Header, read_container, read_header, write_container
 from edgecodec.errors import (
     BitstreamError,
     BundleError,
@@ -330,15 +330,47 @@ def test_profile_names_the_stages(codec: Codec, small: UInt8Array) -> None:
     assert all(s > 0 for s in {**coding.seconds, **decoding.seconds}.values())
 
 
-def test_codec_names_what_it_uses(shipped: Bundle, small_file: bytes) -> None:
+def test_codec_names_what_it_uses_and_ends_with_close(shipped: Bundle, small_file: bytes) -> None:
     with Codec(shipped, "onnxruntime", "fp32", threads=1) as codec:
-        assert codec.opened("analysis") is None
         codec.decode(small_file)
-        assert codec.opened("analysis") is None
-        choice = codec.opened("synthesis")
-        assert choice is not None
+        choice = codec.choice("synthesis")
         assert (choice.backend, choice.precision) == ("onnxruntime", "fp32")
-    assert codec.opened("synthesis") is None
+    with pytest.raises(ConfigError, match="closed"):
+        codec.decode(small_file)
+
+
+@pytest.mark.parametrize("data", [None, "text", 5])
+def test_decode_refuses_what_is_no_bytes(codec: Codec, data: Any) -> None:
+    with pytest.raises(ConfigError, match="bytes"):
+        codec.decode(data)
+
+
+def test_decode_takes_any_buffer(codec: Codec, small_file: bytes) -> None:
+    want = np.asarray(codec.decode(small_file))
+    for data in (
+        memoryview(small_file),
+        bytearray(small_file),
+        np.frombuffer(small_file, np.uint8),
+    ):
+        assert np.array_equal(np.asarray(codec.decode(data, keep_going=True)), want)  # type: ignore[arg-type]
+
+
+def test_encode_takes_numpy_integers(codec: Codec, small: UInt8Array) -> None:
+    assert codec.encode(small, np.int64(30), tile=np.int64(64)) == codec.encode(small, 30, tile=64)  # type: ignore[arg-type]
+
+
+def test_a_header_alone_is_refused_before_anything_is_allocated(
+    codec: Codec, shipped: Bundle
+) -> None:
+    """Half a million tiles, half a gigapixel, 38 bytes."""
+    header = Header(65535, 8191, "RGB", 50, 32, shipped.manifest.tables_id)
+    substreams = [b""] * header.tile_count
+    data = write_container(header, substreams)
+    alone = data[: data.index(b"TIDX")]
+    assert len(alone) < 64
+    for keep_going in (False, True):
+        with pytest.raises(BitstreamError):
+            codec.decode(alone, keep_going=keep_going)
 
 
 def test_functions_of_the_package_use_the_shipped_model(
@@ -351,3 +383,14 @@ def test_functions_of_the_package_use_the_shipped_model(
     assert read_header(data).quality == module.DEFAULT_QUALITY
     assert edgecodec.decode(data).size == (small.shape[1], small.shape[0])
     assert re.fullmatch(r"[0-9a-f]{16}", read_header(data).tables_id)
+
+
+def test_rate_and_quality_rise_strictly(codec: Codec) -> None:
+    photo = np.asarray(Image.open(default_bundle_path().parent / "demo.png").convert("RGB"))
+    sizes, values = [], []
+    for quality in (1, *range(10, 101, 10)):
+        data = codec.encode(photo, quality)
+        sizes.append(len(data))
+        values.append(psnr_rgb(photo, np.asarray(codec.decode(data))))
+    assert all(a < b for a, b in itertools.pairwise(sizes))
+    assert all(a < b for a, b in itertools.pairwise(values))

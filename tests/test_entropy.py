@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import struct
 import subprocess
@@ -20,9 +21,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import edgecodec.core
-from edgecodec.entropy import HYPER_LIMIT, SYMBOL_LIMIT, LatentCoder
+from edgecodec.entropy import LatentCoder
 from edgecodec.errors import BitstreamError, BundleError, ConfigError, TruncatedBitstreamError
-from edgecodec.tables import PRECISION
+from edgecodec.tables import HYPER_LIMIT, MAX_SIDE, PRECISION, SYMBOL_LIMIT
 
 CORE = Path(edgecodec.core.__file__).parent
 GCC = shutil.which("gcc")
@@ -310,7 +311,7 @@ def test_wrong_shapes_and_types_are_config_errors(tables: bytes, implementation:
         good.z.astype(np.int32),
         good.z.astype(np.float32),
         good.z.tolist(),
-        np.zeros((1025, 1, coder.hyper_channels), np.int16),
+        np.zeros((MAX_SIDE + 1, 1, coder.hyper_channels), np.int16),
     ]
     for z in wrong_z:
         with pytest.raises(ConfigError):
@@ -331,7 +332,7 @@ def test_wrong_shapes_and_types_are_config_errors(tables: bytes, implementation:
             coder.quantize(50, bad_y, good.mu, good.index)
     with pytest.raises(ConfigError):
         coder.quantize_hyper(50, good.z)  # type: ignore[arg-type]
-    for size in ((0, 1), (1, -1), (1025, 1)):
+    for size in ((0, 1), (1, -1), (MAX_SIDE + 1, 1)):
         with pytest.raises(ConfigError):
             coder.decode(50, *size, b"")
 
@@ -382,6 +383,57 @@ def test_arrays_of_any_memory_order_are_taken(core: LatentCoder) -> None:
     assert core.encode(50, turn(good.z), turn(good.index), turn(good.s)) == data
 
 
+def unaligned(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The same values one byte beside where their type should lie."""
+    moved = np.frombuffer(b"\0" + array.tobytes(), array.dtype, offset=1).reshape(array.shape)
+    assert not moved.flags.aligned or array.itemsize == 1
+    return moved
+
+
+@pytest.mark.parametrize("implementation", ["c", "numpy"])
+def test_unaligned_arrays_are_moved(
+    tables: bytes, implementation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The core reads numbers where they lie, which some processors refuse at odd addresses."""
+    coder = LatentCoder(tables, implementation)
+    good = symbols(coder, 3, 50, 2, 2)
+    y = np.linspace(-30, 30, good.s.size, dtype=np.float32).reshape(good.s.shape)
+    z_raw = good.z.astype(np.float32)
+
+    def everything(turn: Any) -> list[Any]:
+        mu, index = coder.hyper(50, turn(good.z))
+        s = coder.quantize(50, turn(y), turn(mu), turn(index))
+        data = coder.encode(50, turn(good.z), turn(index), turn(s))
+        return [mu, index, s, data, coder.quantize_hyper(50, turn(z_raw))]
+
+    expected = everything(np.copy)
+    for name in ("hyper", "quantize", "encode"):
+        real = getattr(coder._impl, name)
+
+        def checked(quality: int, *arrays: npt.NDArray[Any], real: Any = real) -> Any:
+            assert all(array.flags.aligned and array.flags.c_contiguous for array in arrays)
+            return real(quality, *arrays)
+
+        monkeypatch.setattr(coder._impl, name, checked)
+    for found, wanted in zip(everything(unaligned), expected, strict=True):
+        assert np.array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("size", [(1, MAX_SIDE), (MAX_SIDE, 1)])
+def test_widest_tile_is_coded(core: LatentCoder, size: tuple[int, int]) -> None:
+    many = symbols(core, 21, 50, *size)
+    z, y_hat = core.decode(50, *size, many.encode(core))
+    assert (z == many.z).all()
+    assert (y_hat == many.y_hat(core)).all()
+
+
+def test_limits_are_those_of_the_core() -> None:
+    text = (CORE / "edgecodec_core.h").read_text()
+    limits = {"SYMBOL_LIMIT": SYMBOL_LIMIT, "HYPER_LIMIT": HYPER_LIMIT, "MAX_SIDE": MAX_SIDE}
+    for name, value in limits.items():
+        assert re.search(rf"^#define ECX_{name} {value}\b", text, re.MULTILINE)
+
+
 def test_coder_of_unknown_name_is_a_config_error(tables: bytes) -> None:
     with pytest.raises(ConfigError, match="auto, c or numpy"):
         LatentCoder(tables, "rust")
@@ -414,6 +466,7 @@ def test_binding_refuses_buffers_of_wrong_size(tables: bytes) -> None:
         (model, 50, 2, 1, hyper, latents, index),
         (model, 50, 0, 1, hyper, latents, index),
         (model, 50, -1, -1, hyper, latents, index),
+        (model, 50, MAX_SIDE + 1, 1, hyper, latents, index),
         (model, 50, 2000, 2000, hyper, latents, index),
         (model, 0, 1, 1, hyper, latents, index),
         (object(), 50, 1, 1, hyper, latents, index),

@@ -15,7 +15,7 @@ from edgecodec.classical import JPEG, WEBP, ClassicalCodec
 from edgecodec.errors import BackendError, ConfigError, UnknownPluginError
 from edgecodec.evaluation import Average, Evaluation, Row, compare, evaluate
 from edgecodec.metrics import Uint8Image, ms_ssim, psnr_rgb
-from edgecodec.rd_page import render_page, text_table, write_page
+from edgecodec.rd_page import render_page, text_table
 
 DEMO = Path(__file__).parents[1] / "edgecodec" / "data" / "demo.png"
 QUALITIES = (20, 50, 80)
@@ -226,8 +226,7 @@ def test_page_is_self_contained_and_well_formed(evaluation: Evaluation, tmp_path
             replace(a, codec="<x&y>") if a.codec == "stub" else a for a in evaluation.averages
         ),
     )
-    write_page(named, tmp_path / "rd.html", title="A & B")
-    page = (tmp_path / "rd.html").read_text(encoding="utf-8")
+    page = render_page(named, title="A & B")
     assert "A &amp; B" in page
     assert "<x&y>" not in page
     for outside in ("http", "<script", "<link", "@import", "url(//"):

@@ -17,15 +17,8 @@ import pytest
 from PIL import Image
 
 from edgecodec.errors import ConfigError
-from edgecodec.image import (
-    check_output,
-    from_pixels,
-    image_bytes,
-    open_image,
-    read_input,
-    to_picture,
-    write_output,
-)
+from edgecodec.files import read_input, write_output
+from edgecodec.image import check_output, from_pixels, image_bytes, open_image, to_picture
 
 UInt8Array = npt.NDArray[np.uint8]
 GREY = np.linspace(0, 255, 35).round().astype(np.uint8).reshape(5, 7)
@@ -301,3 +294,26 @@ def test_write_output_writes_into_pipes(tmp_path: Path) -> None:
     reader.join(30)
     assert got == [b"through"]
     assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+def test_open_image_refuses_animations(kind: str) -> None:
+    frames = [Image.new("RGB", (16, 16), (40 * k, 0, 0)) for k in range(3)]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, kind, save_all=True, append_images=frames[1:])
+    with pytest.raises(ConfigError, match="holds 3 pictures"):
+        open_image(buffer.getvalue(), "moving")
+
+
+def test_image_bytes_applies_an_orientation_that_the_format_cannot_keep() -> None:
+    image = Image.new("RGB", (30, 20), "red")
+    image.putpixel((0, 0), (0, 0, 255))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to show
+    image.info["exif"] = exif.tobytes()
+    turned = Image.open(io.BytesIO(image_bytes(image, "x.bmp")))
+    assert turned.size == (20, 30)
+    assert turned.getpixel((19, 0)) == (0, 0, 255)
+    kept = Image.open(io.BytesIO(image_bytes(image, "x.png")))
+    assert kept.size == (30, 20)
+    assert kept.getexif()[0x0112] == 6

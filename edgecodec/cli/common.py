@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecodec.errors import ConfigError
+from edgecodec.errors import BitstreamError, ConfigError, EdgeCodecError
 
 if TYPE_CHECKING:
     from edgecodec.codec import Codec, Profile
@@ -72,6 +74,27 @@ def make_codec(args: argparse.Namespace) -> Codec:
     return Codec(args.bundle, args.backend, args.precision, args.threads)
 
 
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Put the name of a file before what is wrong with it."""
+    try:
+        yield
+    except BitstreamError as exc:
+        raise EdgeCodecError(f"{name}: {exc}") from exc
+
+
+def show_numbers(numbers: Sequence[int], most: int = 10) -> str:
+    """Return ascending numbers as `1-3, 7`, cut off after `most` runs."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    parts = [str(a) if a == b else f"{a}-{b}" for a, b in runs[:most]]
+    return ", ".join([*parts, "..."] if len(runs) > most else parts)
+
+
 def show_profile(profile: Profile) -> str:
     """Return `analysis 31.2 ms, entropy coding 2.1 ms, total 40.0 ms`."""
     parts = [f"{name} {1e3 * s:.1f} ms" for name, s in profile.seconds.items()]
@@ -84,7 +107,7 @@ def refuse_overwriting(name: str, force: bool) -> None:
     Raises:
         ConfigError: the file is there and `force` is not given, or its folder is missing.
     """
-    from edgecodec.image import check_folder
+    from edgecodec.files import check_folder
 
     if name == "-":
         return
@@ -108,7 +131,7 @@ def check_json(target: str | None) -> None:
 
 def write_json(target: str, value: Any) -> None:
     """Write JSON to a file whole or not at all; `-` is standard output."""
-    from edgecodec.image import write_output
+    from edgecodec.files import write_output
 
     write_output(target, (json.dumps(value, indent=1) + "\n").encode())
 

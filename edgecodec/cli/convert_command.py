@@ -29,6 +29,7 @@ def add_parser(sub: Any) -> None:
     add("--precision", type=name_list, default=("fp32",), metavar="LIST",
         help="fp32, fp16 (default: fp32)")  # fmt: skip
     add("--calibration", metavar="DIR", help="photos to check with (default: the demo photo)")
+    add("-f", "--force", action="store_true", help="replace an existing BUNDLE")
     add("--name", default="custom", help="what to call the model")
     add("--json", metavar="FILE", help="write all results; - is stdout")
     parser.set_defaults(run=run)
@@ -52,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
         precisions=args.precision,
         calibration=Path(args.calibration) if args.calibration else None,
         name=args.name,
+        force=args.force,
         progress=progress,
     )
     if args.json:

@@ -6,7 +6,14 @@ import argparse
 import sys
 from typing import Any
 
-from edgecodec.cli.common import add_backend_options, make_codec, refuse_overwriting, show_profile
+from edgecodec.cli.common import (
+    add_backend_options,
+    make_codec,
+    naming,
+    refuse_overwriting,
+    show_numbers,
+    show_profile,
+)
 
 
 def add_parser(sub: Any) -> None:
@@ -29,25 +36,27 @@ def add_parser(sub: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Decode."""
     from edgecodec.codec import Profile
-    from edgecodec.image import check_output, image_bytes, read_input, write_output
+    from edgecodec.files import read_input, write_output
+    from edgecodec.image import check_output, image_bytes
 
     check_output(args.output)
     refuse_overwriting(args.output, args.force)
     data = read_input(args.input)
     profile = Profile()
     with make_codec(args) as codec:
-        image = codec.decode(data, keep_going=args.keep_going, profile=profile)
+        with naming(args.input):
+            image = codec.decode(data, keep_going=args.keep_going, profile=profile)
         damaged = image.info.pop("damaged_tiles", [])
-        used = codec.opened("synthesis")
+        used = codec.choice("synthesis")
     write_output(args.output, image_bytes(image, args.output))
     if damaged:
         print(
-            f"edgecodec: {args.input}: damaged tiles shown in grey: {', '.join(map(str, damaged))}",
+            f"edgecodec: {args.input}: damaged tiles shown in grey: {show_numbers(damaged)}",
             file=sys.stderr,
         )
-    label = f"{used.backend} {used.precision}" if used else "nothing intact"
     print(
-        f"{args.output}: {image.width}x{image.height}, {label}: {show_profile(profile)}",
+        f"{args.output}: {image.width}x{image.height}, {used.backend} {used.precision}: "
+        f"{show_profile(profile)}",
         file=sys.stderr,
     )
     return 0

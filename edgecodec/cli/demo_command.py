@@ -35,7 +35,7 @@ def add_parser(sub: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Tell the story."""
     if args.output:
-        from edgecodec.image import check_folder
+        from edgecodec.files import check_folder
 
         output = Path(args.output)
         check_folder(output)
@@ -50,8 +50,12 @@ def run(args: argparse.Namespace) -> int:
 def _story(folder: Path) -> int:
     from edgecodec.bundle import Bundle
     from edgecodec.converters.convert import convert_checkpoint
+    from edgecodec.converters.targets import TARGETS as TARGET_PLUGINS
+    from edgecodec.converters.targets import require
     from edgecodec.runtimes.report import devices_report
 
+    for target in ("torch", *TARGETS):
+        require(TARGET_PLUGINS[target].requires)
     print(f"1. Converting the trained checkpoint to {', '.join(TARGETS)}")
     report = convert_checkpoint(
         DATA / "default.pt",
@@ -60,6 +64,7 @@ def _story(folder: Path) -> int:
         precisions=("fp32",),
         calibration=None,
         name="demo",
+        force=True,
         progress=lambda line: print(f"   {line}", file=sys.stderr, flush=True),
     )
     print(report.table())
@@ -77,7 +82,8 @@ def _photo(bundle: Bundle, folder: Path) -> None:
 
     from edgecodec.cli.common import show_profile
     from edgecodec.codec import Codec, Profile
-    from edgecodec.image import image_bytes, write_output
+    from edgecodec.files import write_output
+    from edgecodec.image import image_bytes
     from edgecodec.metrics import ms_ssim, psnr_rgb
 
     with Image.open(DATA / "demo.png") as image:

@@ -40,10 +40,14 @@ def add_parser(sub: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Encode."""
+    from PIL import Image
+
     from edgecodec.codec import Profile
-    from edgecodec.image import open_image, read_input, write_output
+    from edgecodec.files import read_input, write_output
+    from edgecodec.image import open_image
 
     refuse_overwriting(args.output, args.force)
+    Image.MAX_IMAGE_PIXELS = None  # this process is ours; open_image checks our own limit
     image = open_image(read_input(args.input), args.input)
     profile = Profile()
     with make_codec(args) as codec:

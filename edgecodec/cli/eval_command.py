@@ -49,7 +49,7 @@ def add_parser(sub: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate."""
     from edgecodec.evaluation import evaluate
-    from edgecodec.image import write_output
+    from edgecodec.files import write_output
     from edgecodec.rd_page import render_page, text_table
 
     outputs = [name for name in (args.json, args.csv, args.html) if name]

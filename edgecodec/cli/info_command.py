@@ -6,6 +6,8 @@ import argparse
 import json
 from typing import Any
 
+from edgecodec.cli.common import naming, show_numbers
+
 
 def add_parser(sub: Any) -> None:
     """Register the command."""
@@ -41,14 +43,16 @@ def describe(data: bytes) -> dict[str, Any]:
 
 def run(args: argparse.Namespace) -> int:
     """Print the facts."""
-    from edgecodec.image import read_input
+    from edgecodec.files import read_input
 
-    facts = describe(read_input(args.file))
+    data = read_input(args.file)
+    with naming(args.file):
+        facts = describe(data)
     if args.json:
         print(json.dumps(facts, indent=1))
         return 0
     meta = ", ".join(f"{name} ({size} bytes)" for name, size in facts["metadata"].items())
-    damaged = ", ".join(map(str, facts["damaged_tiles"]))
+    damaged = show_numbers(facts["damaged_tiles"])
     print(f"size      {facts['width']} x {facts['height']} pixels, {facts['mode']}")
     print(f"file      {facts['bytes']} bytes, {facts['bpp']:.3f} bits per pixel")
     print(f"quality   {facts['quality']}")

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgecodec.cli.common import whole_number
+
+if TYPE_CHECKING:
+    from edgecodec.model.training import TrainingOptions
 
 
 def add_parser(sub: Any) -> None:
@@ -17,7 +21,9 @@ def add_parser(sub: Any) -> None:
         help="train a codec",
         description=(
             "Train a codec for all qualities at once. Interrupt it at any time and continue with "
-            "--resume: optimiser, schedule, crops and noise go on where they stopped."
+            "--resume: options, optimiser, schedule, crops and noise go on where they stopped. "
+            "Only --steps may be given anew then; as the learning rate follows from the share of "
+            "the schedule that is done, it jumps."
         ),
     )
     add = parser.add_argument
@@ -31,11 +37,12 @@ def add_parser(sub: Any) -> None:
         help="with --resume: take its weights, begin the schedule anew")  # fmt: skip
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--minutes", type=float, help="stop after this time; continue with --resume")
-    add("--steps", type=whole_number(1, 10**9), default=100_000, help="length of the schedule")
-    add("--batch", type=whole_number(1, 4096), default=8, help="crops per step")
-    add("--size", type=whole_number(64, 1024), default=128, help="side of a crop in pixels")
-    add("--learning-rate", type=float, default=1e-3)
-    add("--seed", type=whole_number(0, 2**31), default=0)
+    # No defaults here: what is not given comes from the checkpoint or from TrainingOptions.
+    add("--steps", type=whole_number(1, 10**9), help="length of the schedule (default 100000)")
+    add("--batch", type=whole_number(1, 4096), help="crops per step (default 8)")
+    add("--size", type=whole_number(64, 1024), help="side of a crop in pixels (default 128)")
+    add("--learning-rate", type=float, help="at its highest (default 0.001)")
+    add("--seed", type=whole_number(0, 2**31), help="default 0")
     add("--export", metavar="CKPT",
         help="also write configuration and weights alone in half precision")  # fmt: skip
     parser.set_defaults(run=run)
@@ -45,6 +52,10 @@ def run(args: argparse.Namespace) -> int:
     """Train."""
     from edgecodec.errors import ConfigError, MissingDependencyError
 
+    if args.size is not None and args.size % 64:
+        raise ConfigError(f"--size must be a multiple of 64, not {args.size}")
+    if args.restart and not args.resume:
+        raise ConfigError("--restart needs --resume, whose weights it takes")
     for name in (*args.images, *args.valid):
         if not Path(name).exists():
             raise ConfigError(f"{name}: no such folder or tar file")
@@ -52,25 +63,17 @@ def run(args: argparse.Namespace) -> int:
         import torch  # noqa: F401
     except ModuleNotFoundError as exc:
         raise MissingDependencyError("torch", "train") from exc
-    from edgecodec.model.checkpoint import export_weights
-    from edgecodec.model.training import TrainingOptions, train
+    from edgecodec.model.checkpoint import check_target, export_weights
+    from edgecodec.model.training import train
 
-    if args.size % 64:
-        raise ConfigError(f"--size must be a multiple of 64, not {args.size}")
-    options = TrainingOptions(
-        steps=args.steps,
-        batch=args.batch,
-        size=args.size,
-        final_size=2 * args.size,
-        learning_rate=args.learning_rate,
-        seed=args.seed,
-    )
     try:
+        if args.export:
+            check_target(Path(args.export))
         train(
             [Path(p) for p in args.images],
             [Path(p) for p in args.valid],
             Path(args.out),
-            options,
+            _options(args),
             device=args.device,
             resume=Path(args.resume) if args.resume else None,
             restart=args.restart,
@@ -82,3 +85,30 @@ def run(args: argparse.Namespace) -> int:
     except (ValueError, OSError) as exc:
         raise ConfigError(str(exc)) from exc
     return 0
+
+
+def _options(args: argparse.Namespace) -> TrainingOptions:
+    """Return the options of a new run, or those of the run to resume.
+
+    Raises:
+        ValueError: an option differs from the run to resume, or cannot be.
+    """
+    from edgecodec.model.training import TrainingOptions
+
+    names = ("steps", "batch", "size", "learning_rate", "seed")
+    given = {n: getattr(args, n) for n in names if getattr(args, n) is not None}
+    if not args.resume or args.restart:
+        if "size" in given:
+            given["final_size"] = 2 * given["size"]
+        return TrainingOptions(**given)
+    saved, step = TrainingOptions.from_checkpoint(Path(args.resume))
+    steps = given.pop("steps", saved.steps)
+    for name, value in given.items():
+        if value != getattr(saved, name):
+            raise ValueError(
+                f"--{name.replace('_', '-')} {value}: {args.resume} was trained with "
+                f"{getattr(saved, name)}; leave it out, or add --restart to begin anew"
+            )
+    if steps < step:
+        raise ValueError(f"--steps {steps}: {args.resume} has reached step {step} already")
+    return replace(saved, steps=steps)

@@ -78,7 +78,8 @@ static PyObject *channels(PyObject *self, PyObject *capsule) {
   return Py_BuildValue("(ii)", ecx_latent_channels(m), ecx_hyper_channels(m));
 }
 
-/* Sizes of z and of the latents in values; -1 with an error set where they are out of range. */
+/* Sizes of z and of the latents in values; -1 with an error set where they are out of range.
+ * At most 2^25 values of 4 bytes each, which 32-bit Py_ssize_t holds. */
 static int counts(const ecx_model *m, int zh, int zw, Py_ssize_t *z, Py_ssize_t *y) {
   if (zh < 1 || zw < 1 || zh > ECX_MAX_SIDE || zw > ECX_MAX_SIDE) {
     fail(ECX_ARGUMENT);

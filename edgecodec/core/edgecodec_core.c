@@ -441,6 +441,11 @@ static void push_symbol(op_list *o, const ecx_model *m, int level, int s) {
   push(o, cdf[k], (uint32_t)cdf[k + 1] - cdf[k]);
 }
 
+/* The largest size there is: it and those of the binding must fit where size_t has 32 bits. */
+#if 4 * OPS_PER_ESCAPE * ECX_MAX_SIDE * ECX_MAX_SIDE * 5 * MAX_CHANNELS > 0x7fffffff
+#error "a tile of ECX_MAX_SIDE needs more than 31 bits for its sizes"
+#endif
+
 size_t ecx_encode_scratch_bytes(const ecx_model *model, int zh, int zw) {
   size_t cells;
   if (!valid_size(model, 1, zh, zw)) return 0;

@@ -19,7 +19,7 @@ extern "C" {
 #define ECX_QUALITIES 100
 #define ECX_SYMBOL_LIMIT 8191 /* symbols of y lie in [-limit, limit] */
 #define ECX_HYPER_LIMIT 127   /* symbols of z lie in [-limit, limit] */
-#define ECX_MAX_SIDE 1024     /* hyper-latents per side of a tile */
+#define ECX_MAX_SIDE 128      /* hyper-latents per side of a tile of 4096 pixels */
 
 enum {
   ECX_OK = 0,

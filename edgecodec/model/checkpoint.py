@@ -8,49 +8,81 @@ and a checkpoint from elsewhere cannot run code.
 
 from __future__ import annotations
 
-import os
-import pickle
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from edgecodec.files import check_folder, replacing
 from edgecodec.model.config import CodecConfig
 from edgecodec.model.network import NeuralCodec
 
 FORMAT = "edgecodec-checkpoint-1"
 
 
+def check_target(path: Path) -> None:
+    """Refuse a file that could not be written, before hours of training are lost on it.
+
+    Raises:
+        ValueError: its folder is missing or cannot be written, or the path is no regular file.
+    """
+    check_folder(path)
+    try:
+        if path.exists() and not path.is_file():
+            what = "a folder" if path.is_dir() else "not a regular file"
+            raise ValueError(f"{path}: is {what}; give a file name")
+        # By trial, as permission bits say nothing of read-only disks, and with a name as long
+        # as the one that saving uses.
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}."):
+            pass
+    except OSError as exc:
+        raise ValueError(f"{path}: cannot be written ({exc.strerror or exc})") from exc
+
+
 def save_checkpoint(path: Path, payload: dict[str, Any]) -> None:
     """Write a checkpoint so that it appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    os.close(handle)
-    try:
+    with replacing(path) as temporary:
         torch.save({"format": FORMAT, **payload}, temporary)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint.
+
+    Returns:
+        Its entries; `config` and `weights` are there and dictionaries, the latter of tensors.
 
     Raises:
         ValueError: the file is missing, no checkpoint of ours, or damaged.
     """
     try:
         payload = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as exc:
+    # Whatever class: a damaged pickle makes torch raise nearly anything.
+    except Exception as exc:
         # Torch's own words for a foreign file advise to load it without safeguards.
-        reason = exc.strerror if isinstance(exc, OSError) else "not a torch file of plain tensors"
+        # For a file cut short it reports an OSError of its own, "Invalid argument".
+        reason = "not a torch file of plain tensors, or damaged"
+        if isinstance(exc, (FileNotFoundError, IsADirectoryError, PermissionError)):
+            reason = str(exc.strerror)
         raise ValueError(f"{path}: not a readable checkpoint ({reason})") from exc
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:
         raise ValueError(f"{path}: not an edgecodec checkpoint (made by `edgecodec train`)")
+    if not isinstance(payload.get("config"), dict):
+        raise ValueError(f"{path}: checkpoint has no configuration")
+    _check_tensors(payload.get("weights"), "weights", path)
+    if "raw" in payload:
+        _check_tensors(payload["raw"], "raw", path)
     return payload
+
+
+def _check_tensors(value: Any, kind: str, path: Path) -> None:
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: checkpoint has no {kind}")
+    for name, tensor in value.items():
+        floats = isinstance(tensor, Tensor) and tensor.is_floating_point()
+        if not (isinstance(name, str) and floats):
+            raise ValueError(f"{path}: {kind} {name!r}: not a tensor of floating point numbers")
 
 
 def load_codec(path: Path) -> NeuralCodec:
@@ -59,20 +91,50 @@ def load_codec(path: Path) -> NeuralCodec:
     Raises:
         ValueError: no readable checkpoint, or weights that do not fit its configuration.
     """
-    payload = load_checkpoint(path)
+    return build_codec(load_checkpoint(path), path).eval()
+
+
+def build_codec(payload: dict[str, Any], path: Path) -> NeuralCodec:
+    """Return the codec of a checkpoint that has been read, with its averaged weights.
+
+    Raises:
+        ValueError: configuration and weights do not belong together; names `path`.
+    """
     try:
         codec = NeuralCodec(CodecConfig.from_dict(payload["config"]))
-        codec.load_state_dict({k: v.float() for k, v in payload["weights"].items()})
-    except (KeyError, TypeError, ValueError, RuntimeError) as exc:
-        reason = " ".join(str(exc).split())[:300]
-        raise ValueError(f"{path}: checkpoint does not fit its configuration ({reason})") from exc
-    return codec.eval()
+    except (TypeError, ValueError, LookupError, ArithmeticError, RuntimeError) as exc:
+        raise _misfit(path, exc) from exc
+    fill_codec(codec, payload["weights"], path)
+    return codec
+
+
+def fill_codec(codec: NeuralCodec, weights: dict[str, Tensor], path: Path) -> None:
+    """Give a codec the weights of a checkpoint, in whatever precision they are stored.
+
+    Raises:
+        ValueError: they do not fit; names `path`.
+    """
+    try:
+        codec.load_state_dict({k: v.float() for k, v in weights.items()})
+    except RuntimeError as exc:
+        raise _misfit(path, exc) from exc
+
+
+def _misfit(path: Path, exc: Exception) -> ValueError:
+    reason = " ".join(str(exc).split())[:300]
+    return ValueError(f"{path}: checkpoint does not fit its configuration ({reason})")
 
 
 def export_weights(source: Path, target: Path) -> None:
-    """Keep configuration and weights alone, in half precision: what a release ships."""
+    """Keep configuration and weights alone, in half precision: what a release ships.
+
+    Raises:
+        ValueError: `source` is no readable checkpoint, or its weights do not fit.
+    """
     payload = load_checkpoint(source)
+    codec = build_codec(payload, source)
+    step = payload.get("step", 0)
+    if not isinstance(step, int):
+        raise ValueError(f"{source}: checkpoint has no step number")
     weights = {k: v.half() for k, v in payload["weights"].items()}
-    save_checkpoint(
-        target, {"config": payload["config"], "weights": weights, "step": payload["step"]}
-    )
+    save_checkpoint(target, {"config": codec.cfg.to_dict(), "weights": weights, "step": step})

@@ -7,10 +7,12 @@ continues with exactly the crops it would have seen.
 from __future__ import annotations
 
 import io
+import lzma
 import os
 import queue
 import tarfile
 import threading
+import zlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,18 +28,34 @@ UInt8Array = npt.NDArray[np.uint8]
 
 def _blobs(path: Path) -> Iterator[tuple[str, bytes]]:
     if path.is_dir():
-        for entry in sorted(path.rglob("*")):
+        for entry in sorted(p for p in path.rglob("*") if p.is_file()):
             if entry.suffix == ".tar":
-                yield from _blobs(entry)
+                yield from _tar_blobs(entry)
             elif entry.suffix.lower() in _SUFFIXES:
-                yield str(entry), entry.read_bytes()
-        return
-    with tarfile.open(path) as tar:
-        for member in tar:
-            if member.isfile() and Path(member.name).suffix.lower() in _SUFFIXES:
-                handle = tar.extractfile(member)
-                if handle is not None:
-                    yield member.name, handle.read()
+                yield str(entry), _read(entry)
+    else:
+        yield from _tar_blobs(path)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        raise ValueError(f"{path}: cannot be read ({exc.strerror or exc})") from exc
+
+
+def _tar_blobs(path: Path) -> Iterator[tuple[str, bytes]]:
+    try:
+        with tarfile.open(path) as tar:
+            for member in tar:
+                if member.isfile() and Path(member.name).suffix.lower() in _SUFFIXES:
+                    handle = tar.extractfile(member)
+                    if handle is not None:
+                        yield f"{path}: {member.name}", handle.read()
+    # The last three come from compressed tar files that are damaged.
+    except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as exc:
+        reason = " ".join(str(exc).split())
+        raise ValueError(f"{path}: neither a folder nor a readable tar file ({reason})") from exc
 
 
 def _decode(item: tuple[str, bytes]) -> UInt8Array:
@@ -45,7 +63,10 @@ def _decode(item: tuple[str, bytes]) -> UInt8Array:
     try:
         with Image.open(io.BytesIO(blob)) as image:
             return np.asarray(image.convert("RGB"))
-    except OSError as exc:
+    except MemoryError:
+        raise  # of this machine, not of the file
+    # Pillow's decoders raise nearly anything for a broken file, SyntaxError among it.
+    except Exception as exc:
         raise ValueError(f"{name}: not a readable image ({exc})") from exc
 
 
@@ -60,7 +81,8 @@ def load_photos(paths: list[Path], min_side: int = 0) -> list[UInt8Array]:
         (H, W, 3) uint8 arrays, in the order of their names.
 
     Raises:
-        ValueError: a path does not exist, holds no photo, or a photo cannot be read.
+        ValueError: a path does not exist, is neither folder nor tar file, holds no photo, or a
+            photo cannot be read.
     """
     for path in paths:
         if not path.exists():

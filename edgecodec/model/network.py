@@ -26,8 +26,6 @@ from edgecodec.model import config as fmt
 from edgecodec.model.config import CodecConfig
 from edgecodec.model.quantizers import round_clip, ste_round
 
-SYMBOL_LIMIT = 8191
-Z_LIMIT = 127
 _TAIL = 4.0
 
 
@@ -234,11 +232,11 @@ class NeuralCodec(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             y, z = y.float(), z.float()
             z = z * self.log_enc_z(quality).exp()[:, :, None, None]
-            z_hat = round_clip(z, 0, -Z_LIMIT, Z_LIMIT)
+            z_hat = round_clip(z, 0, -fixed.HYPER_LIMIT, fixed.HYPER_LIMIT)
             mu, index = self.scale_indexes(z_hat, quality)
             s = (y - mu) * self.log_enc_y(quality).exp()[:, :, None, None]
             # Symbols at scale index 0 are not coded at all: the decoder takes them as zero.
-            s_hat = (ste_round(s) * (index > 0)).clamp(-SYMBOL_LIMIT, SYMBOL_LIMIT)
+            s_hat = (ste_round(s) * (index > 0)).clamp(-fixed.SYMBOL_LIMIT, fixed.SYMBOL_LIMIT)
             step = self.log_step_y(quality).exp()[:, :, None, None]
             y_hat = round_clip(s_hat * step, fixed.Y_FRAC, -(1 << 15), (1 << 15) - 1) + mu
             sigma = fixed.SCALE_MIN * torch.exp(index * fixed.log_scale_step())

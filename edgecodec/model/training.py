@@ -12,7 +12,8 @@ import json
 import math
 import time
 from collections import deque
-from dataclasses import asdict, dataclass
+from collections.abc import Generator
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,7 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgecodec.model.checkpoint import load_checkpoint, save_checkpoint
+from edgecodec.model.checkpoint import (
+    build_codec,
+    check_target,
+    fill_codec,
+    load_checkpoint,
+    save_checkpoint,
+)
 from edgecodec.model.config import HYPER_STRIDE, CodecConfig
 from edgecodec.model.data import CropStream, UInt8Array, load_photos
 from edgecodec.model.network import NeuralCodec
@@ -47,6 +54,29 @@ class TrainingOptions:
     validate_every: int = 5000
     validate_photos: int = 32
     save_minutes: float = 3.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            whole = field.type == "int"
+            if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+                raise ValueError(f"{field.name} must be a number, not {value!r}")
+            least = 0 if not whole or field.name in ("seed", "validate_photos") else 1
+            if not least <= value < math.inf or (field.name == "learning_rate" and not value):
+                raise ValueError(f"{field.name} cannot be {value!r}")
+
+    @classmethod
+    def from_checkpoint(cls, path: Path) -> tuple[TrainingOptions, int]:
+        """Return the options of a run that can be resumed, and the step it has reached.
+
+        Raises:
+            ValueError: no checkpoint, or one without the state of training.
+        """
+        state = _load_resumable(path)
+        try:
+            return cls(**state["options"]), int(state["step"])
+        except (TypeError, ValueError) as exc:
+            raise ValueError(f"{path}: state of training is damaged ({exc})") from exc
 
     def rate(self, step: int) -> float:
         """Return the learning rate: linear warm-up, then cosine decay to nearly nothing."""
@@ -94,7 +124,8 @@ def validate(
         for photo in photos:
             h, w = (min(512, n // HYPER_STRIDE * HYPER_STRIDE) for n in photo.shape[:2])
             top, left = (photo.shape[0] - h) // 2, (photo.shape[1] - w) // 2
-            crop = np.ascontiguousarray(photo[top : top + h, left : left + w])
+            # A copy, because decoded photos are read-only and torch warns of sharing such memory.
+            crop = photo[top : top + h, left : left + w].copy()
             x = to_images(crop[None], device)
             with torch.inference_mode():
                 x_hat, bits_y, bits_z = codec(x, torch.tensor([float(q)], device=device))
@@ -104,6 +135,22 @@ def validate(
         result[q] = (float(np.mean(rates)), float(np.mean(values)))
     codec.train()
     return result
+
+
+def _load_resumable(path: Path) -> dict[str, Any]:
+    state = load_checkpoint(path)
+    needed = ("options", "raw", "optimiser", "step", "seconds", "random")
+    missing = [name for name in needed if name not in state]
+    if missing:
+        raise ValueError(
+            f"{path}: holds weights only, not {', '.join(missing)}; add --restart to train on "
+            "from them"
+        )
+    return state
+
+
+def _journal_path(out: Path) -> Path:
+    return out.with_suffix(".log.jsonl")
 
 
 class Trainer:
@@ -129,40 +176,41 @@ class Trainer:
         restart: bool = False,
     ) -> None:
         self.options, self.out, self.device = options, out, device
-        state = load_checkpoint(resume) if resume else None
-        if state is not None:
-            config = CodecConfig.from_dict(state["config"])
-            if "optimiser" not in state and not restart:
-                raise ValueError(
-                    f"{resume}: holds weights only; add --restart to train on from them"
-                )
         torch.manual_seed(options.seed)
-        self.codec = NeuralCodec(config).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        state: dict[str, Any] = {}
+        if resume is not None:
+            state = load_checkpoint(resume) if restart else _load_resumable(resume)
+            codec = build_codec(state, resume)
+        else:
+            codec = NeuralCodec(config)
+        self.codec = codec.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.codec.train()
+        self.average = {k: v.detach().clone() for k, v in self.codec.state_dict().items()}
         self.optimiser = torch.optim.Adam(
             self.codec.parameters(), lr=options.learning_rate, fused=True
         )
         self.step = 0
         self.seconds = 0.0
-        if state is not None:
-            self._restore(state, restart)
-        self.average = {k: v.detach().clone() for k, v in self.codec.state_dict().items()}
-        if state is not None:
-            for k, v in state["weights"].items():
-                self.average[k].copy_(v)
-        self._validated: dict[int, tuple[float, float]] | None = None
+        if resume is not None and not restart:
+            self._restore(state, resume)
 
-    def _restore(self, state: dict[str, Any], restart: bool) -> None:
-        self.codec.load_state_dict(
-            {k: v.float() for k, v in state["weights" if restart else "raw"].items()}
-        )
-        if restart:
-            return
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.step, self.seconds = int(state["step"]), float(state["seconds"])
-        torch.set_rng_state(state["random"])
-        if self.device.type == "cuda" and "random_cuda" in state:
-            torch.cuda.set_rng_state(state["random_cuda"])
+    def _restore(self, state: dict[str, Any], path: Path) -> None:
+        fill_codec(self.codec, state["raw"], path)
+        try:
+            self.optimiser.load_state_dict(state["optimiser"])
+            for parameter, moments in self.optimiser.state.items():
+                # Torch would notice only at the first step.
+                if any(moments[m].shape != parameter.shape for m in ("exp_avg", "exp_avg_sq")):
+                    raise ValueError("moments of another codec")
+            self.step, self.seconds = int(state["step"]), float(state["seconds"])
+            if self.step < 0:
+                raise ValueError(f"step {self.step}")
+            torch.set_rng_state(state["random"])
+            if self.device.type == "cuda" and "random_cuda" in state:
+                torch.cuda.set_rng_state(state["random_cuda"])
+        except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as exc:
+            reason = " ".join(f"{type(exc).__name__}: {exc}".split())[:300]
+            raise ValueError(f"{path}: state of training is damaged ({reason})") from exc
 
     def save(self) -> None:
         """Write the checkpoint, whole or not at all."""
@@ -207,6 +255,18 @@ class Trainer:
         judged.load_state_dict(self.average)
         return validate(judged, photos, self.device)
 
+    def _batches(self, photos: list[UInt8Array]) -> Generator[UInt8Array, None, None]:
+        """Yield the crops of each step that is left; the caller moves `step` on."""
+        o = self.options
+        while self.step < o.steps:
+            batch, size = shape = o.crop(self.step)
+            stream = CropStream(photos, batch=batch, size=size, seed=o.seed, start=self.step)
+            try:
+                while self.step < o.steps and o.crop(self.step) == shape:
+                    yield stream.next()
+            finally:
+                stream.close()
+
     def run(
         self, photos: list[UInt8Array], valid: list[UInt8Array], minutes: float | None, log: IO[str]
     ) -> None:
@@ -217,82 +277,74 @@ class Trainer:
         o = self.options
         begin = last_save = time.monotonic()
         before = self.seconds
-        window: deque[tuple[float, float, float]] = deque(maxlen=200)
-        stream: CropStream | None = None
-        shape = (0, 0)
-        images, mark = 0, time.monotonic()
+        end = math.inf if minutes is None else begin + minutes * 60
         with contextlib.ExitStack() as stack:
-            journal = stack.enter_context(self.out.with_suffix(".log.jsonl").open("a"))
-            while self.step < o.steps:
+            journal = stack.enter_context(_journal_path(self.out).open("a"))
+            progress = _Progress(o, end, journal, log)
+            for batch in stack.enter_context(contextlib.closing(self._batches(photos))):
                 now = time.monotonic()
                 self.seconds = before + now - begin
-                if minutes is not None and now - begin > minutes * 60:
+                if now > end:
                     break
-                if o.crop(self.step) != shape:
-                    if stream:
-                        stream.close()
-                    shape = o.crop(self.step)
-                    stream = CropStream(
-                        photos, batch=shape[0], size=shape[1], seed=o.seed, start=self.step
-                    )
-                assert stream is not None
-                loss, bpp, mse = self._one_step(stream.next())
-                images += shape[0]
+                loss, bpp, mse = self._one_step(batch)
+                progress.images += len(batch)
                 if self.step % 10 == 0 or self.device.type == "cpu":
-                    psnr = (10 * torch.log10(255**2 / mse)).mean()
-                    window.append((float(loss), float(bpp), float(psnr)))
+                    progress.add(loss, bpp, mse)
                 if self.step % 200 == 0:
-                    speed = images / (time.monotonic() - mark)
-                    images, mark = 0, time.monotonic()
-                    self._report(window, speed, shape, begin, minutes, journal, log)
+                    progress.report(self.step, self.seconds, len(batch))
                 if valid and (self.step % o.validate_every == 0 or self.step == o.steps):
-                    self._validated = self._validation(valid)
-                    row = {"step": self.step, "validation": self._validated}
-                    print(json.dumps(row), file=journal, flush=True)
-                    print("validation " + _show(self._validated), file=log, flush=True)
-                    mark = time.monotonic()
+                    progress.validated(self.step, self._validation(valid))
                 if time.monotonic() - last_save > o.save_minutes * 60:
                     self.save()
                     last_save = time.monotonic()
-            if stream:
-                stream.close()
             self.seconds = before + time.monotonic() - begin
             self.save()
 
-    def _report(
-        self,
-        window: deque[tuple[float, float, float]],
-        speed: float,
-        shape: tuple[int, int],
-        begin: float,
-        minutes: float | None,
-        journal: IO[str],
-        log: IO[str],
-    ) -> None:
-        loss, bpp, psnr = np.mean(window, 0)
-        left = (self.options.steps - self.step) * shape[0] / speed
-        if minutes is not None:
-            left = min(left, minutes * 60 - (time.monotonic() - begin))
+
+class _Progress:
+    """What a run tells: JSON lines in its journal, one line each for people in `log`."""
+
+    def __init__(self, options: TrainingOptions, end: float, journal: IO[str], log: IO[str]):
+        self._options, self._end, self._journal, self._log = options, end, journal, log
+        self._window: deque[tuple[float, float, float]] = deque(maxlen=200)
+        self.images, self._mark = 0, time.monotonic()
+
+    def add(self, loss: Tensor, bpp: Tensor, mse: Tensor) -> None:
+        """Count a step into the averages; waits for the device."""
+        psnr = (10 * torch.log10(255**2 / mse)).mean()
+        self._window.append((float(loss), float(bpp), float(psnr)))
+
+    def report(self, step: int, seconds: float, batch: int) -> None:
+        """Tell the averages, the speed since the last report and the time left."""
+        now = time.monotonic()
+        speed = self.images / (now - self._mark)
+        self.images, self._mark = 0, now
+        loss, bpp, psnr = np.mean(self._window, 0)
+        left = min((self._options.steps - step) * batch / speed, self._end - now)
         row = {
-            "step": self.step,
+            "step": step,
             "loss": round(float(loss), 5),
             "bpp": round(float(bpp), 4),
             "psnr": round(float(psnr), 3),
             "images_per_s": round(speed, 1),
-            "seconds": round(self.seconds, 1),
-            "learning_rate": self.options.rate(self.step),
+            "seconds": round(seconds, 1),
+            "learning_rate": self._options.rate(step),
         }
-        print(json.dumps(row), file=journal, flush=True)
-        print(
-            f"step {self.step}/{self.options.steps}  loss {loss:.4f}  bpp {bpp:.3f}  "
+        self._tell(
+            row,
+            f"step {step}/{self._options.steps}  loss {loss:.4f}  bpp {bpp:.3f}  "
             f"PSNR {psnr:.2f} dB  {speed:.1f} images/s  {left / 60:.0f} min left",
-            file=log,
-            flush=True,
         )
 
+    def validated(self, step: int, result: dict[int, tuple[float, float]]) -> None:
+        """Tell a validation, whose time does not count into the speed."""
+        shown = "  ".join(f"q{q}: {bpp:.3f} bpp {psnr:.2f} dB" for q, (bpp, psnr) in result.items())
+        self._tell({"step": step, "validation": result}, f"validation {shown}")
+        self._mark = time.monotonic()
 
-def _show(validation: dict[int, tuple[float, float]]) -> str:
-    return "  ".join(f"q{q}: {bpp:.3f} bpp {psnr:.2f} dB" for q, (bpp, psnr) in validation.items())
+    def _tell(self, row: dict[str, Any], line: str) -> None:
+        print(json.dumps(row), file=self._journal, flush=True)
+        print(line, file=self._log, flush=True)
 
 
 def train(
@@ -314,7 +366,7 @@ def train(
         images: folders or tar files of photos.
         valid: photos to report on, never trained on; may be empty.
         out: checkpoint to write.
-        options: schedule and sizes.
+        options: schedule and sizes; to resume, `TrainingOptions.from_checkpoint` has them.
         device: `auto`, `cpu` or `cuda`.
         resume: checkpoint to continue from.
         restart: begin the schedule anew from the weights of `resume`.
@@ -323,8 +375,10 @@ def train(
         log: where progress is printed.
 
     Raises:
-        ValueError: photos or checkpoint unusable, or the device is not there.
+        ValueError: photos, checkpoint or device unusable, or `out` cannot be written.
     """
+    check_target(out)
+    check_target(_journal_path(out))
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
@@ -334,7 +388,7 @@ def train(
         options, out, torch.device(device), config=config, resume=resume, restart=restart
     )
     photos = load_photos(images, min_side=options.final_size)
-    held_out = load_photos(valid)[: options.validate_photos] if valid else []
+    held_out = load_photos(valid, min_side=HYPER_STRIDE)[: options.validate_photos] if valid else []
     print(
         f"{len(photos)} photos, {len(held_out)} for validation, read in "
         f"{time.monotonic() - begin:.0f} s; training on {device} from step {trainer.step}",

@@ -149,8 +149,30 @@ def test_demo_photo_serves_where_no_folder_is_named(checkpoint: Path, tmp_path: 
 
 
 def test_int8_is_refused_before_anything_is_read(tmp_path: Path) -> None:
-    with pytest.raises(ConversionError, match="int8 is not available yet"):
+    with pytest.raises(ConversionError, match="converts to fp32 and fp16 only"):
         convert(tmp_path / "none.pt", None, tmp_path / "b", precisions=["fp32", "int8"])
+
+
+def test_output_is_looked_at_before_the_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "photo.png").write_bytes(b"x")
+    for out in ("photo.png", "photo.png/x", "absent/x"):
+        with pytest.raises(BundleError, match=r"photo\.png|absent"):
+            convert(tmp_path / "none.pt", None, tmp_path / out)
+    assert [p.name for p in tmp_path.iterdir()] == ["photo.png"]
+
+
+@pytest.mark.parametrize("name", ["b", "b.zip"])
+def test_earlier_bundle_is_replaced_only_when_forced(
+    checkpoint: Path, photos: Path, tmp_path: Path, name: str
+) -> None:
+    convert(checkpoint, photos, tmp_path / name, name="first")
+    with pytest.raises(BundleError, match="add --force"):
+        convert(checkpoint, photos, tmp_path / name, name="second")
+    with Bundle(tmp_path / name) as bundle:
+        assert bundle.manifest.name == "first"
+    convert(checkpoint, photos, tmp_path / name, name="second", force=True)
+    with Bundle(tmp_path / name) as bundle:
+        assert bundle.manifest.name == "second"
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a checkpoint"])

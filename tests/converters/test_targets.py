@@ -74,7 +74,7 @@ def test_plan_puts_the_reference_first_and_once() -> None:
 
 
 def test_plan_refuses_int8_for_now() -> None:
-    with pytest.raises(ConversionError, match="int8 is not available yet for this checkpoint"):
+    with pytest.raises(ConversionError, match="converts to fp32 and fp16 only"):
         plan(["onnx"], ["fp32", "int8"])
 
 

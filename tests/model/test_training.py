@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,8 @@ from edgecodec.cli import main
 from edgecodec.model.checkpoint import export_weights, load_checkpoint, load_codec
 from edgecodec.model.config import CodecConfig
 from edgecodec.model.data import load_photos, random_crop
-from edgecodec.model.training import TrainingOptions, train
+from edgecodec.model.network import NeuralCodec
+from edgecodec.model.training import TrainingOptions, train, validate
 
 SMALL = CodecConfig(
     latent_channels=16,
@@ -54,6 +57,21 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def trained(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small codec trained for 30 steps."""
+    path = tmp_path_factory.mktemp("trained") / "codec.pt"
+    run(photos, path)
+    return path
+
+
+def changed(source: Path, target: Path, **entries: object) -> Path:
+    """Write a checkpoint with other entries; None leaves one out."""
+    payload = {**torch.load(source, weights_only=True), **entries}
+    torch.save({k: v for k, v in payload.items() if v is not None}, target)
+    return target
+
+
 def run(photos: Path, out: Path, *, resume: Path | None = None, steps: int = 30) -> str:
     log = io.StringIO()
     options = TrainingOptions(**{**OPTIONS.__dict__, "steps": steps})
@@ -68,6 +86,37 @@ def test_load_photos_reads_folders_and_tar_files(photos: Path) -> None:
         load_photos([photos / "nowhere"])
     with pytest.raises(ValueError, match="no photos of at least 500"):
         load_photos([photos], min_side=500)
+
+
+def test_load_photos_names_what_it_cannot_read(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    single = photos / "a.png"
+    with pytest.raises(ValueError, match=r"a\.png: neither a folder nor a readable tar"):
+        load_photos([single])
+    cut = tmp_path / "cut.tar"
+    cut.write_bytes((photos / "more.tar").read_bytes()[:3000])
+    with pytest.raises(ValueError, match=r"cut\.tar: neither a folder nor a readable tar"):
+        load_photos([tmp_path])
+    cut.unlink()
+    blob = single.read_bytes()
+    broken = {"cut": blob[:200], "chunk": blob[:33] + b"\0\0\0\1????" + blob[33:]}
+    for name, content in broken.items():
+        path = tmp_path / f"{name}.png"
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"{name}\.png: not a readable image"):
+            load_photos([tmp_path])
+        path.unlink()
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(ValueError, match=r"a\.png: not a readable image .*bomb"):
+        load_photos([photos])
+
+
+def test_load_photos_passes_over_folders_with_names_of_files(photos: Path, tmp_path: Path) -> None:
+    for name in ("b.png", "c.tar"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "c.tar" / "a.png").write_bytes((photos / "a.png").read_bytes())
+    assert len(load_photos([tmp_path])) == 1
 
 
 def test_random_crop_is_a_function_of_its_generator(photos: Path) -> None:
@@ -118,9 +167,10 @@ def test_interrupted_training_continues_exactly(
         assert all(torch.equal(a[kind][k], b[kind][k]) for k in a[kind])
 
 
-def test_export_weights_keeps_what_a_release_needs(photos: Path, tmp_path: Path) -> None:
-    run(photos, tmp_path / "codec.pt")
-    export_weights(tmp_path / "codec.pt", tmp_path / "release.pt")
+def test_export_weights_keeps_what_a_release_needs(
+    photos: Path, trained: Path, tmp_path: Path
+) -> None:
+    export_weights(trained, tmp_path / "release.pt")
     release = load_checkpoint(tmp_path / "release.pt")
     assert "optimiser" not in release
     assert all(v.dtype == torch.float16 for v in release["weights"].values())
@@ -144,6 +194,138 @@ def test_load_checkpoint_refuses_what_is_none(tmp_path: Path) -> None:
         load_codec(path)
 
 
+WRONG: dict[str, tuple[dict[str, object], str]] = {
+    "no configuration": ({"config": None}, "has no configuration"),
+    "other configuration": ({"config": {**SMALL.to_dict(), "lambda_min": 0}}, "does not fit"),
+    "no weights": ({"weights": None}, "has no weights"),
+    "weights in a list": ({"weights": [1]}, "has no weights"),
+    "weights of strings": ({"weights": {"a": "b"}}, "not a tensor"),
+    "other weights": ({"weights": {"a": torch.zeros(1)}}, "does not fit"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_checkpoint_that_is_wrong_is_named_in_one_line(
+    photos: Path, trained: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entries, message = WRONG[name]
+    path = changed(trained, tmp_path / "wrong.pt", **entries)
+    uses: list[Callable[[], object]] = [
+        lambda: load_codec(path),
+        lambda: export_weights(path, tmp_path / "out.pt"),
+        lambda: run(photos, tmp_path / "out.pt", resume=path),
+    ]
+    for use in uses:
+        with pytest.raises(ValueError, match=rf"wrong\.pt: .*{message}") as caught:
+            use()
+        assert "\n" not in str(caught.value)
+    for more in ((), ("--restart",)):
+        command = ["train", "--images", str(photos), "--out", str(tmp_path / "out.pt")]
+        assert main([*command, "--resume", str(path), "--device", "cpu", *more]) == 1
+        assert message in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["wrong.pt"]
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"raw": None},
+        {"raw": {}},
+        {"random": None},
+        {"random": "x"},
+        {"optimiser": {}},
+        {"optimiser": "x"},
+        {"step": "x"},
+        {"step": -1},
+    ],
+)
+def test_damaged_state_of_training_is_refused(
+    photos: Path, trained: Path, tmp_path: Path, entries: dict[str, object]
+) -> None:
+    path = changed(trained, tmp_path / "wrong.pt", **entries)
+    with pytest.raises(ValueError, match=r"wrong\.pt: "):
+        run(photos, tmp_path / "out.pt", resume=path)
+    assert not (tmp_path / "out.log.jsonl").exists()
+
+
+def test_options_refuse_what_cannot_be() -> None:
+    for wrong in ({"steps": 0}, {"seed": -1}, {"learning_rate": math.nan}, {"learning_rate": 0.0}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            TrainingOptions(**wrong)
+
+
+def test_validate_takes_photos_that_fit_exactly(tmp_path: Path) -> None:
+    """Such a photo is not cropped, and torch warns of memory that is read-only."""
+    Image.new("RGB", (64, 64), (90, 120, 30)).save(tmp_path / "a.png")
+    result = validate(NeuralCodec(SMALL), load_photos([tmp_path]), torch.device("cpu"))
+    assert sorted(result) == [5, 25, 50, 75, 95]
+
+
+def test_resume_takes_its_options_from_the_checkpoint(
+    photos: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "more.pt"
+    command = ["train", "--images", str(photos), "--out", str(out), "--device", "cpu"]
+    command += ["--resume", str(trained)]
+    for option, value in (("batch", 3), ("size", 128), ("learning-rate", 0.5), ("seed", 1)):
+        assert main([*command, f"--{option}", str(value)]) == 1
+        err = capsys.readouterr().err
+        assert f"--{option} {value}: {trained} was trained with" in err
+        assert err.count("\n") == 1
+    assert main([*command, "--steps", "29"]) == 1
+    assert "has reached step 30 already" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    assert main([*command, "--batch", "2", "--size", "64", "--steps", "31"]) == 0
+    state = load_checkpoint(out)
+    assert state["step"] == 31
+    assert state["options"] == {**OPTIONS.__dict__, "steps": 31}
+    rate = TrainingOptions(**state["options"]).rate(30)
+    assert state["optimiser"]["param_groups"][0]["lr"] == rate
+
+
+def test_restart_takes_new_options(photos: Path, trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "more.pt"
+    command = ["train", "--images", str(photos), "--out", str(out), "--device", "cpu", "--restart"]
+    assert main(command) == 1
+    command += ["--resume", str(trained), "--steps", "1", "--batch", "1", "--size", "64"]
+    assert main(command) == 0
+    state = load_checkpoint(out)
+    assert state["step"] == 1
+    assert TrainingOptions(**state["options"]) == TrainingOptions(
+        steps=1, batch=1, size=64, final_size=128
+    )
+
+
+def test_train_command_trains_without_valid(photos: Path, tmp_path: Path) -> None:
+    out, release = tmp_path / "x.pt", tmp_path / "release.pt"
+    command = ["train", "--images", str(photos), "--out", str(out), "--device", "cpu"]
+    command += ["--steps", "1", "--batch", "1", "--size", "64", "--export", str(release)]
+    assert main(command) == 0
+    assert load_checkpoint(out)["step"] == 1
+    assert load_codec(release).cfg == CodecConfig()
+
+
+def test_train_command_refuses_at_once_what_it_cannot_write(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folder.pt").mkdir()
+    (tmp_path / "taken.log.jsonl").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    command = ["train", "--images", str(photos), "--steps", "1", "--device", "cpu"]
+    for out, message in (
+        (tmp_path / "none" / "x.pt", "no such folder"),
+        (tmp_path / "folder.pt", "is a folder"),
+        (tmp_path / "taken.pt", "is a folder"),
+        (tmp_path / ("x" * 250), "cannot be written"),
+        (Path("/dev/null"), "not a regular file"),
+    ):
+        assert main([*command, "--out", str(out)]) == 1
+        assert message in capsys.readouterr().err
+    assert main([*command, "--out", str(tmp_path / "x.pt"), "--export", "/dev/null"]) == 1
+    assert "not a regular file" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_train_command_says_what_is_wrong(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -152,4 +334,6 @@ def test_train_command_says_what_is_wrong(
     assert "no such folder" in capsys.readouterr().err
     assert main(["train", "--images", str(photos), "--out", out, "--size", "100"]) == 1
     assert "multiple of 64" in capsys.readouterr().err
-    assert not Path(out).exists()
+    assert main(["train", "--images", str(photos), "--out", out, "--learning-rate", "nan"]) == 1
+    assert "learning_rate cannot be nan" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

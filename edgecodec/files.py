@@ -1,0 +1,78 @@
+"""Files that appear whole or not at all, and `-` for standard input and output."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from edgecodec.errors import ConfigError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary file to fill that becomes `path` when all went well and vanishes otherwise.
+
+    Raises:
+        OSError: the folder is missing or cannot be written.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp is private; a file the user asks for follows the user's umask.
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_folder(path: Path) -> None:
+    """Refuse a path whose folder does not exist.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path.parent}: no such folder")
+
+
+def read_input(name: str) -> bytes:
+    """Read a file, or standard input for `-`.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    if name == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return Path(name).read_bytes()
+    except OSError as exc:
+        raise ConfigError(f"{name}: cannot be read ({exc.strerror or exc})") from exc
+
+
+def write_output(name: str, data: bytes) -> None:
+    """Write a file whole or not at all; `-` is standard output.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    if name == "-":
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+        return
+    path = Path(name)
+    try:
+        if path.exists() and not path.is_file():  # a device or a pipe: nothing to replace
+            path.write_bytes(data)
+            return
+        with replacing(path) as temporary:
+            temporary.write_bytes(data)
+    except OSError as exc:
+        raise ConfigError(f"{name}: cannot be written ({exc.strerror or exc})") from exc
