@@ -47,10 +47,8 @@ def make_golden(
     x = centre(photo, HEIGHT, WIDTH)
     coder = LatentCoder(tables)
     y, z = (channels_last(value)[0] for value in analysis(channels_first(x[None])))
-    z_hat = coder.quantize_hyper(QUALITY, z)
-    mu, index = coder.hyper(QUALITY, z_hat)
-    substream = coder.encode(QUALITY, z_hat, index, coder.quantize(QUALITY, y, mu, index))
-    _, y_hat = coder.decode(QUALITY, z_hat.shape[0], z_hat.shape[1], substream)
+    substream = coder.compress(QUALITY, y, z)
+    _, y_hat = coder.decode(QUALITY, z.shape[0], z.shape[1], substream)
     header = Header(x.shape[1], x.shape[0], "RGB", QUALITY, DEFAULT_TILE, short_id(tables))
     x_hat = channels_last(synthesis(channels_first(y_hat[None])))[0]
     return {

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from edgecodec.bundle import Bundle
 from edgecodec.classical import load_rgb
 from edgecodec.codec import Codec
-from edgecodec.container import read_container
+from edgecodec.container import HYPER_STRIDE, read_container
 from edgecodec.entropy import LatentCoder, core_available
 from edgecodec.errors import BackendError, BundleError, EdgeCodecError
 from edgecodec.runtimes.registry import backend_names
@@ -196,11 +196,15 @@ def check_conformance(
             stack.enter_context(codec)
         report = ConformanceReport([p.name for p in images], list(qualities), skipped=skipped)
         report.golden_mismatches = _golden_mismatches(opened)
-        report.coder_files = 0 if core_available() else None
+        slow = stack.enter_context(Codec(opened, entropy_coder="numpy"))
+        coders = [slow.coder]
+        if core_available():
+            coders.append(LatentCoder(opened.tables(), "c"))
+            report.coder_files = 0
         tallies = {(a, b): _Tally() for a in codecs for b in codecs}
         for pixels in pictures:
             for quality in qualities:
-                _exchange(pixels, quality, tile, opened, codecs, tallies, report)
+                _exchange(pixels, quality, tile, codecs, slow, coders, tallies, report)
     report.pairs = [tally.pair(a, b) for (a, b), tally in tallies.items()]
     return report
 
@@ -219,15 +223,19 @@ def _exchange(
     pixels: UInt8Array,
     quality: int,
     tile: int,
-    bundle: Bundle,
     codecs: dict[str, Codec],
+    slow: Codec,
+    coders: Sequence[LatentCoder],
     tallies: dict[tuple[str, str], _Tally],
     report: ConformanceReport,
 ) -> None:
     """Encode a picture on every backend and decode each file on every other."""
     for made_on, encoder in codecs.items():
         data = encoder.encode(pixels, quality, tile=tile)
-        expected = _check_coders(bundle, data, report)
+        expected = slow.decode_latents(data)
+        if report.coder_files is not None:
+            report.coder_files += 1
+            report.coder_mismatches += not _same_bytes(coders, data)
         reference = np.asarray(encoder.decode(data))
         for read_on, decoder in codecs.items():
             tallies[made_on, read_on].add(
@@ -238,30 +246,18 @@ def _exchange(
             )
 
 
-def _check_coders(bundle: Bundle, data: bytes, report: ConformanceReport) -> npt.NDArray[np.int16]:
-    """Read a file with the NumPy coder, write it again with both, and return its latents."""
-    with Codec(bundle, entropy_coder="numpy") as slow:
-        latents = slow.decode_latents(data)
-    if report.coder_files is not None:
-        report.coder_files += 1
-        report.coder_mismatches += not _same_bytes(bundle, data)
-    return latents
-
-
-def _same_bytes(bundle: Bundle, data: bytes) -> bool:
-    """Say whether both coders turn the symbols of a file back into exactly its substreams."""
-    tables = bundle.tables()
+def _same_bytes(coders: Sequence[LatentCoder], data: bytes) -> bool:
+    """Say whether each coder turns the symbols of a file back into exactly its substreams."""
     file = read_container(data)
-    stride = bundle.manifest.hyper_stride
+    quality = file.header.quality
     for tile, substream in zip(file.header.tiles(), file.substreams, strict=True):
         if substream is None:
             return False
-        size = tile.height // stride, tile.width // stride
-        quality = file.header.quality
-        for name in ("c", "numpy"):
-            coder = LatentCoder(tables, name)
+        for coder in coders:
             try:
-                z, y_hat = coder.decode(quality, *size, substream)
+                z, y_hat = coder.decode(
+                    quality, tile.height // HYPER_STRIDE, tile.width // HYPER_STRIDE, substream
+                )
                 mu, index = coder.hyper(quality, z)
                 s = _symbols(coder, quality, y_hat, mu)
                 if coder.encode(quality, z, index, s) != substream:

@@ -19,11 +19,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from edgecodec.bundle import Bundle
+from edgecodec.classical import load_rgb
 from edgecodec.cli.common import expand_images, number_list
 from edgecodec.codec import Codec
+from edgecodec.container import Header
 from edgecodec.entropy import LatentCoder
 from edgecodec.tables import scale_of
 from edgecodec.tiling import read_padded, window_of
@@ -62,25 +63,17 @@ def measure_image(
     codec: Codec, coder: LatentCoder, path: Path, qualities: Sequence[int]
 ) -> list[dict[str, Any]]:
     """Return one row per quality for an image of a single tile."""
-    from edgecodec.container import Header
-
-    with Image.open(path) as image:
-        pixels = np.asarray(image.convert("RGB"))
+    pixels = load_rgb(path)
     header = Header(pixels.shape[1], pixels.shape[0], "RGB", 1, 4096, "00" * 8)
     window = window_of(header.tiles()[0], 0, *header.padded)
     out = codec.run_stage("analysis", {"x": read_padded(pixels, window)})
     y, z_raw = out["y"][0], out["z"][0]
     rows = []
     for quality in qualities:
-
-        def encode(quality: int = quality) -> bytes:
-            z = coder.quantize_hyper(quality, z_raw)
-            mu, index = coder.hyper(quality, z)
-            return coder.encode(quality, z, index, coder.quantize(quality, y, mu, index))
-
         z = coder.quantize_hyper(quality, z_raw)
         mu, index = coder.hyper(quality, z)
         s = coder.quantize(quality, y, mu, index)
+        encode = partial(coder.compress, quality, y, z_raw)
         data = encode()
         decode = partial(coder.decode, quality, z.shape[0], z.shape[1], data)
         index_z = np.broadcast_to(coder.tables.index_z[quality - 1], z.shape)

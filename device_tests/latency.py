@@ -18,16 +18,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgecodec.bundle import Bundle
+from edgecodec.bundle import Bundle, default_bundle_path
 from edgecodec.classical import classical_codec, load_rgb, timed
 from edgecodec.codec import Codec, Profile
 from edgecodec.device_tests.conformance import open_backends
 from edgecodec.errors import BackendError
 from edgecodec.runtimes.device import Device, probe_device
 
-DEMO_PHOTO = Path(__file__).parents[1] / "edgecodec" / "data" / "demo.png"
-if not DEMO_PHOTO.exists():  # installed: device_tests lies inside edgecodec
-    DEMO_PHOTO = Path(__file__).parents[1] / "data" / "demo.png"
+DEMO_PHOTO = default_bundle_path().with_name("demo.png")
 WARM_UP = 3
 CLASSICAL_QUALITY = {"jpeg": 80, "webp": 80, "avif": 60}
 """Common settings, near the rate of our default quality."""

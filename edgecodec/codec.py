@@ -212,13 +212,10 @@ class Codec:
         with profile.stage("analysis"):
             out = self.run_stage("analysis", {"x": x})
         with profile.stage("entropy coding"):
-            y = _inner(out["y"][0], window, tile, m.latent_stride)
-            z = self.coder.quantize_hyper(
-                header.quality, _inner(out["z"][0], window, tile, m.hyper_stride)
-            )
-            mu, index = self.coder.hyper(header.quality, z)
-            s = self.coder.quantize(header.quality, y, mu, index)
-            return self.coder.encode(header.quality, z, index, s)
+            top, left = window.inner_top, window.inner_left
+            y = _cut(out["y"][0], top, left, tile, m.latent_stride)
+            z = _cut(out["z"][0], top, left, tile, m.hyper_stride)
+            return self.coder.compress(header.quality, y, z)
 
     # -- decoding ---------------------------------------------------------------------------
 
@@ -325,10 +322,8 @@ class Codec:
             y_hat = part[None].astype(np.float32)
             x_hat = self.run_stage("synthesis", {"y_hat": y_hat})["x_hat"][0]
         with profile.stage("pixels out"):
-            inner = Window(
-                0, 0, 0, 0, window.inner_top * m.latent_stride, window.inner_left * m.latent_stride
-            )
-            levels = _inner(x_hat, inner, tile, 1)
+            top, left = (n * m.latent_stride for n in (window.inner_top, window.inner_left))
+            levels = _cut(x_hat, top, left, tile, 1)
             bottom = min(tile.top + tile.height, header.height)
             right = min(tile.left + tile.width, header.width)
             levels = levels[: bottom - tile.top, : right - tile.left]
@@ -356,12 +351,20 @@ def _as_bytes(data: Any) -> bytes:
         raise ConfigError(f"a file is given as bytes, not {type(data).__name__}") from exc
 
 
-def _inner(
-    array: npt.NDArray[np.float32], window: Window, tile: Tile, stride: int
+def _cut(
+    array: npt.NDArray[np.float32], top: int, left: int, tile: Tile, stride: int
 ) -> npt.NDArray[np.float32]:
-    """Cut the tile out of what a network made of its window; `window` is in units of one pixel."""
-    top, left = window.inner_top // stride, window.inner_left // stride
-    return array[top : top + tile.height // stride, left : left + tile.width // stride]
+    """Cut a tile out of what a network made of its window.
+
+    Args:
+        array: (h, w, C), `stride` pixels per position.
+        top: first row of the tile within the window, in pixels.
+        left: first column of the tile within the window, in pixels.
+        tile: in pixels.
+        stride: pixels per position.
+    """
+    rows, columns = top // stride, left // stride
+    return array[rows : rows + tile.height // stride, columns : columns + tile.width // stride]
 
 
 def _latent_area(tile: Tile, stride: int) -> tuple[slice, slice]:

@@ -224,6 +224,18 @@ class LatentCoder:
         except ValueError as exc:
             raise ConfigError(f"symbols cannot be coded ({exc})") from exc
 
+    def compress(self, quality: int, y: Float32Array, z: Float32Array) -> bytes:
+        """Quantize what the analysis gives of one tile, and write it as a substream.
+
+        Args:
+            quality: 1..100.
+            y: (2 zh, 2 zw, M) float32.
+            z: (zh, zw, Z) float32.
+        """
+        z_hat = self.quantize_hyper(quality, z)
+        mu, index = self.hyper(quality, z_hat)
+        return self.encode(quality, z_hat, index, self.quantize(quality, y, mu, index))
+
     def decode(self, quality: int, zh: int, zw: int, data: bytes) -> tuple[Int16Array, Int16Array]:
         """Read one substream.
 

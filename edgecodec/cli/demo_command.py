@@ -8,12 +8,13 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgecodec.bundle import default_bundle_path
 from edgecodec.errors import ConfigError
 
 if TYPE_CHECKING:
     from edgecodec.bundle import Bundle
 
-DATA = Path(__file__).parents[1] / "data"
+DATA = default_bundle_path().parent
 TARGETS = ("onnx", "openvino", "tflite")
 QUALITIES = (20, 60, 90)
 

@@ -39,11 +39,6 @@ class CodecConfig:
     lambda_min: float = 0.001
     lambda_max: float = 0.12
 
-    def lagrangian(self, quality: float) -> float:
-        """Return lambda of `bpp + lambda * MSE(0..255)` for a quality in 1..100 (log-linear)."""
-        t = (quality - 1.0) / 99.0
-        return float(self.lambda_min * (self.lambda_max / self.lambda_min) ** t)
-
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-compatible values."""
         return asdict(self)
