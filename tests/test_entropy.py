@@ -503,9 +503,10 @@ def test_damaged_tables_are_a_bundle_error(tables: bytes) -> None:
 
 # -- C alone, as a phone app links it --------------------------------------------------------------
 
-PROGRAM = r"""
+SLURP = r"""
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include "edgecodec_core.h"
 
 static uint8_t *slurp(const char *name, size_t *length) {
@@ -520,7 +521,11 @@ static uint8_t *slurp(const char *name, size_t *length) {
   fclose(f);
   return data;
 }
+"""
 
+PROGRAM = (
+    SLURP
+    + r"""
 int main(int argc, char **argv) {
   size_t n_tables, n_data, need, i, count;
   uint8_t *tables, *data;
@@ -565,32 +570,17 @@ int main(int argc, char **argv) {
   return 0;
 }
 """
+)
 
-FUZZER = r"""
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include "edgecodec_core.h"
-
+FUZZER = (
+    SLURP
+    + r"""
 static uint32_t state = 12345u;
 static uint32_t rnd(void) {
   state ^= state << 13;
   state ^= state >> 17;
   state ^= state << 5;
   return state;
-}
-
-static uint8_t *slurp(const char *name, size_t *length) {
-  FILE *f = fopen(name, "rb");
-  uint8_t *data;
-  if (!f) exit(2);
-  fseek(f, 0, SEEK_END);
-  *length = (size_t)ftell(f);
-  rewind(f);
-  data = (uint8_t *)malloc(*length);
-  if (!data || fread(data, 1, *length, f) != *length) exit(2);
-  fclose(f);
-  return data;
 }
 
 /* A block of exactly this size, so that the sanitizer sees every step outside. */
@@ -688,6 +678,7 @@ int main(int argc, char **argv) {
   return 0;
 }
 """
+)
 
 
 def compile_c(folder: Path, source: str, *flags: str) -> Path:
