@@ -1,19 +1,19 @@
 """Every error the package raises on purpose.
 
 EdgeCodecError
-ConfigError(ValueError)                 an option or argument that cannot be
-MissingDependencyError(ImportError)     an optional package is absent; names the install line
-UnknownPluginError(LookupError)         no backend or converter of that name
-BitstreamError(ValueError)              a file that is not ours, damaged or cut short
-TruncatedBitstreamError
-UnsupportedVersionError
-ModelMismatchError                    made with another model; names both
-BundleError(ValueError)                 a model bundle that is damaged, incomplete or foreign
-BackendError(RuntimeError)              a runtime failed; says which and why
-BackendUnavailableError
-ConversionError(RuntimeError)           a checkpoint that cannot be converted; names the stage
-UnsupportedOpError
-ParityError
+  ConfigError(ValueError)               an option or argument that cannot be
+  MissingDependencyError(ImportError)   an optional package is absent; names the install line
+  UnknownPluginError(LookupError)       no backend or converter of that name
+  BitstreamError(ValueError)            a file that is not ours, damaged or cut short
+    TruncatedBitstreamError
+    UnsupportedVersionError
+    ModelMismatchError                  made with another model; names both
+  BundleError(ValueError)               a model bundle that is damaged, incomplete or foreign
+  BackendError(RuntimeError)            a runtime failed; says which and why
+    BackendUnavailableError
+  ConversionError(RuntimeError)         a checkpoint that cannot be converted; names the stage
+    UnsupportedOpError
+    ParityError
 """
 
 from __future__ import annotations
