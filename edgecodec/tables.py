@@ -34,7 +34,13 @@ STEP_FRAC = 6
 """Fractional bits of a latent's step beyond Y_FRAC."""
 Z_STEP_FRAC = 4
 """Fractional bits of a hyper-latent's step beyond Z_FRAC."""
+RESIDUAL_FRAC = 2
+"""Fractional bits of y_hat - mu where it enters the context of later latents of a cell."""
+RESIDUAL_LIMIT = 511
+"""Its largest magnitude there, in units of 2**-RESIDUAL_FRAC."""
 LATENTS_PER_HYPER = 2
+CELL_ORDER = ((0, 0), (1, 1), (0, 1), (1, 0))
+"""Order of coding within the 2x2 latents of a hyper-latent, as (dy, dx)."""
 SYMBOL_LIMIT = 8191
 """Symbols of y lie in [-SYMBOL_LIMIT, SYMBOL_LIMIT]."""
 HYPER_LIMIT = 127

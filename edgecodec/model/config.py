@@ -23,21 +23,22 @@ Y_UNIT = 16.0
 class CodecConfig:
     """Channel and block counts of one codec; enough to rebuild its networks.
 
-    The defaults stay inside the complexity envelope: about 5 kMAC per pixel on each side.
+    The defaults stay inside the complexity envelope: about 7 kMAC per pixel on each side.
     """
 
-    latent_channels: int = 128
+    latent_channels: int = 256
     hyper_channels: int = 48
     fine_channels: int = 128
-    fine_blocks: int = 2
-    coarse_channels: int = 160
-    coarse_blocks: int = 2
+    fine_blocks: int = 3
+    coarse_channels: int = 256
+    coarse_blocks: int = 1
     hyper_analysis_channels: int = 96
     hyper_hidden: int = 96
     hyper_features: int = 48
+    context_features: int = 48
     anchors: int = 9
-    lambda_min: float = 0.001
-    lambda_max: float = 0.12
+    lambda_min: float = 0.0006
+    lambda_max: float = 0.15
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-compatible values."""

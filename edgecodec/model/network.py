@@ -16,6 +16,7 @@ latents of the untiled one. The other networks hold only convolutions, ReLU, add
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -110,39 +111,65 @@ class IntegerLinear(nn.Module):
 
 
 class IntegerHyperSynthesis(nn.Module):
-    """h_s: dequantized z_hat and quality biases -> mu (units of 1/16) and scale index.
+    """h_s: dequantized z_hat, quality biases and decoded neighbours -> mu and scale index.
 
-    Three layers; activations are uint8 with ACTIVATION_FRAC fractional bits.
+    A hyper-latent and its 2x2 latents are a cell. Within a cell latents are coded one after
+    another, in the order of CELL_ORDER; each sees the features that z_hat yields for it and, from
+    the second on, how far the ones before it lay from their mu. Nothing crosses from one cell to
+    another, so that tiles stay independent. Activations are uint8 with ACTIVATION_FRAC fractional
+    bits.
     """
 
     def __init__(self, cfg: CodecConfig) -> None:
         super().__init__()
+        m, c = cfg.latent_channels, cfg.context_features
+        self.latent_channels = m
         self.first = IntegerLinear(cfg.hyper_channels, cfg.hyper_hidden, fixed.Z_FRAC)
         self.second = IntegerLinear(cfg.hyper_hidden, 4 * cfg.hyper_features, fixed.ACTIVATION_FRAC)
-        self.heads = IntegerLinear(
-            cfg.hyper_features, 2 * cfg.latent_channels, fixed.ACTIVATION_FRAC
+        self.context = nn.ModuleList(
+            [IntegerLinear(k * m, c, fixed.RESIDUAL_FRAC) for k in (1, 2, 3)]
         )
+        self.heads = IntegerLinear(cfg.hyper_features + c, 2 * m, fixed.ACTIVATION_FRAC)
         with torch.no_grad():
             self.heads.weight.mul_(0.1)
+            for layer in self.context:
+                layer.weight.mul_(0.5)
             # Start at a standard deviation near one step: neither skipped nor flat.
             start = math.log(1.0 / fixed.SCALE_MIN) / fixed.log_scale_step()
-            self.heads.bias[cfg.latent_channels :] = start / 2.0**fixed.HEAD_GAIN_LOG2
+            self.heads.bias[m:] = start / 2.0**fixed.HEAD_GAIN_LOG2
 
-    def forward(
-        self, z_fix: Tensor, hidden_bias: Tensor, index_bias: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return mu (N, M, 2h, 2w) and float-valued integer scale indexes of the same shape.
+    def features(self, z_fix: Tensor, hidden_bias: Tensor) -> Tensor:
+        """Return the features of every latent, (N, F, 2h, 2w).
 
         Args:
             z_fix: (N, Z, h, w), multiples of 2**-Z_FRAC.
             hidden_bias: (N, hidden), added to the first layer's bias.
-            index_bias: (N, M), added to the scale head's bias.
         """
         h = round_clip(torch.relu(self.first(z_fix, hidden_bias)), fixed.ACTIVATION_FRAC, 0, 255)
         h = round_clip(torch.relu(self.second(h)), fixed.ACTIVATION_FRAC, 0, 255)
-        h = F.pixel_shuffle(h, 2)
+        return F.pixel_shuffle(h, 2)
+
+    def parameters_of(
+        self, features: Tensor, before: list[Tensor], index_bias: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return mu (N, M, h, w) and float-valued integer scale indexes of one cell position.
+
+        Args:
+            features: (N, F, h, w) of this position.
+            before: y_hat - mu of the positions before it, (N, M, h, w) each.
+            index_bias: (N, M), added to the scale head's bias.
+        """
+        context = features.new_zeros(
+            features.shape[0], self.heads.weight.shape[1] - features.shape[1], *features.shape[2:]
+        )
+        if before:
+            limit = fixed.RESIDUAL_LIMIT
+            seen = round_clip(torch.cat(before, 1), fixed.RESIDUAL_FRAC, -limit, limit)
+            context = torch.relu(self.context[len(before) - 1](seen))
+            context = round_clip(context, fixed.ACTIVATION_FRAC, 0, 255)
         extra = torch.cat([torch.zeros_like(index_bias), index_bias], 1)
-        mu, index = (self.heads(h, extra) * 2.0**fixed.HEAD_GAIN_LOG2).chunk(2, 1)
+        out = self.heads(torch.cat([features, context], 1), extra) * 2.0**fixed.HEAD_GAIN_LOG2
+        mu, index = out.chunk(2, 1)
         mu = round_clip(mu, fixed.Y_FRAC, -(1 << 14), 1 << 14)
         return mu, round_clip(index, 0, 0, fixed.SCALE_LEVELS - 1)
 
@@ -178,6 +205,19 @@ class QualityTable(nn.Module):
         return self.values[left] * (1.0 - f) + self.values[left + 1] * f
 
 
+class CodedLatents(NamedTuple):
+    """What coding yields of y, each (N, M, 2h, 2w)."""
+
+    s: Tensor
+    """Symbols before rounding."""
+    s_hat: Tensor
+    """Symbols."""
+    index: Tensor
+    """Scale indexes."""
+    y_hat: Tensor
+    """Dequantized latents, multiples of 2**-Y_FRAC."""
+
+
 class NeuralCodec(nn.Module):
     """All networks and gains of one codec, with the rate-distortion forward pass of training."""
 
@@ -188,11 +228,13 @@ class NeuralCodec(nn.Module):
         self.h_a = build_hyper_analysis(cfg)
         self.h_s = IntegerHyperSynthesis(cfg)
         self.g_s = build_synthesis(cfg)
-        # Half the logarithm of the range of lambda, because MSE goes with the step squared.
-        span = 0.5 * math.log(cfg.lambda_max / cfg.lambda_min)
+        # Half the logarithm, because MSE goes with the step squared; the uniform quantizer that
+        # spends bits at the slope lambda = 0.12 has a step of about one unit of y.
+        coarsest, finest = (
+            -0.5 * math.log(v / 0.12) for v in (cfg.lambda_min, cfg.lambda_max)
+        )
         n, m, z = cfg.anchors, cfg.latent_channels, cfg.hyper_channels
-        self.log_enc_y = QualityTable(-span, 0.0, n, m)
-        self.log_step_y = QualityTable(span, 0.0, n, m)
+        self.log_step_y = QualityTable(coarsest, finest, n, m)
         self.log_enc_z = QualityTable(1.0, 2.0, n, z)
         self.log_step_z = QualityTable(-1.0, -2.0, n, z)
         self.log_sigma_z = QualityTable(0.0, 0.5, n, z)
@@ -209,14 +251,38 @@ class NeuralCodec(nn.Module):
         out: Tensor = self.g_s(y_hat * (1.0 / fmt.Y_UNIT))
         return out.float() * fmt.PIXEL_UNIT + fmt.PIXEL_OFFSET
 
-    def scale_indexes(self, z_hat: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mu and scale index of integer hyper-latents, as the integer decoder does."""
-        step = round_clip(
+    def code(self, y: Tensor, z_hat: Tensor, quality: Tensor) -> CodedLatents:
+        """Quantize y as the encoder does, with mu and scale indexes as the decoder sees them.
+
+        Args:
+            y: (N, M, 2h, 2w).
+            z_hat: (N, Z, h, w), integers.
+            quality: (N,).
+        """
+        step_z = round_clip(
             self.log_step_z(quality).exp(), fixed.Z_FRAC + fixed.Z_STEP_FRAC, 1, (1 << 15) - 1
         )
-        z_fix = round_clip(z_hat * step[:, :, None, None], fixed.Z_FRAC, -2047, 2047)
-        mu, index = self.h_s(z_fix, self.hidden_bias(quality), self.index_bias(quality))
-        return mu, index
+        z_fix = round_clip(z_hat * step_z[:, :, None, None], fixed.Z_FRAC, -2047, 2047)
+        features = self.h_s.features(z_fix, self.hidden_bias(quality))
+        index_bias = self.index_bias(quality)
+        step = self.log_step_y(quality).exp()[:, :, None, None]
+        before: list[Tensor] = []
+        parts: dict[tuple[int, int], CodedLatents] = {}
+        for dy, dx in fixed.CELL_ORDER:
+            mu, index = self.h_s.parameters_of(features[:, :, dy::2, dx::2], before, index_bias)
+            s = (y[:, :, dy::2, dx::2] - mu) / step
+            # Symbols at scale index 0 are not coded at all: the decoder takes them as zero.
+            s_hat = (ste_round(s) * (index > 0)).clamp(-fixed.SYMBOL_LIMIT, fixed.SYMBOL_LIMIT)
+            residual = round_clip(s_hat * step, fixed.Y_FRAC, -(1 << 15), (1 << 15) - 1)
+            before.append(residual)
+            parts[dy, dx] = CodedLatents(s, s_hat, index, residual + mu)
+        order = [(0, 0), (0, 1), (1, 0), (1, 1)]
+        return CodedLatents(
+            *(
+                F.pixel_shuffle(torch.stack([parts[k][i] for k in order], 2).flatten(1, 2), 2)
+                for i in range(4)
+            )
+        )
 
     def forward(self, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return x_hat and the bits of y and z per image.
@@ -233,22 +299,17 @@ class NeuralCodec(nn.Module):
             y, z = y.float(), z.float()
             z = z * self.log_enc_z(quality).exp()[:, :, None, None]
             z_hat = round_clip(z, 0, -fixed.HYPER_LIMIT, fixed.HYPER_LIMIT)
-            mu, index = self.scale_indexes(z_hat, quality)
-            s = (y - mu) * self.log_enc_y(quality).exp()[:, :, None, None]
-            # Symbols at scale index 0 are not coded at all: the decoder takes them as zero.
-            s_hat = (ste_round(s) * (index > 0)).clamp(-fixed.SYMBOL_LIMIT, fixed.SYMBOL_LIMIT)
-            step = self.log_step_y(quality).exp()[:, :, None, None]
-            y_hat = round_clip(s_hat * step, fixed.Y_FRAC, -(1 << 15), (1 << 15) - 1) + mu
-            sigma = fixed.SCALE_MIN * torch.exp(index * fixed.log_scale_step())
+            coded = self.code(y, z_hat, quality)
+            sigma = fixed.SCALE_MIN * torch.exp(coded.index * fixed.log_scale_step())
             sigma_z = self.log_sigma_z(quality).exp().clamp(fixed.SCALE_MIN, fixed.SCALE_MAX)
             if self.training:
-                s_rate = s + torch.rand_like(s) - 0.5
+                s_rate = coded.s + torch.rand_like(coded.s) - 0.5
                 z_rate = z + torch.rand_like(z) - 0.5
             else:
-                s_rate, z_rate = s_hat, z_hat
+                s_rate, z_rate = coded.s_hat, z_hat
             bits_y = gaussian_bits(s_rate, sigma).sum((1, 2, 3))
             bits_z = gaussian_bits(z_rate, sigma_z[:, :, None, None]).sum((1, 2, 3))
-        return self.synthesise(y_hat), bits_y, bits_z
+        return self.synthesise(coded.y_hat), bits_y, bits_z
 
 
 def multiply_accumulates(module: nn.Sequential, stride: float) -> float:

@@ -99,7 +99,7 @@ def build_tables(codec: NeuralCodec) -> Tables:
         ).astype(np.int32),
         # Hyper-latents are always coded: index 0, "not coded", is not theirs to have.
         index_z=index_z.clamp(1, fixed.SCALE_LEVELS - 1).numpy().astype(np.uint8),
-        gain_y=codec.log_enc_y(q).exp().numpy().astype(np.float32),
+        gain_y=(-codec.log_step_y(q)).exp().numpy().astype(np.float32),
         gain_z=codec.log_enc_z(q).exp().numpy().astype(np.float32),
     )
 

@@ -30,6 +30,7 @@ from edgecodec.model.checkpoint import (
 )
 from edgecodec.model.config import HYPER_STRIDE, CodecConfig
 from edgecodec.model.data import CropStream, UInt8Array, load_photos
+from edgecodec.model.initialisation import start_from_photos
 from edgecodec.model.network import NeuralCodec
 
 
@@ -163,6 +164,7 @@ class Trainer:
         config: shape of a new codec; a resumed one keeps its own.
         resume: checkpoint to continue from, or None.
         restart: take only the weights of `resume` and begin the schedule anew.
+        compiled: compile the loss with `torch.compile`, which needs a C++ compiler.
     """
 
     def __init__(
@@ -174,8 +176,13 @@ class Trainer:
         config: CodecConfig | None = None,
         resume: Path | None = None,
         restart: bool = False,
+        compiled: bool = False,
     ) -> None:
         self.options, self.out, self.device = options, out, device
+        # Shapes change once, with the size of the crops: two static programs beat a dynamic one.
+        self._loss = (
+            torch.compile(rate_distortion_loss, dynamic=False) if compiled else rate_distortion_loss
+        )
         torch.manual_seed(options.seed)
         state: dict[str, Any] = {}
         if resume is not None:
@@ -185,7 +192,7 @@ class Trainer:
             codec = NeuralCodec(config)
         self.codec = codec.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.codec.train()
-        self.average = {k: v.detach().clone() for k, v in self.codec.state_dict().items()}
+        self.average = self._copy()
         self.optimiser = torch.optim.Adam(
             self.codec.parameters(), lr=options.learning_rate, fused=True
         )
@@ -193,6 +200,14 @@ class Trainer:
         self.seconds = 0.0
         if resume is not None and not restart:
             self._restore(state, resume)
+
+    def _copy(self) -> dict[str, Tensor]:
+        return {k: v.detach().clone() for k, v in self.codec.state_dict().items()}
+
+    def start_from_photos(self, photos: list[UInt8Array]) -> None:
+        """Begin a new run with the principal components of its photos."""
+        start_from_photos(self.codec, photos, self.options.seed)
+        self.average = self._copy()
 
     def _restore(self, state: dict[str, Any], path: Path) -> None:
         fill_codec(self.codec, state["raw"], path)
@@ -237,7 +252,7 @@ class Trainer:
         offsets = (np.arange(len(batch)) + rng.random(len(batch))) / len(batch)
         quality = torch.from_numpy(1.0 + 99.0 * offsets).float().to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16):
-            loss, bpp, mse = rate_distortion_loss(self.codec, x, quality)
+            loss, bpp, mse = self._loss(self.codec, x, quality)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self.codec.parameters(), self.options.clip)
@@ -358,6 +373,7 @@ def train(
     restart: bool = False,
     minutes: float | None = None,
     config: CodecConfig | None = None,
+    compiled: bool = False,
     log: IO[str],
 ) -> None:
     """Train a codec and write its checkpoint.
@@ -372,6 +388,8 @@ def train(
         restart: begin the schedule anew from the weights of `resume`.
         minutes: stop after this time; the checkpoint can be resumed.
         config: shape of a new codec.
+        compiled: compile the loss first (a minute or two), then train up to 1.4 times as fast on
+            a CPU; needs a C++ compiler.
         log: where progress is printed.
 
     Raises:
@@ -385,9 +403,17 @@ def train(
         raise ValueError("no CUDA device here; use --device cpu")
     begin = time.monotonic()
     trainer = Trainer(
-        options, out, torch.device(device), config=config, resume=resume, restart=restart
+        options,
+        out,
+        torch.device(device),
+        config=config,
+        resume=resume,
+        restart=restart,
+        compiled=compiled,
     )
     photos = load_photos(images, min_side=options.final_size)
+    if resume is None:
+        trainer.start_from_photos(photos)
     held_out = load_photos(valid, min_side=HYPER_STRIDE)[: options.validate_photos] if valid else []
     print(
         f"{len(photos)} photos, {len(held_out)} for validation, read in "
