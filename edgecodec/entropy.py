@@ -3,11 +3,11 @@
     >>> from edgecodec.bundle import Bundle
     >>> coder = LatentCoder(Bundle().tables())
     >>> z = np.zeros((2, 3, coder.hyper_channels), np.int16)
-    >>> mu, index = coder.hyper(50, z)
-    >>> s = np.zeros_like(mu)
+    >>> y = np.zeros((4, 6, coder.latent_channels), np.float32)
+    >>> s, index = coder.quantize(50, z, y)
     >>> data = coder.encode(50, z, index, s)
     >>> z_hat, y_hat = coder.decode(50, 2, 3, data)
-    >>> bool((y_hat == mu).all()), y_hat.shape[:2]
+    >>> bool((z_hat == z).all()), y_hat.shape[:2]
     (True, (4, 6))
 
 Everything here is *bit-exact everywhere* but `quantize` and `quantize_hyper`, which only the
@@ -22,7 +22,15 @@ import numpy as np
 import numpy.typing as npt
 
 from edgecodec.errors import BitstreamError, BundleError, ConfigError, TruncatedBitstreamError
-from edgecodec.tables import HYPER_LIMIT, LATENTS_PER_HYPER, MAX_SIDE, QUALITIES, Tables
+from edgecodec.tables import (
+    HYPER_LIMIT,
+    LATENTS_PER_HYPER,
+    MAX_SIDE,
+    QUALITIES,
+    RELUCTANCES,
+    SYMBOL_LIMIT,
+    Tables,
+)
 
 Int16Array = npt.NDArray[np.int16]
 UInt8Array = npt.NDArray[np.uint8]
@@ -34,13 +42,15 @@ class Implementation(Protocol):
 
     name: str
 
-    def hyper(self, quality: int, z: Int16Array) -> tuple[Int16Array, UInt8Array]:
-        """See LatentCoder.hyper."""
+    def predict(
+        self, quality: int, z: Int16Array, s: Int16Array
+    ) -> tuple[Int16Array, UInt8Array]:
+        """See LatentCoder.predict."""
         ...
 
     def quantize(
-        self, quality: int, y: Float32Array, mu: Int16Array, index: UInt8Array
-    ) -> Int16Array:
+        self, quality: int, z: Int16Array, y: Float32Array, reluctance: Float32Array | None
+    ) -> tuple[Int16Array, UInt8Array]:
         """See LatentCoder.quantize."""
         ...
 
@@ -65,22 +75,26 @@ class CoreImplementation:
         self._model = _binding.load(tables)
         self._latent, self._hyper = _binding.channels(self._model)
 
-    def hyper(self, quality: int, z: Int16Array) -> tuple[Int16Array, UInt8Array]:
-        """See LatentCoder.hyper."""
+    def predict(
+        self, quality: int, z: Int16Array, s: Int16Array
+    ) -> tuple[Int16Array, UInt8Array]:
+        """See LatentCoder.predict."""
         zh, zw, _ = z.shape
         mu = np.empty((2 * zh, 2 * zw, self._latent), np.int16)
         index = np.empty(mu.shape, np.uint8)
-        self._core.hyper(self._model, quality, zh, zw, z, mu, index)
+        self._core.predict(self._model, quality, zh, zw, z, s, mu, index)
         return mu, index
 
     def quantize(
-        self, quality: int, y: Float32Array, mu: Int16Array, index: UInt8Array
-    ) -> Int16Array:
+        self, quality: int, z: Int16Array, y: Float32Array, reluctance: Float32Array | None
+    ) -> tuple[Int16Array, UInt8Array]:
         """See LatentCoder.quantize."""
-        s = np.empty(mu.shape, np.int16)
-        h, w, _ = mu.shape
-        self._core.quantize(self._model, quality, h // 2, w // 2, y, mu, index, s)
-        return s
+        zh, zw, _ = z.shape
+        s = np.empty((2 * zh, 2 * zw, self._latent), np.int16)
+        index = np.empty(s.shape, np.uint8)
+        thresholds = b"" if reluctance is None else reluctance
+        self._core.quantize(self._model, quality, zh, zw, z, y, thresholds, s, index)
+        return s, index
 
     def encode(self, quality: int, z: Int16Array, index: UInt8Array, s: Int16Array) -> bytes:
         """See LatentCoder.encode."""
@@ -166,40 +180,59 @@ class LatentCoder:
         clipped = np.clip(np.floor(scaled + np.float32(0.5)), -HYPER_LIMIT, HYPER_LIMIT)
         return np.ascontiguousarray(clipped, np.int16)
 
-    def hyper(self, quality: int, z: Int16Array) -> tuple[Int16Array, UInt8Array]:
-        """Run the hyper-synthesis.
+    def predict(
+        self, quality: int, z: Int16Array, s: Int16Array
+    ) -> tuple[Int16Array, UInt8Array]:
+        """Run the hyper-synthesis: what the decoder knows of each symbol before it reads it.
 
         Args:
             quality: 1..100.
             z: (zh, zw, Z) int16 in [-127, 127].
+            s: (2 zh, 2 zw, M) int16 symbols; those at scale index 0 count as 0.
 
         Returns:
             mu (2 zh, 2 zw, M) int16 in units of 1/16, and scale index uint8 of the same shape.
         """
         _row(quality)
-        z = _checked("z", z, np.int16, self.hyper_channels)
-        if z.min() < -HYPER_LIMIT or z.max() > HYPER_LIMIT:
-            raise ConfigError(f"hyper-latents must lie in [-{HYPER_LIMIT}, {HYPER_LIMIT}]")
-        return self._impl.hyper(quality, z)
+        z = self._checked_hyper(z)
+        s = _checked("s", s, np.int16, self.latent_channels, LATENTS_PER_HYPER)
+        _check_cells(z, s, "s")
+        if s.min() < -SYMBOL_LIMIT or s.max() > SYMBOL_LIMIT:
+            raise ConfigError(f"symbols must lie in [-{SYMBOL_LIMIT}, {SYMBOL_LIMIT}]")
+        return self._impl.predict(quality, z, s)
 
     def quantize(
-        self, quality: int, y: Float32Array, mu: Int16Array, index: UInt8Array
-    ) -> Int16Array:
-        """Return symbols `round((y - mu) * gain)`, zero where the scale index is 0.
+        self, quality: int, z: Int16Array, y: Float32Array, reluctance: Float32Array | None = None
+    ) -> tuple[Int16Array, UInt8Array]:
+        """Return symbols `round((y - mu) * gain)`, zero where the scale index is 0, and that index.
 
         Args:
             quality: 1..100.
-            y: (h, w, M) float32 as the analysis gives it.
-            mu: (h, w, M) int16 from `hyper`.
-            index: (h, w, M) uint8 from `hyper`.
+            z: (zh, zw, Z) int16 in [-127, 127].
+            y: (2 zh, 2 zw, M) float32 as the analysis gives it.
+            reluctance: (levels, 4) float32 or None. A symbol of magnitude k and scale index i is
+                lowered to k - 1 while `|y - mu| * gain < k - 1/2 + reluctance[i, min(k, 4) - 1]`:
+                rate-distortion optimised quantization (see `edgecodec.effort`).
+
+        Returns:
+            s (2 zh, 2 zw, M) int16 and scale index uint8 of the same shape.
         """
         _row(quality)
+        z = self._checked_hyper(z)
         y = _checked("y", y, np.float32, self.latent_channels, LATENTS_PER_HYPER)
-        mu = _checked("mu", mu, np.int16, self.latent_channels, LATENTS_PER_HYPER)
-        index = _checked("index", index, np.uint8, self.latent_channels, LATENTS_PER_HYPER)
-        if y.shape != mu.shape or index.shape != mu.shape:
-            raise ConfigError(f"y {y.shape}, mu {mu.shape} and index {index.shape} must agree")
-        return self._impl.quantize(quality, y, mu, index)
+        _check_cells(z, y, "y")
+        if reluctance is not None:
+            wanted = (len(self.tables.frequencies), RELUCTANCES)
+            if reluctance.shape != wanted or reluctance.dtype != np.float32:
+                raise ConfigError(f"reluctance must be float32 of shape {wanted}")
+            reluctance = np.require(reluctance, requirements=["C", "A", "E"])
+        return self._impl.quantize(quality, z, y, reluctance)
+
+    def _checked_hyper(self, z: Int16Array) -> Int16Array:
+        z = _checked("z", z, np.int16, self.hyper_channels)
+        if z.min() < -HYPER_LIMIT or z.max() > HYPER_LIMIT:
+            raise ConfigError(f"hyper-latents must lie in [-{HYPER_LIMIT}, {HYPER_LIMIT}]")
+        return z
 
     def encode(self, quality: int, z: Int16Array, index: UInt8Array, s: Int16Array) -> bytes:
         """Write one substream.
@@ -207,7 +240,7 @@ class LatentCoder:
         Args:
             quality: 1..100.
             z: (zh, zw, Z) int16.
-            index: (2 zh, 2 zw, M) uint8 from `hyper`.
+            index: (2 zh, 2 zw, M) uint8 from `quantize`.
             s: (2 zh, 2 zw, M) int16 from `quantize`.
 
         Raises:
@@ -217,8 +250,8 @@ class LatentCoder:
         z = _checked("z", z, np.int16, self.hyper_channels)
         s = _checked("s", s, np.int16, self.latent_channels, LATENTS_PER_HYPER)
         index = _checked("index", index, np.uint8, self.latent_channels, LATENTS_PER_HYPER)
-        if s.shape[:2] != (2 * z.shape[0], 2 * z.shape[1]) or index.shape != s.shape:
-            raise ConfigError(f"z {z.shape}, s {s.shape} and index {index.shape} must agree")
+        _check_cells(z, s, "s")
+        _check_cells(z, index, "index")
         try:
             return self._impl.encode(quality, z, index, s)
         except ValueError as exc:
@@ -233,8 +266,8 @@ class LatentCoder:
             z: (zh, zw, Z) float32.
         """
         z_hat = self.quantize_hyper(quality, z)
-        mu, index = self.hyper(quality, z_hat)
-        return self.encode(quality, z_hat, index, self.quantize(quality, y, mu, index))
+        s, index = self.quantize(quality, z_hat, y)
+        return self.encode(quality, z_hat, index, s)
 
     def decode(self, quality: int, zh: int, zw: int, data: bytes) -> tuple[Int16Array, Int16Array]:
         """Read one substream.
@@ -278,6 +311,11 @@ def _checked(
             f"h and w from {factor} to {MAX_SIDE * factor}"
         )
     return np.require(array, requirements=["C", "A", "E"])
+
+
+def _check_cells(z: npt.NDArray[Any], latents: npt.NDArray[Any], name: str) -> None:
+    if latents.shape[:2] != (2 * z.shape[0], 2 * z.shape[1]):
+        raise ConfigError(f"z {z.shape} and {name} {latents.shape} must agree")
 
 
 def _row(quality: int) -> int:

@@ -7,11 +7,20 @@ loop is plain Python and slow: about a second for a Kodak image.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from edgecodec.tables import HYPER_LIMIT, PRECISION, SYMBOL_LIMIT, Tables
+from edgecodec.tables import (
+    CELL_ORDER,
+    HYPER_LIMIT,
+    PRECISION,
+    RELUCTANCES,
+    SYMBOL_LIMIT,
+    Tables,
+)
 
 _TOTAL = 1 << PRECISION
 _MASK = _TOTAL - 1
@@ -20,6 +29,8 @@ _NIBBLE = _TOTAL >> 4
 
 Int16Array = npt.NDArray[np.int16]
 UInt8Array = npt.NDArray[np.uint8]
+_Place = tuple[slice, slice]
+_Symbols = Callable[[_Place, Int16Array, UInt8Array], npt.NDArray[np.signedinteger[Any]]]
 
 
 class NumpyImplementation:
@@ -30,37 +41,89 @@ class NumpyImplementation:
     def __init__(self, tables: Tables) -> None:
         self._t = tables
         self._cdf = [[0, *np.cumsum(row, dtype=np.int64).tolist()] for row in tables.frequencies]
+        self._gain = tables.gain_y
         self._half = [max(0, len(row) - 2) // 2 for row in tables.frequencies]
-        self._weights = [w.astype(np.float64).T for w in (tables.w1, tables.w2, tables.w3)]
 
-    def hyper(self, quality: int, z: Int16Array) -> tuple[Int16Array, UInt8Array]:
-        """Run the hyper-synthesis."""
+    def _features(self, quality: int, z: Int16Array) -> npt.NDArray[np.int64]:
+        """Return the features that z yields, (4 in CELL_ORDER, zh, zw, F)."""
         t, row = self._t, quality - 1
-        zh, zw, _ = z.shape
         x = np.clip((z.astype(np.int64) * t.step_z[row] + 8) >> 4, -2047, 2047)
-        h = _activation(self._linear(0, x) + t.b1[row])
-        h = _activation(self._linear(1, h) + t.b2)
-        # Pixel shuffle: feature 4 f + 2 dy + dx goes to position (dy, dx).
-        f = h.reshape(zh, zw, -1, 2, 2).transpose(0, 3, 1, 4, 2).reshape(2 * zh, 2 * zw, -1)
-        acc = self._linear(2, f)
+        h = _activation(_linear(t.w1, x) + t.b1[row], 6)
+        h = _activation(_linear(t.w2, h) + t.b2, 6)
+        # Row 4 f + 2 dy + dx belongs to feature f of the latent (dy, dx).
+        parts = h.reshape(*z.shape[:2], -1, 4)
+        return np.stack([parts[..., 2 * dy + dx] for dy, dx in CELL_ORDER])
+
+    def _predict(
+        self, quality: int, features: npt.NDArray[np.int64], before: list[npt.NDArray[np.int64]]
+    ) -> tuple[Int16Array, UInt8Array]:
+        """Return mu and scale index of one latent of each cell, given those coded before it."""
+        t = self._t
+        context = np.zeros((*features.shape[:2], t.bc.shape[1]), np.int64)
+        if before:
+            k = len(before) - 1
+            seen = np.concatenate(before, 2)
+            context = _activation(_linear((t.c1, t.c2, t.c3)[k], seen) + t.bc[k], 4)
+        acc = _linear(t.w3, np.concatenate([features, context], 2))
         m = t.latent_channels
         mu = np.clip((acc[..., :m] + t.b3 + 8) >> 4, -16384, 16384)
-        index = (acc[..., m:] + t.index_bias[row] + 128) >> 8
+        index = (acc[..., m:] + t.index_bias[quality - 1] + 128) >> 8
         return mu.astype(np.int16), np.clip(index, 0, len(self._cdf) - 1).astype(np.uint8)
 
-    def _linear(self, layer: int, x: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        return (x.astype(np.float64) @ self._weights[layer]).astype(np.int64)
+    def _residual(self, quality: int, s: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
+        return (s.astype(np.int64) * self._t.step_y[quality - 1] + 32) >> 6
+
+    def _walk(
+        self, quality: int, z: Int16Array, symbols: _Symbols
+    ) -> tuple[Int16Array, UInt8Array, Int16Array]:
+        """Go through the cells in the order of coding; return s, scale index and mu.
+
+        `symbols(place, mu, index)` gives the symbols of one latent of each cell.
+        """
+        zh, zw, _ = z.shape
+        shape = (2 * zh, 2 * zw, self._t.latent_channels)
+        s, mu = np.zeros(shape, np.int16), np.zeros(shape, np.int16)
+        index = np.zeros(shape, np.uint8)
+        before: list[npt.NDArray[np.int64]] = []
+        features = self._features(quality, z)
+        for k, (dy, dx) in enumerate(CELL_ORDER):
+            place = (slice(dy, None, 2), slice(dx, None, 2))
+            mu[place], index[place] = self._predict(quality, features[k], before)
+            s[place] = symbols(place, mu[place], index[place])
+            before.append(np.clip((self._residual(quality, s[place]) + 2) >> 2, -511, 511))
+        return s, index, mu
+
+    def predict(
+        self, quality: int, z: Int16Array, s: Int16Array
+    ) -> tuple[Int16Array, UInt8Array]:
+        """Run the hyper-synthesis."""
+        _, index, mu = self._walk(
+            quality, z, lambda place, _, index: np.where(index > 0, s[place], 0).astype(np.int16)
+        )
+        return mu, index
 
     def quantize(
-        self, quality: int, y: npt.NDArray[np.float32], mu: Int16Array, index: UInt8Array
-    ) -> Int16Array:
+        self,
+        quality: int,
+        z: Int16Array,
+        y: npt.NDArray[np.float32],
+        reluctance: npt.NDArray[np.float32] | None,
+    ) -> tuple[Int16Array, UInt8Array]:
         """Return symbols, with the core's order of float32 operations."""
-        centre = mu.astype(np.float32) * np.float32(0.0625)
-        with np.errstate(over="ignore", invalid="ignore"):
-            v = np.nan_to_num((y - centre) * self._t.gain_y[quality - 1], nan=0.0)
-        v = np.clip(v, -SYMBOL_LIMIT, SYMBOL_LIMIT).astype(np.float32)
-        s = np.trunc(v + np.copysign(np.float32(0.5), v)).astype(np.int16)
-        return np.where(index > 0, s, 0).astype(np.int16)
+        gain = self._gain[quality - 1]
+
+        def symbols(place: _Place, mu: Int16Array, index: UInt8Array) -> Int16Array:
+            centre = mu.astype(np.float32) * np.float32(0.0625)
+            with np.errstate(over="ignore", invalid="ignore"):
+                raw = (y[place] - centre) * gain
+            v = np.clip(np.nan_to_num(raw, nan=0.0), -SYMBOL_LIMIT, SYMBOL_LIMIT)
+            v = v.astype(np.float32)
+            s = np.trunc(v + np.copysign(np.float32(0.5), v)).astype(np.int16)
+            s = np.where(index > 0, s, 0).astype(np.int16)
+            return s if reluctance is None else _shrink(s, raw, reluctance[index])
+
+        s, index, _ = self._walk(quality, z, symbols)
+        return s, index
 
     def encode(self, quality: int, z: Int16Array, index: UInt8Array, s: Int16Array) -> bytes:
         """Write one substream."""
@@ -70,12 +133,15 @@ class NumpyImplementation:
         if s[index == 0].any() or index.max() >= len(self._cdf):
             raise ValueError("argument")
         levels = np.broadcast_to(self._t.index_z[quality - 1], z.shape)
-        coded = index > 0
         ops: list[tuple[int, int]] = []
         for level, value in zip(levels.ravel().tolist(), z.ravel().tolist(), strict=True):
             self._push(ops, level, value)
-        for level, value in zip(index[coded].tolist(), s[coded].tolist(), strict=True):
-            self._push(ops, level, value)
+        for place in _order(*z.shape[:2]):
+            coded = index[place] > 0
+            for level, value in zip(
+                index[place][coded].tolist(), s[place][coded].tolist(), strict=True
+            ):
+                self._push(ops, level, value)
         return _write(ops)
 
     def _push(self, ops: list[tuple[int, int]], level: int, value: int) -> None:
@@ -97,13 +163,21 @@ class NumpyImplementation:
         levels = t.index_z[row].tolist() * (zh * zw)
         z = np.array([self._read(reader, level, HYPER_LIMIT) for level in levels], np.int16)
         z = z.reshape(zh, zw, -1)
-        mu, index = self.hyper(quality, z)
-        s = np.zeros(mu.shape, np.int32)
-        coded = index > 0
-        s[coded] = [self._read(reader, level, SYMBOL_LIMIT) for level in index[coded].tolist()]
+        rows = [self._read_row(reader, quality, z[y : y + 1]) for y in range(zh)]
         reader.finish()
-        y_hat = ((s * t.step_y[row] + 32) >> 6) + mu
-        return z, np.clip(y_hat, -32768, 32767).astype(np.int16)
+        return z, np.concatenate(rows)
+
+    def _read_row(self, reader: _Reader, quality: int, z: Int16Array) -> Int16Array:
+        """Read the symbols of one row of cells; return y_hat, (2, 2 zw, M)."""
+
+        def symbols(_: _Place, __: Int16Array, index: UInt8Array) -> npt.NDArray[np.int32]:
+            s = np.zeros(index.shape, np.int32)
+            coded = index > 0
+            s[coded] = [self._read(reader, level, SYMBOL_LIMIT) for level in index[coded].tolist()]
+            return s
+
+        s, _, mu = self._walk(quality, z, symbols)
+        return np.clip(self._residual(quality, s) + mu, -32768, 32767).astype(np.int16)
 
     def _read(self, reader: _Reader, level: int, limit: int) -> int:
         cdf, half = self._cdf[level], self._half[level]
@@ -123,9 +197,36 @@ class NumpyImplementation:
         return value
 
 
-def _activation(acc: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    out: npt.NDArray[np.int64] = np.clip((acc + 32) >> 6, 0, 255)
+def _linear(weight: npt.NDArray[np.int8], x: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the products of the last axis of x with the rows of `weight`."""
+    return (x.astype(np.float64) @ weight.astype(np.float64).T).astype(np.int64)
+
+
+def _activation(acc: npt.NDArray[np.int64], shift: int) -> npt.NDArray[np.int64]:
+    out: npt.NDArray[np.int64] = np.clip((acc + (1 << (shift - 1))) >> shift, 0, 255)
     return out
+
+
+def _order(zh: int, zw: int) -> Iterator[_Place]:
+    """Yield the latents in the order of coding, as places in (2 zh, 2 zw, M) arrays."""
+    for y in range(zh):
+        for dy, dx in CELL_ORDER:
+            yield slice(2 * y + dy, 2 * y + dy + 1), slice(dx, 2 * zw, 2)
+
+
+def _shrink(
+    s: Int16Array, v: npt.NDArray[np.float32], reluctance: npt.NDArray[np.float32]
+) -> Int16Array:
+    """Lower magnitudes one by one where |v| lies below the threshold of doing so."""
+    k, sign = np.abs(s), np.sign(s)
+    v = np.abs(v)
+    while True:
+        entry = np.clip(k, 1, RELUCTANCES)[..., None] - 1
+        threshold = np.take_along_axis(reluctance, entry, -1)[..., 0]
+        low = (k > 0) & (v < k.astype(np.float32) - np.float32(0.5) + threshold)
+        if not low.any():
+            return (k * sign).astype(np.int16)
+        k = k - low
 
 
 def _write(ops: list[tuple[int, int]]) -> bytes:

@@ -17,7 +17,7 @@ from edgecodec.container import HYPER_STRIDE, MAX_TILE
 from edgecodec.errors import BundleError
 
 MAGIC = b"\x89ECT\r\n\x1a\n"
-VERSION = 1
+VERSION = 2
 PRECISION = 14
 QUALITIES = 100
 Y_FRAC = 4
@@ -45,6 +45,8 @@ SYMBOL_LIMIT = 8191
 """Symbols of y lie in [-SYMBOL_LIMIT, SYMBOL_LIMIT]."""
 HYPER_LIMIT = 127
 """Symbols of z lie in [-HYPER_LIMIT, HYPER_LIMIT]."""
+RELUCTANCES = 4
+"""Thresholds per scale index of rate-distortion optimised quantization; the encoder's alone."""
 MAX_SIDE = MAX_TILE // HYPER_STRIDE
 """Hyper-latents per side of a tile; these limits are those of core/edgecodec_core.h."""
 FORMATS = (
@@ -56,6 +58,7 @@ FORMATS = (
     STEP_FRAC,
     Z_STEP_FRAC,
     LATENTS_PER_HYPER,
+    RESIDUAL_FRAC,
 )
 SCALE_LEVELS = 64
 SCALE_MIN = 0.13
@@ -72,38 +75,46 @@ def scale_of(index: int) -> float:
     return SCALE_MIN * math.exp(index * log_scale_step())
 
 
-_HEADER = struct.Struct("<8s5H2B8BI")
+_HEADER = struct.Struct("<8s6H2B9BB")
 _MAX_CHANNELS = 512
 
 
 @dataclass(frozen=True)
 class Tables:
-    """The arrays of `tables.bin`; M latent, Z hyper channels, H hidden units, F features.
+    """The arrays of `tables.bin`.
+
+    M latent channels, Z hyper channels, H hidden units, F features of z, C of the context.
 
     Attributes:
         frequencies: one (2 w + 2,) uint16 array per scale index, of sum 2**14: symbols -w..w and
             the escape. The array of index 0 is empty: such symbols are zero and not coded.
-        w1: (H, Z) int8. w2: (4 F, H) int8, row 4 f + 2 dy + dx. w3: (2 M, F) int8, mu then scale.
-        b1: (100, H) int32. b2: (4 F,) int32. b3: (M,) int32, of mu.
+        w1: (H, Z) int8. w2: (4 F, H) int8, row 4 f + 2 dy + dx.
+        c1: (C, M) int8. c2: (C, 2 M) int8. c3: (C, 3 M) int8: the context of the second, third
+            and fourth latent of a cell, earlier latents first.
+        w3: (2 M, F + C) int8, rows of mu then of scale, columns of features then of context.
+        b1: (100, H) int32. b2: (4 F,) int32. bc: (3, C) int32, of c1 to c3. b3: (M,) int32, of mu.
         index_bias: (100, M) int32.
         step_y: (100, M) int32, dequantization step in units of 2**-10.
         step_z: (100, Z) int32, in units of 2**-8.
         index_z: (100, Z) uint8, scale index of each hyper-latent channel.
-        gain_y: (100, M) float32, for the encoder alone. gain_z: (100, Z) float32, likewise.
+        gain_z: (100, Z) float32, for the encoder alone.
     """
 
     frequencies: tuple[npt.NDArray[np.uint16], ...]
     w1: npt.NDArray[np.int8]
     w2: npt.NDArray[np.int8]
+    c1: npt.NDArray[np.int8]
+    c2: npt.NDArray[np.int8]
+    c3: npt.NDArray[np.int8]
     w3: npt.NDArray[np.int8]
     b1: npt.NDArray[np.int32]
     b2: npt.NDArray[np.int32]
+    bc: npt.NDArray[np.int32]
     b3: npt.NDArray[np.int32]
     index_bias: npt.NDArray[np.int32]
     step_y: npt.NDArray[np.int32]
     step_z: npt.NDArray[np.int32]
     index_z: npt.NDArray[np.uint8]
-    gain_y: npt.NDArray[np.float32]
     gain_z: npt.NDArray[np.float32]
 
     @property
@@ -112,24 +123,31 @@ class Tables:
         return int(self.b3.shape[0])
 
     @property
+    def gain_y(self) -> npt.NDArray[np.float32]:
+        """(100, M) float32, what an encoder multiplies with: one over the step."""
+        return np.float32(1 << (Y_FRAC + STEP_FRAC)) / self.step_y.astype(np.float32)
+
+    @property
     def hyper_channels(self) -> int:
         """Z."""
         return int(self.w1.shape[1])
 
     def to_bytes(self) -> bytes:
         """Return the content of `tables.bin`."""
-        m, z, h, f = self.latent_channels, self.hyper_channels, *self._inner()
+        sizes = self._sizes()
         head = _HEADER.pack(
-            MAGIC, VERSION, m, z, h, f, PRECISION, len(self.frequencies), *FORMATS, 0
+            MAGIC, VERSION, *sizes, PRECISION, len(self.frequencies), *FORMATS, 0
         )
         halves = [max(0, len(row) - 2) // 2 for row in self.frequencies]
         parts: list[bytes] = [head, np.asarray(halves, "<u2").tobytes()]
         parts += [row.astype("<u2").tobytes() for row in self.frequencies[1:]]
-        parts += [_little(getattr(self, name)) for name, _, _ in _layout(m, z, h, f)]
+        parts += [_little(getattr(self, name)) for name, _, _ in _layout(*sizes)]
         return b"".join(parts)
 
-    def _inner(self) -> tuple[int, int]:
-        return int(self.w1.shape[0]), int(self.w3.shape[1])
+    def _sizes(self) -> tuple[int, int, int, int, int]:
+        context, m = self.c1.shape
+        hidden, z = self.w1.shape
+        return int(m), int(z), int(hidden), int(self.w3.shape[1] - context), int(context)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Tables:
@@ -147,12 +165,13 @@ class Tables:
 
     @classmethod
     def _parse(cls, data: bytes) -> Tables:
-        magic, version, m, z, h, f, precision, levels, *formats, zero = _HEADER.unpack_from(data)
+        magic, version, *rest = _HEADER.unpack_from(data)
+        m, z, h, f, c, precision, levels, *formats, zero = rest
         if magic != MAGIC or version != VERSION:
             raise BundleError("tables.bin is not of a version this edgecodec reads")
         if precision != PRECISION or tuple(formats) != FORMATS or zero or not 2 <= levels <= 64:
             raise BundleError("tables.bin uses number formats this edgecodec does not know")
-        if not all(1 <= n <= _MAX_CHANNELS for n in (m, z, h, f)):
+        if not all(1 <= n <= _MAX_CHANNELS for n in (m, z, h, f, c)):
             raise BundleError("tables.bin names impossible channel counts")
         at = _HEADER.size
         halves = np.frombuffer(data, "<u2", levels, at)
@@ -167,7 +186,7 @@ class Tables:
             rows.append(row.astype(np.uint16))
             at += row.nbytes
         arrays: dict[str, Any] = {}
-        for name, kind, shape in _layout(m, z, h, f):
+        for name, kind, shape in _layout(m, z, h, f, c):
             count = int(np.prod(shape))
             arrays[name] = np.frombuffer(data, kind, count, at).reshape(shape)
             at += arrays[name].nbytes
@@ -180,19 +199,24 @@ class Tables:
         return cls(frequencies=tuple(rows), **arrays)
 
 
-def _layout(m: int, z: int, h: int, f: int) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
+def _layout(
+    m: int, z: int, h: int, f: int, c: int
+) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
     return (
         ("w1", "<i1", (h, z)),
         ("w2", "<i1", (4 * f, h)),
-        ("w3", "<i1", (2 * m, f)),
+        ("c1", "<i1", (c, m)),
+        ("c2", "<i1", (c, 2 * m)),
+        ("c3", "<i1", (c, 3 * m)),
+        ("w3", "<i1", (2 * m, f + c)),
         ("b1", "<i4", (QUALITIES, h)),
         ("b2", "<i4", (4 * f,)),
+        ("bc", "<i4", (3, c)),
         ("b3", "<i4", (m,)),
         ("index_bias", "<i4", (QUALITIES, m)),
         ("step_y", "<i4", (QUALITIES, m)),
         ("step_z", "<i4", (QUALITIES, z)),
         ("index_z", "<u1", (QUALITIES, z)),
-        ("gain_y", "<f4", (QUALITIES, m)),
         ("gain_z", "<f4", (QUALITIES, z)),
     )
 
@@ -200,7 +224,7 @@ def _layout(m: int, z: int, h: int, f: int) -> tuple[tuple[str, str, tuple[int, 
 def _bounds(levels: int) -> tuple[tuple[tuple[str, ...], int, int], ...]:
     """Within these no sum of the hyper-synthesis leaves 32 bits."""
     return (
-        (("b1", "b2", "b3", "index_bias"), -(1 << 23), 1 << 23),
+        (("b1", "b2", "bc", "b3", "index_bias"), -(1 << 23), 1 << 23),
         (("step_y",), 1, 131071),
         (("step_z",), 1, 32767),
         (("index_z",), 1, levels - 1),

@@ -3,9 +3,20 @@ from typing import Any
 
 def load(tables: bytes, /) -> Any: ...
 def channels(model: Any, /) -> tuple[int, int]: ...
-def hyper(model: Any, quality: int, zh: int, zw: int, z: Any, mu: Any, index: Any, /) -> None: ...
+def predict(
+    model: Any, quality: int, zh: int, zw: int, z: Any, s: Any, mu: Any, index: Any, /
+) -> None: ...
 def quantize(
-    model: Any, quality: int, zh: int, zw: int, y: Any, mu: Any, index: Any, s: Any, /
+    model: Any,
+    quality: int,
+    zh: int,
+    zw: int,
+    z: Any,
+    y: Any,
+    reluctance: Any,
+    s: Any,
+    index: Any,
+    /,
 ) -> None: ...
 def encode(model: Any, quality: int, zh: int, zw: int, z: Any, index: Any, s: Any, /) -> bytes: ...
 def decode(

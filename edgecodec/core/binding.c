@@ -96,24 +96,35 @@ static int check(const Py_buffer *b, Py_ssize_t values, Py_ssize_t size, const c
   return -1;
 }
 
-static PyObject *hyper(PyObject *self, PyObject *args) {
+static PyObject *predict(PyObject *self, PyObject *args) {
   PyObject *capsule, *result = NULL;
   const ecx_model *m;
-  Py_buffer z, mu, index;
+  Py_buffer z, s, mu, index;
   Py_ssize_t nz, ny;
+  size_t scratch_bytes;
+  void *scratch;
   int q, zh, zw, status;
   (void)self;
-  if (!PyArg_ParseTuple(args, "Oiiiy*w*w*", &capsule, &q, &zh, &zw, &z, &mu, &index)) return NULL;
+  if (!PyArg_ParseTuple(args, "Oiiiy*y*w*w*", &capsule, &q, &zh, &zw, &z, &s, &mu, &index))
+    return NULL;
   m = model_of(capsule);
-  if (m && !counts(m, zh, zw, &nz, &ny) && !check(&z, nz, 2, "z") && !check(&mu, ny, 2, "mu") &&
-      !check(&index, ny, 1, "index")) {
-    Py_BEGIN_ALLOW_THREADS
-    status = ecx_hyper(m, q, zh, zw, (const int16_t *)z.buf, (int16_t *)mu.buf,
-                       (uint8_t *)index.buf);
-    Py_END_ALLOW_THREADS
-    result = status == ECX_OK ? Py_NewRef(Py_None) : fail(status);
+  if (m && !counts(m, zh, zw, &nz, &ny) && !check(&z, nz, 2, "z") && !check(&s, ny, 2, "s") &&
+      !check(&mu, ny, 2, "mu") && !check(&index, ny, 1, "index")) {
+    scratch_bytes = ecx_scratch_bytes(m, zh, zw);
+    scratch = PyMem_Malloc(scratch_bytes);
+    if (!scratch) {
+      PyErr_NoMemory();
+    } else {
+      Py_BEGIN_ALLOW_THREADS
+      status = ecx_predict(m, q, zh, zw, (const int16_t *)z.buf, (const int16_t *)s.buf, scratch,
+                           scratch_bytes, (int16_t *)mu.buf, (uint8_t *)index.buf);
+      Py_END_ALLOW_THREADS
+      result = status == ECX_OK ? Py_NewRef(Py_None) : fail(status);
+      PyMem_Free(scratch);
+    }
   }
   PyBuffer_Release(&z);
+  PyBuffer_Release(&s);
   PyBuffer_Release(&mu);
   PyBuffer_Release(&index);
   return result;
@@ -122,25 +133,40 @@ static PyObject *hyper(PyObject *self, PyObject *args) {
 static PyObject *quantize(PyObject *self, PyObject *args) {
   PyObject *capsule, *result = NULL;
   const ecx_model *m;
-  Py_buffer y, mu, index, s;
+  Py_buffer z, y, reluctance, s, index;
   Py_ssize_t nz, ny;
+  size_t scratch_bytes;
+  void *scratch;
   int q, zh, zw, status;
   (void)self;
-  if (!PyArg_ParseTuple(args, "Oiiiy*y*y*w*", &capsule, &q, &zh, &zw, &y, &mu, &index, &s))
+  if (!PyArg_ParseTuple(args, "Oiiiy*y*y*w*w*", &capsule, &q, &zh, &zw, &z, &y, &reluctance, &s,
+                        &index))
     return NULL;
   m = model_of(capsule);
-  if (m && !counts(m, zh, zw, &nz, &ny) && !check(&y, ny, 4, "y") && !check(&mu, ny, 2, "mu") &&
-      !check(&index, ny, 1, "index") && !check(&s, ny, 2, "s")) {
-    Py_BEGIN_ALLOW_THREADS
-    status = ecx_quantize(m, q, zh, zw, (const float *)y.buf, (const int16_t *)mu.buf,
-                          (const uint8_t *)index.buf, (int16_t *)s.buf);
-    Py_END_ALLOW_THREADS
-    result = status == ECX_OK ? Py_NewRef(Py_None) : fail(status);
+  /* No thresholds at all round to the nearest. */
+  if (m && !counts(m, zh, zw, &nz, &ny) && !check(&z, nz, 2, "z") && !check(&y, ny, 4, "y") &&
+      (reluctance.len == 0 ||
+       !check(&reluctance, (Py_ssize_t)ecx_levels(m) * ECX_RELUCTANCES, 4, "reluctance")) &&
+      !check(&s, ny, 2, "s") && !check(&index, ny, 1, "index")) {
+    scratch_bytes = ecx_scratch_bytes(m, zh, zw);
+    scratch = PyMem_Malloc(scratch_bytes);
+    if (!scratch) {
+      PyErr_NoMemory();
+    } else {
+      Py_BEGIN_ALLOW_THREADS
+      status = ecx_quantize(m, q, zh, zw, (const int16_t *)z.buf, (const float *)y.buf,
+                            reluctance.len ? (const float *)reluctance.buf : NULL, scratch,
+                            scratch_bytes, (int16_t *)s.buf, (uint8_t *)index.buf);
+      Py_END_ALLOW_THREADS
+      result = status == ECX_OK ? Py_NewRef(Py_None) : fail(status);
+      PyMem_Free(scratch);
+    }
   }
+  PyBuffer_Release(&z);
   PyBuffer_Release(&y);
-  PyBuffer_Release(&mu);
-  PyBuffer_Release(&index);
+  PyBuffer_Release(&reluctance);
   PyBuffer_Release(&s);
+  PyBuffer_Release(&index);
   return result;
 }
 
@@ -198,7 +224,7 @@ static PyObject *decode(PyObject *self, PyObject *args) {
   if (!PyArg_ParseTuple(args, "Oiiiy*w*w*", &capsule, &q, &zh, &zw, &data, &z, &y)) return NULL;
   m = model_of(capsule);
   if (m && !counts(m, zh, zw, &nz, &ny) && !check(&z, nz, 2, "z") && !check(&y, ny, 2, "y_hat")) {
-    scratch_bytes = ecx_decode_scratch_bytes(m, zh, zw);
+    scratch_bytes = ecx_scratch_bytes(m, zh, zw);
     scratch = PyMem_Malloc(scratch_bytes);
     if (!scratch) {
       PyErr_NoMemory();
@@ -220,8 +246,9 @@ static PyObject *decode(PyObject *self, PyObject *args) {
 static PyMethodDef methods[] = {
     {"load", load, METH_VARARGS, "load(tables) -> model"},
     {"channels", channels, METH_O, "channels(model) -> (latent, hyper)"},
-    {"hyper", hyper, METH_VARARGS, "hyper(model, quality, zh, zw, z, mu, index)"},
-    {"quantize", quantize, METH_VARARGS, "quantize(model, quality, zh, zw, y, mu, index, s)"},
+    {"predict", predict, METH_VARARGS, "predict(model, quality, zh, zw, z, s, mu, index)"},
+    {"quantize", quantize, METH_VARARGS,
+     "quantize(model, quality, zh, zw, z, y, reluctance, s, index)"},
     {"encode", encode, METH_VARARGS, "encode(model, quality, zh, zw, z, index, s) -> bytes"},
     {"decode", decode, METH_VARARGS, "decode(model, quality, zh, zw, data, z, y_hat)"},
     {NULL, NULL, 0, NULL}};

@@ -21,13 +21,15 @@
 static const uint8_t MAGIC[8] = {0x89, 'E', 'C', 'T', '\r', '\n', 0x1a, '\n'};
 
 struct ecx_model {
-  int latent, hyper, hidden, features, levels;
+  int latent, hyper, hidden, features, context, levels;
   const int16_t *half_width; /* [levels] */
   const uint16_t *cdf[MAX_LEVELS]; /* 2 * half_width + 3 entries each; level 0 has none */
   const uint16_t *bucket[MAX_LEVELS]; /* first symbol that may hold a slot with these top bits */
-  const int16_t *w1, *w2, *w3; /* rows padded to a multiple of 16 */
-  int pad1, pad2, pad3;
+  const int16_t *w1, *w2, *w3; /* rows of pad_* entries, multiples of 16; w3 features, context */
+  const int16_t *wc[3];        /* [context][(k + 1) * pad_latent] */
+  int pad_hyper, pad_hidden, pad_features, pad_context, pad_latent;
   const int32_t *b1, *b2, *b3; /* b1 [100][hidden], b2 [4 features], b3 [M] of mu */
+  const int32_t *bc;           /* [3][context] */
   const int32_t *index_bias;   /* [100][M] */
   const int32_t *step_y;       /* [100][M] */
   const int32_t *step_z;       /* [100][Z] */
@@ -53,26 +55,28 @@ static int clamp(int v, int low, int high) { return v < low ? low : v > high ? h
 static int pad16(int n) { return (n + 15) & ~15; }
 
 typedef struct {
-  int latent, hyper, hidden, features, levels;
+  int latent, hyper, hidden, features, context, levels;
   size_t half_width, frequencies, entries, weights, biases;
   size_t total;
 } layout;
 
 /* Find every array of the tables. Returns 0 where sizes do not add up to `length`. */
 static int read_layout(const uint8_t *t, size_t length, layout *l) {
-  static const uint8_t formats[8] = {4, 4, 4, 6, 2, 6, 4, 2};
+  static const uint8_t formats[10] = {4, 4, 4, 6, 2, 6, 4, 2, 2, 0};
   size_t at;
   int i;
-  if (length < HEADER_BYTES || memcmp(t, MAGIC, 8) != 0 || u16_at(t + 8) != 1) return 0;
+  if (length < HEADER_BYTES || memcmp(t, MAGIC, 8) != 0 || u16_at(t + 8) != 2) return 0;
   l->latent = (int)u16_at(t + 10);
   l->hyper = (int)u16_at(t + 12);
   l->hidden = (int)u16_at(t + 14);
   l->features = (int)u16_at(t + 16);
-  l->levels = t[19];
-  if (t[18] != PRECISION || l->levels < 2 || l->levels > MAX_LEVELS) return 0;
-  if (memcmp(t + 20, formats, 8) != 0 || u32_at(t + 28) != 0) return 0;
+  l->context = (int)u16_at(t + 18);
+  l->levels = t[21];
+  if (t[20] != PRECISION || l->levels < 2 || l->levels > MAX_LEVELS) return 0;
+  if (memcmp(t + 22, formats, 10) != 0) return 0;
   if (l->latent < 1 || l->latent > MAX_CHANNELS || l->hyper < 1 || l->hyper > MAX_CHANNELS ||
-      l->hidden < 1 || l->hidden > MAX_CHANNELS || l->features < 1 || l->features > MAX_CHANNELS)
+      l->hidden < 1 || l->hidden > MAX_CHANNELS || l->features < 1 || l->features > MAX_CHANNELS ||
+      l->context < 1 || l->context > MAX_CHANNELS)
     return 0;
   l->half_width = HEADER_BYTES;
   at = l->frequencies = HEADER_BYTES + 2 * (size_t)l->levels;
@@ -86,10 +90,12 @@ static int read_layout(const uint8_t *t, size_t length, layout *l) {
   at += 2 * l->entries;
   l->weights = at;
   at += (size_t)l->hidden * (size_t)l->hyper + 4u * (size_t)l->features * (size_t)l->hidden +
-        2u * (size_t)l->latent * (size_t)l->features;
+        6u * (size_t)l->latent * (size_t)l->context +
+        2u * (size_t)l->latent * ((size_t)l->features + (size_t)l->context);
   l->biases = at;
-  at += 4u * (ECX_QUALITIES * (size_t)l->hidden + 4u * (size_t)l->features + (size_t)l->latent);
-  at += 4u * ECX_QUALITIES * 3u * (size_t)l->latent;     /* index bias, step, gain of y */
+  at += 4u * (ECX_QUALITIES * (size_t)l->hidden + 4u * (size_t)l->features +
+              3u * (size_t)l->context + (size_t)l->latent);
+  at += 4u * ECX_QUALITIES * 2u * (size_t)l->latent;     /* index bias and step of y */
   at += ECX_QUALITIES * (size_t)l->hyper * (4u + 1u + 4u); /* step, index, gain of z */
   l->total = at;
   return at == length;
@@ -107,8 +113,10 @@ size_t ecx_model_bytes(const uint8_t *tables, size_t length) {
   n += aligned(2u * BUCKETS * (size_t)l.levels);
   n += aligned(2u * (size_t)l.hidden * (size_t)pad16(l.hyper));
   n += aligned(2u * 4u * (size_t)l.features * (size_t)pad16(l.hidden));
-  n += aligned(2u * 2u * m * (size_t)pad16(l.features));
+  n += 6u * 2u * (size_t)l.context * (size_t)pad16(l.latent);
+  n += aligned(2u * 2u * m * ((size_t)pad16(l.features) + (size_t)pad16(l.context)));
   n += aligned(4u * ECX_QUALITIES * (size_t)l.hidden) + aligned(16u * (size_t)l.features);
+  n += aligned(12u * (size_t)l.context);
   n += aligned(4u * m) + 3u * aligned(4u * ECX_QUALITIES * m);
   n += aligned(4u * ECX_QUALITIES * (size_t)l.hyper) + aligned(ECX_QUALITIES * (size_t)l.hyper);
   return n;
@@ -132,24 +140,41 @@ static const int32_t *copy_i32(arena *a, const uint8_t **from, size_t count) {
   return to;
 }
 
-static const float *copy_f32(arena *a, const uint8_t **from, size_t count) {
+/* What an encoder multiplies y with: one over the step. */
+static const float *gains(arena *a, const int32_t *step, size_t count) {
   float *to = (float *)take(a, 4 * count);
   size_t i;
-  for (i = 0; i < count; i++) {
-    uint32_t bits = u32_at(*from + 4 * i);
-    memcpy(&to[i], &bits, 4);
-  }
-  *from += 4 * count;
+  for (i = 0; i < count; i++) to[i] = 1024.0f / (float)step[i];
   return to;
 }
 
-static const int16_t *copy_weights(arena *a, const uint8_t **from, int rows, int columns) {
-  int width = pad16(columns), r, c;
-  int16_t *to = (int16_t *)take(a, 2u * (size_t)rows * (size_t)width);
+/* Copy a matrix of `parts` blocks of columns, each block padded with zeros to a multiple of 16. */
+static void copy_block(int16_t *to, const uint8_t *from, int rows, int columns, int parts,
+                       int to_stride, int from_stride) {
+  int width = pad16(columns), r, k, c;
   for (r = 0; r < rows; r++)
-    for (c = 0; c < width; c++)
-      to[r * width + c] =
-          c < columns ? (int16_t)((*from)[r * columns + c] ^ 0x80) - 0x80 : (int16_t)0;
+    for (k = 0; k < parts; k++)
+      for (c = 0; c < columns; c++)
+        to[r * to_stride + k * width + c] =
+            (int16_t)((int16_t)(from[r * from_stride + k * columns + c] ^ 0x80) - 0x80);
+}
+
+static const int16_t *copy_weights(arena *a, const uint8_t **from, int rows, int columns,
+                                   int parts) {
+  int width = parts * pad16(columns);
+  int16_t *to = (int16_t *)take(a, 2u * (size_t)rows * (size_t)width);
+  copy_block(to, *from, rows, columns, parts, width, parts * columns);
+  *from += (size_t)rows * (size_t)columns * (size_t)parts;
+  return to;
+}
+
+/* Rows of two blocks of different widths: features, then context. */
+static const int16_t *copy_heads(arena *a, const uint8_t **from, int rows, int features,
+                                 int context) {
+  int first = pad16(features), width = first + pad16(context), columns = features + context;
+  int16_t *to = (int16_t *)take(a, 2u * (size_t)rows * (size_t)width);
+  copy_block(to, *from, rows, features, 1, width, columns);
+  copy_block(to + first, *from + features, rows, context, 1, width, columns);
   *from += (size_t)rows * (size_t)columns;
   return to;
 }
@@ -196,6 +221,7 @@ int ecx_model_init(void *memory, size_t memory_bytes, const uint8_t *tables, siz
   layout l;
   size_t i, n, need = ecx_model_bytes(tables, length);
   uint8_t *index_z;
+  int k;
   if (need == 0 || !read_layout(tables, length, &l)) return ECX_TABLES;
   if (!memory || memory_bytes < need) return ECX_CAPACITY;
   memset(memory, 0, need);
@@ -204,17 +230,22 @@ int ecx_model_init(void *memory, size_t memory_bytes, const uint8_t *tables, siz
   m->hyper = l.hyper;
   m->hidden = l.hidden;
   m->features = l.features;
+  m->context = l.context;
   m->levels = l.levels;
-  m->pad1 = pad16(l.hyper);
-  m->pad2 = pad16(l.hidden);
-  m->pad3 = pad16(l.features);
+  m->pad_hyper = pad16(l.hyper);
+  m->pad_hidden = pad16(l.hidden);
+  m->pad_features = pad16(l.features);
+  m->pad_context = pad16(l.context);
+  m->pad_latent = pad16(l.latent);
   if (!build_cdfs(m, &a, tables, &l)) return ECX_TABLES;
   from = tables + l.weights;
-  m->w1 = copy_weights(&a, &from, l.hidden, l.hyper);
-  m->w2 = copy_weights(&a, &from, 4 * l.features, l.hidden);
-  m->w3 = copy_weights(&a, &from, 2 * l.latent, l.features);
+  m->w1 = copy_weights(&a, &from, l.hidden, l.hyper, 1);
+  m->w2 = copy_weights(&a, &from, 4 * l.features, l.hidden, 1);
+  for (k = 0; k < 3; k++) m->wc[k] = copy_weights(&a, &from, l.context, l.latent, k + 1);
+  m->w3 = copy_heads(&a, &from, 2 * l.latent, l.features, l.context);
   m->b1 = copy_i32(&a, &from, ECX_QUALITIES * (size_t)l.hidden);
   m->b2 = copy_i32(&a, &from, 4 * (size_t)l.features);
+  m->bc = copy_i32(&a, &from, 3u * (size_t)l.context);
   m->b3 = copy_i32(&a, &from, (size_t)l.latent);
   m->index_bias = copy_i32(&a, &from, ECX_QUALITIES * (size_t)l.latent);
   m->step_y = copy_i32(&a, &from, ECX_QUALITIES * (size_t)l.latent);
@@ -230,12 +261,14 @@ int ecx_model_init(void *memory, size_t memory_bytes, const uint8_t *tables, siz
   from += n;
   for (i = 0; i < ECX_QUALITIES * (size_t)l.latent; i++)
     if (m->step_y[i] < 1 || m->step_y[i] > 131071) return ECX_TABLES;
-  m->gain_y = copy_f32(&a, &from, ECX_QUALITIES * (size_t)l.latent);
+  m->gain_y = gains(&a, m->step_y, ECX_QUALITIES * (size_t)l.latent);
   /* With these bounds no accumulator of the hyper-synthesis can leave 32 bits. */
   for (i = 0; i < ECX_QUALITIES * (size_t)l.hidden; i++)
     if (m->b1[i] < -(1 << 23) || m->b1[i] > 1 << 23) return ECX_TABLES;
   for (i = 0; i < 4 * (size_t)l.features; i++)
     if (m->b2[i] < -(1 << 23) || m->b2[i] > 1 << 23) return ECX_TABLES;
+  for (i = 0; i < 3u * (size_t)l.context; i++)
+    if (m->bc[i] < -(1 << 23) || m->bc[i] > 1 << 23) return ECX_TABLES;
   for (i = 0; i < (size_t)l.latent; i++)
     if (m->b3[i] < -(1 << 23) || m->b3[i] > 1 << 23) return ECX_TABLES;
   for (i = 0; i < ECX_QUALITIES * (size_t)l.latent; i++)
@@ -245,6 +278,7 @@ int ecx_model_init(void *memory, size_t memory_bytes, const uint8_t *tables, siz
 
 int ecx_latent_channels(const ecx_model *model) { return model->latent; }
 int ecx_hyper_channels(const ecx_model *model) { return model->hyper; }
+int ecx_levels(const ecx_model *model) { return model->levels; }
 
 static int valid_size(const ecx_model *m, int quality, int zh, int zw) {
   return m && quality >= 1 && quality <= ECX_QUALITIES && zh >= 1 && zw >= 1 &&
@@ -260,16 +294,18 @@ static int valid_size(const ecx_model *m, int quality, int zh, int zw) {
 #define ALWAYS_INLINE static
 #endif
 
-/* acc[p * rows + r] = bias[r] + sum over i of w[r][i] * x[p][i], for BLOCK inputs at once.
- * 16-bit factors and 32-bit sums: what compilers turn into multiply-add instructions. Separate
- * pointers, because `x[width + i]` would keep them from it where int is allowed to wrap. */
-ALWAYS_INLINE void multiply_block(const int16_t *w, const int32_t *bias, const int16_t *x, int rows,
-                                  int width, int32_t *acc) {
-  const size_t n = (size_t)width;
-  const int16_t *x1 = x + n, *x2 = x1 + n, *x3 = x2 + n;
+/* acc[p * rows + r] = bias[r] + sum over i < width of w[r * stride + i] * x[p * x_stride + i], for
+ * BLOCK inputs at once. 16-bit factors and 32-bit sums: what compilers turn into multiply-add
+ * instructions. Separate pointers, because `x[stride + i]` would keep them from it where int is
+ * allowed to wrap. */
+ALWAYS_INLINE void multiply_block(const int16_t *w, int stride, const int32_t *bias,
+                                  const int16_t *x, int x_stride, int rows, int width,
+                                  int32_t *acc) {
+  const size_t n = (size_t)width, step = (size_t)x_stride;
+  const int16_t *x1 = x + step, *x2 = x1 + step, *x3 = x2 + step;
   size_t i;
   int r;
-  for (r = 0; r < rows; r++, w += n) {
+  for (r = 0; r < rows; r++, w += stride) {
     int32_t a0 = 0, a1 = 0, a2 = 0, a3 = 0;
     for (i = 0; i < n; i++) {
       a0 += (int32_t)w[i] * x[i];
@@ -284,18 +320,20 @@ ALWAYS_INLINE void multiply_block(const int16_t *w, const int32_t *bias, const i
   }
 }
 
-static void multiply_base(const int16_t *w, const int32_t *bias, const int16_t *x, int rows,
-                          int width, int32_t *acc) {
-  multiply_block(w, bias, x, rows, width, acc);
+static void multiply_base(const int16_t *w, int stride, const int32_t *bias, const int16_t *x,
+                          int x_stride, int rows, int width, int32_t *acc) {
+  multiply_block(w, stride, bias, x, x_stride, rows, width, acc);
 }
 
-typedef void (*multiply_fn)(const int16_t *, const int32_t *, const int16_t *, int, int, int32_t *);
+typedef void (*multiply_fn)(const int16_t *, int, const int32_t *, const int16_t *, int, int, int,
+                            int32_t *);
 
 #ifdef DISPATCH_AVX2
-__attribute__((target("avx2"))) static void multiply_avx2(const int16_t *w, const int32_t *bias,
-                                                          const int16_t *x, int rows, int width,
+__attribute__((target("avx2"))) static void multiply_avx2(const int16_t *w, int stride,
+                                                          const int32_t *bias, const int16_t *x,
+                                                          int x_stride, int rows, int width,
                                                           int32_t *acc) {
-  multiply_block(w, bias, x, rows, width, acc);
+  multiply_block(w, stride, bias, x, x_stride, rows, width, acc);
 }
 static multiply_fn pick_multiply(void) {
   return __builtin_cpu_supports("avx2") ? multiply_avx2 : multiply_base;
@@ -304,87 +342,178 @@ static multiply_fn pick_multiply(void) {
 static multiply_fn pick_multiply(void) { return multiply_base; }
 #endif
 
+/* The latents of a cell (one hyper-latent, 2x2 latents) in the order of coding: dy and dx. */
+static const uint8_t CELL_Y[4] = {0, 1, 0, 1}, CELL_X[4] = {0, 1, 1, 0};
+
+/* One row of cells on its way through the hyper-synthesis. Rows of cells beyond `zw` up to a
+ * multiple of BLOCK hold zeros or what an earlier row left: computed, never used. */
 typedef struct {
-  int16_t input[BLOCK * MAX_CHANNELS], hidden[BLOCK * MAX_CHANNELS];
-  int16_t feature[4 * BLOCK * MAX_CHANNELS];
-  int32_t acc[BLOCK * 4 * MAX_CHANNELS];
+  const ecx_model *m;
+  multiply_fn multiply;
+  int quality, zw, head_stride;
+  int16_t *feature;  /* [cells][4 in order of coding][features, context] */
+  int16_t *residual; /* [cells][3][pad_latent], of the latents coded before */
   int32_t bias[2 * MAX_CHANNELS];
-} network_scratch;
+  int16_t input[BLOCK * MAX_CHANNELS], hidden[BLOCK * MAX_CHANNELS];
+  int32_t acc[BLOCK * 4 * MAX_CHANNELS];
+  int16_t mu[BLOCK * MAX_CHANNELS]; /* of the latents in turn */
+  uint8_t index[BLOCK * MAX_CHANNELS];
+} row_state;
 
-static int16_t activation(int32_t acc) {
-  return (int16_t)clamp(shift_right(acc + 32, 6), 0, 255);
+static size_t feature_values(const ecx_model *m, int zw) {
+  size_t cells = (size_t)((zw + BLOCK - 1) / BLOCK * BLOCK);
+  return cells * 4u * ((size_t)m->pad_features + (size_t)m->pad_context);
 }
 
-/* One block of up to BLOCK hyper-latents -> their features, [4 * block position + sub][features]. */
-static void features_of(const ecx_model *m, int quality, const int16_t *z, int count,
-                        multiply_fn multiply, network_scratch *n) {
-  const int32_t *step = m->step_z + (size_t)(quality - 1) * (size_t)m->hyper;
-  const int32_t *b1 = m->b1 + (size_t)(quality - 1) * (size_t)m->hidden;
-  int rows = 4 * m->features, p, i, sub;
-  memset(n->input, 0, 2u * BLOCK * (size_t)m->pad1);
-  memset(n->hidden, 0, 2u * BLOCK * (size_t)m->pad2);
-  memset(n->feature, 0, 2u * 4u * BLOCK * (size_t)m->pad3);
-  for (p = 0; p < count; p++)
-    for (i = 0; i < m->hyper; i++)
-      n->input[p * m->pad1 + i] =
-          (int16_t)clamp(shift_right(z[p * m->hyper + i] * step[i] + 8, 4), -2047, 2047);
-  multiply(m->w1, b1, n->input, m->hidden, m->pad1, n->acc);
-  for (p = 0; p < count; p++)
-    for (i = 0; i < m->hidden; i++)
-      n->hidden[p * m->pad2 + i] = activation(n->acc[p * m->hidden + i]);
-  multiply(m->w2, m->b2, n->hidden, rows, m->pad2, n->acc);
-  /* Pixel shuffle: row 4 * f + 2 * dy + dx belongs to feature f of the position (dy, dx). */
-  for (p = 0; p < count; p++)
-    for (i = 0; i < m->features; i++)
-      for (sub = 0; sub < 4; sub++)
-        n->feature[(4 * p + sub) * m->pad3 + i] = activation(n->acc[p * rows + 4 * i + sub]);
+static size_t residual_values(const ecx_model *m, int zw) {
+  return (size_t)((zw + BLOCK - 1) / BLOCK * BLOCK) * 3u * (size_t)m->pad_latent;
 }
 
-/* mu and scale index of one row of hyper-latents: two rows of latents. */
-static void hyper_row(const ecx_model *m, int quality, int zw, const int16_t *z, int16_t *mu,
-                      uint8_t *index, multiply_fn multiply, network_scratch *n) {
-  int M = m->latent, width = 2 * zw, x, p, sub, c, top = m->levels - 1;
-  memcpy(n->bias, m->b3, 4u * (size_t)M);
-  memcpy(n->bias + M, m->index_bias + (size_t)(quality - 1) * (size_t)M, 4u * (size_t)M);
-  for (x = 0; x < zw; x += BLOCK) {
-    int count = zw - x < BLOCK ? zw - x : BLOCK;
-    features_of(m, quality, z + (size_t)x * (size_t)m->hyper, count, multiply, n);
-    for (p = 0; p < count; p++) {
-      multiply(m->w3, n->bias, n->feature + 4 * p * m->pad3, 2 * M, m->pad3, n->acc);
-      for (sub = 0; sub < 4; sub++) {
-        size_t at = ((size_t)(sub >> 1) * (size_t)width + (size_t)(2 * (x + p) + (sub & 1))) *
-                    (size_t)M;
-        const int32_t *acc = n->acc + sub * 2 * M;
-        for (c = 0; c < M; c++)
-          mu[at + (size_t)c] = (int16_t)clamp(shift_right(acc[c] + 8, 4), -16384, 16384);
-        for (c = 0; c < M; c++)
-          index[at + (size_t)c] = (uint8_t)clamp(shift_right(acc[M + c] + 128, 8), 0, top);
+static size_t row_scratch_bytes(const ecx_model *m, int zw) {
+  return 2u * (feature_values(m, zw) + residual_values(m, zw));
+}
+
+static void begin_rows(row_state *r, const ecx_model *m, int quality, int zw, void *scratch) {
+  size_t M = (size_t)m->latent;
+  r->m = m;
+  r->multiply = pick_multiply();
+  r->quality = quality;
+  r->zw = zw;
+  r->head_stride = m->pad_features + m->pad_context;
+  r->feature = (int16_t *)scratch;
+  r->residual = r->feature + feature_values(m, zw);
+  memset(scratch, 0, row_scratch_bytes(m, zw)); /* the padding stays zero from here on */
+  memset(r->input, 0, sizeof r->input);
+  memset(r->hidden, 0, sizeof r->hidden);
+  memcpy(r->bias, m->b3, 4u * M);
+  memcpy(r->bias + M, m->index_bias + (size_t)(quality - 1) * M, 4u * M);
+}
+
+static int16_t activation(int32_t acc, int shift) {
+  return (int16_t)clamp(shift_right(acc + (1 << (shift - 1)), shift), 0, 255);
+}
+
+/* One row of hyper-latents -> features of its cells. */
+static void features_of_row(row_state *r, const int16_t *z) {
+  const ecx_model *m = r->m;
+  const int32_t *step = m->step_z + (size_t)(r->quality - 1) * (size_t)m->hyper;
+  const int32_t *b1 = m->b1 + (size_t)(r->quality - 1) * (size_t)m->hidden;
+  int rows = 4 * m->features, x, p, i, k;
+  for (x = 0; x < r->zw; x += BLOCK) {
+    int count = r->zw - x < BLOCK ? r->zw - x : BLOCK;
+    for (p = 0; p < count; p++, z += m->hyper)
+      for (i = 0; i < m->hyper; i++)
+        r->input[p * m->pad_hyper + i] =
+            (int16_t)clamp(shift_right(z[i] * step[i] + 8, 4), -2047, 2047);
+    r->multiply(m->w1, m->pad_hyper, b1, r->input, m->pad_hyper, m->hidden, m->pad_hyper, r->acc);
+    for (p = 0; p < count; p++)
+      for (i = 0; i < m->hidden; i++)
+        r->hidden[p * m->pad_hidden + i] = activation(r->acc[p * m->hidden + i], 6);
+    r->multiply(m->w2, m->pad_hidden, m->b2, r->hidden, m->pad_hidden, rows, m->pad_hidden, r->acc);
+    /* Row 4 * f + 2 * dy + dx belongs to feature f of the latent (dy, dx). */
+    for (p = 0; p < count; p++)
+      for (k = 0; k < 4; k++) {
+        int16_t *to = r->feature + (size_t)(4 * (x + p) + k) * (size_t)r->head_stride;
+        const int32_t *acc = r->acc + p * rows + 2 * CELL_Y[k] + CELL_X[k];
+        for (i = 0; i < m->features; i++) to[i] = activation(acc[4 * i], 6);
       }
-    }
   }
 }
 
-int ecx_hyper(const ecx_model *model, int quality, int zh, int zw, const int16_t *z, int16_t *mu,
-              uint8_t *index) {
-  network_scratch n;
-  multiply_fn multiply = pick_multiply();
-  size_t i, row, count;
-  int y;
-  if (!valid_size(model, quality, zh, zw)) return ECX_ARGUMENT;
-  row = (size_t)zw * (size_t)model->hyper;
-  count = (size_t)zh * row;
+/* mu and scale index of latent k (in order of coding) of BLOCK cells from cell x on. */
+static void predict_block(row_state *r, int x, int k) {
+  const ecx_model *m = r->m;
+  int16_t *feature = r->feature + (size_t)(4 * x + k) * (size_t)r->head_stride;
+  int M = m->latent, width = m->pad_features, top = m->levels - 1, p, c;
+  if (k > 0) {
+    r->multiply(m->wc[k - 1], k * m->pad_latent, m->bc + (k - 1) * m->context,
+                r->residual + (size_t)x * 3u * (size_t)m->pad_latent, 3 * m->pad_latent,
+                m->context, k * m->pad_latent, r->acc);
+    for (p = 0; p < BLOCK; p++)
+      for (c = 0; c < m->context; c++)
+        feature[(size_t)(4 * p) * (size_t)r->head_stride + (size_t)(m->pad_features + c)] =
+            activation(r->acc[p * m->context + c], 4);
+    width = r->head_stride;
+  }
+  r->multiply(m->w3, r->head_stride, r->bias, feature, 4 * r->head_stride, 2 * M, width, r->acc);
+  for (p = 0; p < BLOCK; p++) {
+    const int32_t *acc = r->acc + p * 2 * M;
+    for (c = 0; c < M; c++)
+      r->mu[p * M + c] = (int16_t)clamp(shift_right(acc[c] + 8, 4), -16384, 16384);
+    for (c = 0; c < M; c++)
+      r->index[p * M + c] = (uint8_t)clamp(shift_right(acc[M + c] + 128, 8), 0, top);
+  }
+}
+
+/* Dequantize the symbols of latent k of cell x: remember for later latents of the cell how far it
+ * lies from mu, and write y_hat unless it is NULL. */
+static void keep_residual(row_state *r, int x, int k, const int16_t *s, const int16_t *mu,
+                          int16_t *y_hat) {
+  const ecx_model *m = r->m;
+  const int32_t *step = m->step_y + (size_t)(r->quality - 1) * (size_t)m->latent;
+  int c;
+  if (k < 3) {
+    int16_t *kept = r->residual + (size_t)(3 * x + k) * (size_t)m->pad_latent;
+    for (c = 0; c < m->latent; c++)
+      kept[c] = (int16_t)clamp(shift_right(shift_right(s[c] * step[c] + 32, 6) + 2, 2), -511, 511);
+  }
+  if (y_hat)
+    for (c = 0; c < m->latent; c++)
+      y_hat[c] = (int16_t)clamp(shift_right(s[c] * step[c] + 32, 6) + mu[c], -32768, 32767);
+}
+
+/* Position of latent k of a cell among those of a row of cells. */
+static size_t place(int zw, int x, int k) {
+  return (size_t)CELL_Y[k] * 2u * (size_t)zw + 2u * (size_t)x + CELL_X[k];
+}
+
+static int valid_z(const ecx_model *m, size_t cells, const int16_t *z) {
+  size_t i, count = cells * (size_t)m->hyper;
   for (i = 0; i < count; i++)
-    if (z[i] < -ECX_HYPER_LIMIT || z[i] > ECX_HYPER_LIMIT) return ECX_ARGUMENT;
-  for (y = 0; y < zh; y++) {
-    size_t at = (size_t)y * 4u * (size_t)zw * (size_t)model->latent;
-    hyper_row(model, quality, zw, z + (size_t)y * row, mu + at, index + at, multiply, &n);
+    if (z[i] < -ECX_HYPER_LIMIT || z[i] > ECX_HYPER_LIMIT) return 0;
+  return 1;
+}
+
+size_t ecx_scratch_bytes(const ecx_model *model, int zh, int zw) {
+  return valid_size(model, 1, zh, zw) ? row_scratch_bytes(model, zw) : 0;
+}
+
+int ecx_predict(const ecx_model *model, int quality, int zh, int zw, const int16_t *z,
+                const int16_t *s, void *scratch, size_t scratch_bytes, int16_t *mu,
+                uint8_t *index) {
+  row_state r;
+  int16_t coded[MAX_CHANNELS];
+  size_t M, row, i;
+  int y, x, k, p, c;
+  if (!valid_size(model, quality, zh, zw)) return ECX_ARGUMENT;
+  if (scratch_bytes < row_scratch_bytes(model, zw)) return ECX_CAPACITY;
+  if (!valid_z(model, (size_t)zh * (size_t)zw, z)) return ECX_ARGUMENT;
+  M = (size_t)model->latent;
+  row = 4u * (size_t)zw * M;
+  for (i = 0; i < (size_t)zh * row; i++)
+    if (s[i] < -ECX_SYMBOL_LIMIT || s[i] > ECX_SYMBOL_LIMIT) return ECX_ARGUMENT;
+  begin_rows(&r, model, quality, zw, scratch);
+  for (y = 0; y < zh; y++, s += row, mu += row, index += row) {
+    features_of_row(&r, z + (size_t)y * (size_t)zw * (size_t)model->hyper);
+    for (k = 0; k < 4; k++)
+      for (x = 0; x < zw; x += BLOCK) {
+        predict_block(&r, x, k);
+        for (p = 0; p < BLOCK && x + p < zw; p++) {
+          size_t at = place(zw, x + p, k) * M;
+          memcpy(mu + at, r.mu + (size_t)p * M, 2u * M);
+          memcpy(index + at, r.index + (size_t)p * M, M);
+          for (c = 0; c < model->latent; c++)
+            coded[c] = index[at + (size_t)c] ? s[at + (size_t)c] : (int16_t)0;
+          keep_residual(&r, x + p, k, coded, r.mu + (size_t)p * M, NULL);
+        }
+      }
   }
   return ECX_OK;
 }
 
 /* Rounds halves away from zero; NaN becomes 0. */
-ALWAYS_INLINE void quantize_position(const float *y, const int16_t *mu, const uint8_t *index,
-                                     const float *gain, int count, int16_t *s) {
+ALWAYS_INLINE void quantize_latent(const float *y, const int16_t *mu, const uint8_t *index,
+                                   const float *gain, int count, int16_t *s) {
   const float limit = (float)ECX_SYMBOL_LIMIT;
   int c;
   for (c = 0; c < count; c++) {
@@ -395,16 +524,53 @@ ALWAYS_INLINE void quantize_position(const float *y, const int16_t *mu, const ui
   }
 }
 
-int ecx_quantize(const ecx_model *model, int quality, int zh, int zw, const float *y,
-                 const int16_t *mu, const uint8_t *index, int16_t *s) {
+/* Move symbols towards zero where the bits saved are worth the error (see ecx_quantize). */
+static void shrink_latent(const float *y, const int16_t *mu, const uint8_t *index,
+                          const float *gain, const float *reluctance, int count, int16_t *s) {
+  int c;
+  for (c = 0; c < count; c++) {
+    int k = s[c] < 0 ? -s[c] : s[c];
+    const float *t = reluctance + (size_t)index[c] * ECX_RELUCTANCES;
+    float v;
+    if (k == 0) continue;
+    v = (y[c] - (float)mu[c] * 0.0625f) * gain[c];
+    v = v < 0.0f ? -v : v;
+    while (k > 0 && v < (float)k - 0.5f + t[(k < ECX_RELUCTANCES ? k : ECX_RELUCTANCES) - 1]) k--;
+    s[c] = (int16_t)(s[c] < 0 ? -k : k);
+  }
+}
+
+int ecx_quantize(const ecx_model *model, int quality, int zh, int zw, const int16_t *z,
+                 const float *y, const float *reluctance, void *scratch, size_t scratch_bytes,
+                 int16_t *s, uint8_t *index) {
+  row_state r;
   const float *gain;
-  size_t p, positions, M;
+  size_t M, row;
+  int i, x, k, p;
   if (!valid_size(model, quality, zh, zw)) return ECX_ARGUMENT;
+  if (scratch_bytes < row_scratch_bytes(model, zw)) return ECX_CAPACITY;
+  if (!valid_z(model, (size_t)zh * (size_t)zw, z)) return ECX_ARGUMENT;
   M = (size_t)model->latent;
+  row = 4u * (size_t)zw * M;
   gain = model->gain_y + (size_t)(quality - 1) * M;
-  positions = 4u * (size_t)zh * (size_t)zw;
-  for (p = 0; p < positions; p++)
-    quantize_position(y + p * M, mu + p * M, index + p * M, gain, (int)M, s + p * M);
+  begin_rows(&r, model, quality, zw, scratch);
+  for (i = 0; i < zh; i++, y += row, s += row, index += row) {
+    features_of_row(&r, z + (size_t)i * (size_t)zw * (size_t)model->hyper);
+    for (k = 0; k < 4; k++)
+      for (x = 0; x < zw; x += BLOCK) {
+        predict_block(&r, x, k);
+        for (p = 0; p < BLOCK && x + p < zw; p++) {
+          size_t at = place(zw, x + p, k) * M;
+          const int16_t *mu = r.mu + (size_t)p * M;
+          const uint8_t *level = r.index + (size_t)p * M;
+          memcpy(index + at, level, M);
+          quantize_latent(y + at, mu, level, gain, model->latent, s + at);
+          if (reluctance)
+            shrink_latent(y + at, mu, level, gain, reluctance, model->latent, s + at);
+          keep_residual(&r, x + p, k, s + at, mu, NULL);
+        }
+      }
+  }
   return ECX_OK;
 }
 
@@ -458,6 +624,25 @@ size_t ecx_encode_bound(const ecx_model *model, int zh, int zw) {
   return 8u + ecx_encode_scratch_bytes(model, zh, zw) / 2u;
 }
 
+/* The symbols of a row of cells in the order of coding; 0 where one is out of range. */
+static int push_row(op_list *o, const ecx_model *m, int zw, const uint8_t *index,
+                    const int16_t *s) {
+  int k, x, c;
+  for (k = 0; k < 4; k++)
+    for (x = 0; x < zw; x++) {
+      size_t at = place(zw, x, k) * (size_t)m->latent;
+      const uint8_t *level = index + at;
+      const int16_t *symbol = s + at;
+      for (c = 0; c < m->latent; c++) {
+        if (level[c] >= m->levels || symbol[c] < -ECX_SYMBOL_LIMIT || symbol[c] > ECX_SYMBOL_LIMIT)
+          return 0;
+        if (level[c]) push_symbol(o, m, level[c], symbol[c]);
+        else if (symbol[c]) return 0;
+      }
+    }
+  return 1;
+}
+
 int ecx_encode(const ecx_model *model, int quality, int zh, int zw, const int16_t *z,
                const uint8_t *index, const int16_t *s, void *scratch, size_t scratch_bytes,
                uint8_t *out, size_t capacity, size_t *written) {
@@ -477,11 +662,9 @@ int ecx_encode(const ecx_model *model, int quality, int zh, int zw, const int16_
       if (z[c] < -ECX_HYPER_LIMIT || z[c] > ECX_HYPER_LIMIT) return ECX_ARGUMENT;
       push_symbol(&o, model, index_z[c], z[c]);
     }
-  for (i = 0; i < 4u * cells * (size_t)model->latent; i++) {
-    if (index[i] >= model->levels || s[i] < -ECX_SYMBOL_LIMIT || s[i] > ECX_SYMBOL_LIMIT)
-      return ECX_ARGUMENT;
-    if (index[i]) push_symbol(&o, model, index[i], s[i]);
-    else if (s[i]) return ECX_ARGUMENT;
+  for (i = 0; i < (size_t)zh; i++) {
+    size_t row = i * 4u * (size_t)zw * (size_t)model->latent;
+    if (!push_row(&o, model, zw, index + row, s + row)) return ECX_ARGUMENT;
   }
   /* Backwards, because rANS decodes in the opposite order; step k belongs to state k mod 2. */
   at = capacity;
@@ -585,12 +768,6 @@ static int read_position(decoder *d, const ecx_model *m, const uint8_t *level,
   return good ? ECX_OK : ECX_CORRUPT;
 }
 
-size_t ecx_decode_scratch_bytes(const ecx_model *model, int zh, int zw) {
-  if (!valid_size(model, 1, zh, zw)) return 0;
-  /* mu and scale index of two rows of latents. */
-  return 4u * (size_t)zw * (size_t)model->latent * 3u;
-}
-
 static int decode_z(const ecx_model *m, int quality, size_t cells, decoder *d, int16_t *z) {
   const uint8_t *level = m->index_z + (size_t)(quality - 1) * (size_t)m->hyper;
   int16_t channel[MAX_CHANNELS];
@@ -604,8 +781,10 @@ static int decode_z(const ecx_model *m, int quality, size_t cells, decoder *d, i
   return ECX_OK;
 }
 
-static int decode_y_position(const ecx_model *m, const int32_t *step, const uint8_t *level,
-                             const int16_t *mu, decoder *d, int16_t *y_hat) {
+/* Latent k of cell x, whose mu and scale indexes are known. */
+static int decode_latent(row_state *r, int x, int k, const uint8_t *level, const int16_t *mu,
+                         decoder *d, int16_t *y_hat) {
+  const ecx_model *m = r->m;
   int16_t channel[MAX_CHANNELS], symbol[MAX_CHANNELS];
   int c, count = 0, status;
   memset(symbol, 0, 2u * (size_t)m->latent);
@@ -615,23 +794,32 @@ static int decode_y_position(const ecx_model *m, const int32_t *step, const uint
   }
   status = read_position(d, m, level, channel, count, ECX_SYMBOL_LIMIT, symbol);
   if (status != ECX_OK) return status;
-  for (c = 0; c < m->latent; c++)
-    y_hat[c] = (int16_t)clamp(shift_right(symbol[c] * step[c] + 32, 6) + mu[c], -32768, 32767);
+  keep_residual(r, x, k, symbol, mu, y_hat);
+  return ECX_OK;
+}
+
+static int decode_row(row_state *r, decoder *d, int16_t *y_hat) {
+  size_t M = (size_t)r->m->latent;
+  int k, x, p;
+  for (k = 0; k < 4; k++)
+    for (x = 0; x < r->zw; x += BLOCK) {
+      predict_block(r, x, k);
+      for (p = 0; p < BLOCK && x + p < r->zw; p++) {
+        int status = decode_latent(r, x + p, k, r->index + (size_t)p * M, r->mu + (size_t)p * M, d,
+                                   y_hat + place(r->zw, x + p, k) * M);
+        if (status != ECX_OK) return status;
+      }
+    }
   return ECX_OK;
 }
 
 int ecx_decode(const ecx_model *model, int quality, int zh, int zw, const uint8_t *data,
                size_t length, void *scratch, size_t scratch_bytes, int16_t *z, int16_t *y_hat) {
-  network_scratch n;
-  multiply_fn multiply = pick_multiply();
+  row_state r;
   decoder d;
-  int16_t *mu = (int16_t *)scratch;
-  uint8_t *index;
-  const int32_t *step;
-  size_t row, x, M;
   int y, status;
   if (!valid_size(model, quality, zh, zw)) return ECX_ARGUMENT;
-  if (scratch_bytes < ecx_decode_scratch_bytes(model, zh, zw)) return ECX_CAPACITY;
+  if (scratch_bytes < row_scratch_bytes(model, zw)) return ECX_CAPACITY;
   if (length < 8) return ECX_TRUNCATED;
   d.current = u32_at(data);
   d.other = u32_at(data + 4);
@@ -641,17 +829,11 @@ int ecx_decode(const ecx_model *model, int quality, int zh, int zw, const uint8_
   if (d.current < STATE_LOW || d.other < STATE_LOW) return ECX_CORRUPT;
   status = decode_z(model, quality, (size_t)zh * (size_t)zw, &d, z);
   if (status != ECX_OK) return status;
-  M = (size_t)model->latent;
-  row = 4u * (size_t)zw; /* positions in two rows of latents */
-  index = (uint8_t *)(mu + row * M);
-  step = model->step_y + (size_t)(quality - 1) * M;
-  for (y = 0; y < zh; y++) {
-    hyper_row(model, quality, zw, z + (size_t)y * (size_t)zw * (size_t)model->hyper, mu, index,
-              multiply, &n);
-    for (x = 0; x < row; x++, y_hat += M) {
-      status = decode_y_position(model, step, index + x * M, mu + x * M, &d, y_hat);
-      if (status != ECX_OK) return status;
-    }
+  begin_rows(&r, model, quality, zw, scratch);
+  for (y = 0; y < zh; y++, y_hat += 4u * (size_t)zw * (size_t)model->latent) {
+    features_of_row(&r, z + (size_t)y * (size_t)zw * (size_t)model->hyper);
+    status = decode_row(&r, &d, y_hat);
+    if (status != ECX_OK) return status;
   }
   /* The encoder began with both states at their lower bound: anything else is not its work. */
   if (d.next != d.end || d.current != STATE_LOW || d.other != STATE_LOW) return ECX_CORRUPT;

@@ -19,6 +19,7 @@ extern "C" {
 #define ECX_QUALITIES 100
 #define ECX_SYMBOL_LIMIT 8191 /* symbols of y lie in [-limit, limit] */
 #define ECX_HYPER_LIMIT 127   /* symbols of z lie in [-limit, limit] */
+#define ECX_RELUCTANCES 4     /* thresholds per scale index */
 #define ECX_MAX_SIDE 128      /* hyper-latents per side of a tile of 4096 pixels */
 
 enum {
@@ -39,17 +40,27 @@ size_t ecx_model_bytes(const uint8_t *tables, size_t length);
  * Returns ECX_OK, ECX_TABLES or ECX_CAPACITY. */
 int ecx_model_init(void *memory, size_t memory_bytes, const uint8_t *tables, size_t length);
 
-/* Channels M of y and Z of z. */
+/* Channels M of y and Z of z; number of scale indexes. */
 int ecx_latent_channels(const ecx_model *model);
 int ecx_hyper_channels(const ecx_model *model);
+int ecx_levels(const ecx_model *model);
 
-/* Hyper-synthesis: z -> mu in units of 1/16 and scale index, both (2*zh, 2*zw, M). */
-int ecx_hyper(const ecx_model *model, int quality, int zh, int zw, const int16_t *z, int16_t *mu,
-              uint8_t *index);
+/* Bytes of scratch that ecx_predict, ecx_quantize and ecx_decode need; `scratch` is aligned to 4. */
+size_t ecx_scratch_bytes(const ecx_model *model, int zh, int zw);
 
-/* Encoder side, not normative: symbols s = round((y - mu) * gain), 0 where index is 0. */
-int ecx_quantize(const ecx_model *model, int quality, int zh, int zw, const float *y,
-                 const int16_t *mu, const uint8_t *index, int16_t *s);
+/* Hyper-synthesis: z and s -> mu in units of 1/16 and scale index, all but z of (2*zh, 2*zw, M).
+ * Each latent depends on z and on the symbols coded before it; symbols at index 0 count as 0. */
+int ecx_predict(const ecx_model *model, int quality, int zh, int zw, const int16_t *z,
+                const int16_t *s, void *scratch, size_t scratch_bytes, int16_t *mu,
+                uint8_t *index);
+
+/* Encoder side, not normative: symbols s = round((y - mu) * gain), 0 where index is 0, and the
+ * scale indexes that ecx_encode wants. With `reluctance`, [levels][ECX_RELUCTANCES], a symbol of
+ * magnitude k is lowered to k - 1 while |(y - mu) * gain| < k - 1/2 + reluctance[index][k - 1]; the
+ * last entry stands for all larger k. NULL rounds to the nearest. */
+int ecx_quantize(const ecx_model *model, int quality, int zh, int zw, const int16_t *z,
+                 const float *y, const float *reluctance, void *scratch, size_t scratch_bytes,
+                 int16_t *s, uint8_t *index);
 
 /* Bytes of scratch and of output that ecx_encode may need for a tile. */
 size_t ecx_encode_scratch_bytes(const ecx_model *model, int zh, int zw);
@@ -59,9 +70,6 @@ size_t ecx_encode_bound(const ecx_model *model, int zh, int zw);
 int ecx_encode(const ecx_model *model, int quality, int zh, int zw, const int16_t *z,
                const uint8_t *index, const int16_t *s, void *scratch, size_t scratch_bytes,
                uint8_t *out, size_t capacity, size_t *written);
-
-/* Bytes of scratch that ecx_decode needs; `scratch` is aligned to 4. */
-size_t ecx_decode_scratch_bytes(const ecx_model *model, int zh, int zw);
 
 /* Read a substream: z, and y_hat in units of 1/16, the input of the synthesis. */
 int ecx_decode(const ecx_model *model, int quality, int zh, int zw, const uint8_t *data,

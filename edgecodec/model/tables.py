@@ -84,9 +84,11 @@ def build_tables(codec: NeuralCodec) -> Tables:
         frequencies=(np.zeros(0, np.uint16), *rows),
         w1=_weight(h_s.first),
         w2=_weight(h_s.second),
+        **{f"c{k}": _weight(layer) for k, layer in enumerate(h_s.context, 1)},
         w3=_weight(h_s.heads),
         b1=_bias(h_s.first, codec.hidden_bias(q)),
         b2=_bias(h_s.second),
+        bc=np.stack([_bias(layer) for layer in h_s.context]),
         b3=heads[:m],
         index_bias=_units(index_bias, h_s.heads.accumulator_frac, -(1 << 22), 1 << 22).astype(
             np.int32
@@ -99,7 +101,6 @@ def build_tables(codec: NeuralCodec) -> Tables:
         ).astype(np.int32),
         # Hyper-latents are always coded: index 0, "not coded", is not theirs to have.
         index_z=index_z.clamp(1, fixed.SCALE_LEVELS - 1).numpy().astype(np.uint8),
-        gain_y=(-codec.log_step_y(q)).exp().numpy().astype(np.float32),
         gain_z=codec.log_enc_z(q).exp().numpy().astype(np.float32),
     )
 
