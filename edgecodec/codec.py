@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,7 @@ from edgecodec.container import (
     read_container,
     write_container,
 )
+from edgecodec.effort import PLANS, decide
 from edgecodec.entropy import LatentCoder
 from edgecodec.errors import (
     BitstreamError,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 Int16Array = npt.NDArray[np.int16]
 UInt8Array = npt.NDArray[np.uint8]
+_Scalar = TypeVar("_Scalar", bound=np.generic)
 
 DEFAULT_QUALITY = 60
 DEFAULT_TILE = 1536
@@ -168,6 +170,7 @@ class Codec:
         image: Image.Image | npt.NDArray[Any],
         quality: int = DEFAULT_QUALITY,
         *,
+        effort: int = 1,
         tile: int = DEFAULT_TILE,
         profile: Profile | None = None,
     ) -> bytes:
@@ -176,6 +179,8 @@ class Codec:
         Args:
             image: a Pillow image, or (H, W, 3) or (H, W) uint8.
             quality: 1 (smallest) to 100.
+            effort: 1 is the plain fast path; up to 9 spend more time on smaller files. Decoding
+                is the same.
             tile: side in pixels of what is coded independently, a multiple of 32 up to 4096.
             profile: collects the time of each stage.
 
@@ -190,20 +195,23 @@ class Codec:
         from edgecodec.image import to_picture  # noqa: PLC0415 - Pillow only where pixels are
 
         quality = _whole("quality", quality, 1, 100)
+        effort = _whole("effort", effort, 1, max(PLANS))
         if (tile := _whole("tile", tile, 32, MAX_TILE)) % 32:
             raise ConfigError(f"tile must be a multiple of 32, not {tile}")
         profile = profile or Profile()
         picture = to_picture(image)
         height, width = picture.pixels.shape[:2]
         header = Header(width, height, picture.mode, quality, tile, self.bundle.manifest.tables_id)
-        self._open("analysis")  # so that loading it counts as no stage
+        for stage in ("analysis", "synthesis")[: 1 + (effort > 1)]:
+            self._open(stage)  # so that loading it counts as no stage
         substreams = [
-            self._encode_tile(picture.pixels, header, part, profile) for part in header.tiles()
+            self._encode_tile(picture.pixels, header, part, effort, profile)
+            for part in header.tiles()
         ]
         return write_container(header, substreams, picture.metadata)
 
     def _encode_tile(
-        self, pixels: UInt8Array, header: Header, tile: Tile, profile: Profile
+        self, pixels: UInt8Array, header: Header, tile: Tile, effort: int, profile: Profile
     ) -> bytes:
         m = self.bundle.manifest
         with profile.stage("pixels in"):
@@ -211,11 +219,31 @@ class Codec:
             x = read_padded(pixels, window)
         with profile.stage("analysis"):
             out = self.run_stage("analysis", {"x": x})
+        top, left = window.inner_top, window.inner_left
+        if effort == 1:
+            with profile.stage("entropy coding"):
+                y = _cut(out["y"][0], top, left, tile, m.latent_stride)
+                z = _cut(out["z"][0], top, left, tile, m.hyper_stride)
+                return self.coder.compress(header.quality, y, z)
+        y, z = out["y"][0], out["z"][0]
+        if max(window.height, window.width) > MAX_TILE:  # more than the coder takes at once
+            y = _cut(y, top, left, tile, m.latent_stride)
+            z = _cut(z, top, left, tile, m.hyper_stride)
+            top = left = 0
+        with profile.stage("optimisation"):
+            # With the halo where possible, as the errors of neighbours count.
+            choice = decide(self.coder, header.quality, y, z, effort, self._reanalyse)
         with profile.stage("entropy coding"):
-            top, left = window.inner_top, window.inner_left
-            y = _cut(out["y"][0], top, left, tile, m.latent_stride)
-            z = _cut(out["z"][0], top, left, tile, m.hyper_stride)
-            return self.coder.compress(header.quality, y, z)
+            y = np.ascontiguousarray(_cut(choice.y, top, left, tile, m.latent_stride))
+            z_hat = np.ascontiguousarray(_cut(choice.z, top, left, tile, m.hyper_stride))
+            s, index = self.coder.quantize(header.quality, z_hat, y, choice.reluctance)
+            return self.coder.encode(header.quality, z_hat, index, s)
+
+    def _reanalyse(self, y_hat: Int16Array) -> npt.NDArray[np.float32]:
+        """Return the y of the picture that y_hat decodes to, both (h, w, M)."""
+        shown = self.run_stage("synthesis", {"y_hat": y_hat[None].astype(np.float32)})["x_hat"]
+        x = np.floor(np.clip(shown + np.float32(0.5), 0, 255))
+        return self.run_stage("analysis", {"x": x})["y"][0]
 
     # -- decoding ---------------------------------------------------------------------------
 
@@ -352,8 +380,8 @@ def _as_bytes(data: Any) -> bytes:
 
 
 def _cut(
-    array: npt.NDArray[np.float32], top: int, left: int, tile: Tile, stride: int
-) -> npt.NDArray[np.float32]:
+    array: npt.NDArray[_Scalar], top: int, left: int, tile: Tile, stride: int
+) -> npt.NDArray[_Scalar]:
     """Cut a tile out of what a network made of its window.
 
     Args:
@@ -400,9 +428,11 @@ def default_codec() -> Codec:
         return _default["codec"]
 
 
-def encode(image: Image.Image | npt.NDArray[Any], quality: int = DEFAULT_QUALITY) -> bytes:
+def encode(
+    image: Image.Image | npt.NDArray[Any], quality: int = DEFAULT_QUALITY, *, effort: int = 1
+) -> bytes:
     """Compress a picture with the shipped model; see `Codec.encode`."""
-    return default_codec().encode(image, quality)
+    return default_codec().encode(image, quality, effort=effort)
 
 
 def decode(data: bytes) -> Image.Image:

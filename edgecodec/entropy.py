@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from edgecodec.errors import BitstreamError, BundleError, ConfigError, TruncatedBitstreamError
 from edgecodec.tables import (
+    ESCAPE_BITS,
     HYPER_LIMIT,
     LATENTS_PER_HYPER,
     MAX_SIDE,
@@ -54,6 +55,17 @@ class Implementation(Protocol):
         """See LatentCoder.quantize."""
         ...
 
+    def price(
+        self,
+        quality: int,
+        z: Int16Array,
+        y: Float32Array,
+        reluctance: Float32Array | None,
+        weight: float,
+    ) -> Float32Array:
+        """See LatentCoder.price."""
+        ...
+
     def encode(self, quality: int, z: Int16Array, index: UInt8Array, s: Int16Array) -> bytes:
         """See LatentCoder.encode."""
         ...
@@ -68,12 +80,14 @@ class CoreImplementation:
 
     name = "c"
 
-    def __init__(self, tables: bytes) -> None:
+    def __init__(self, tables: bytes, bits: list[npt.NDArray[np.float64]]) -> None:
         from edgecodec.core import _binding  # noqa: PLC0415 - absent where no compiler was
 
         self._core: Any = _binding
         self._model = _binding.load(tables)
         self._latent, self._hyper = _binding.channels(self._model)
+        # The core skips one entry behind each table.
+        self._bits = np.concatenate([np.append(b, 0.0) for b in bits]).astype(np.float32)
 
     def predict(
         self, quality: int, z: Int16Array, s: Int16Array
@@ -95,6 +109,23 @@ class CoreImplementation:
         thresholds = b"" if reluctance is None else reluctance
         self._core.quantize(self._model, quality, zh, zw, z, y, thresholds, s, index)
         return s, index
+
+    def price(
+        self,
+        quality: int,
+        z: Int16Array,
+        y: Float32Array,
+        reluctance: Float32Array | None,
+        weight: float,
+    ) -> Float32Array:
+        """See LatentCoder.price."""
+        zh, zw, _ = z.shape
+        cost = np.empty((zh, zw), np.float32)
+        thresholds = b"" if reluctance is None else reluctance
+        self._core.price(
+            self._model, quality, zh, zw, z, y, thresholds, self._bits, weight, cost
+        )
+        return cost
 
     def encode(self, quality: int, z: Int16Array, index: UInt8Array, s: Int16Array) -> bytes:
         """See LatentCoder.encode."""
@@ -138,10 +169,18 @@ class LatentCoder:
         built = implementation != "numpy" and core_available()
         if implementation == "c" and not built:
             raise ConfigError("the C core is not built; install a wheel, or gcc and reinstall")
+        # Bits of hyper-latents -127..127 by scale index; escapes roughly.
+        values = np.arange(-HYPER_LIMIT, HYPER_LIMIT + 1)
+        self._hyper_bits = [np.zeros(0, np.float32)]
+        for bits in self.tables.bits()[1:]:
+            half = len(bits) // 2 - 1
+            inside = bits[np.clip(values + half, 0, 2 * half)]
+            price = np.where(np.abs(values) <= half, inside, bits[-1] + ESCAPE_BITS)
+            self._hyper_bits.append(price.astype(np.float32))
         self._impl: Implementation
         if built:
             try:
-                self._impl = CoreImplementation(tables)
+                self._impl = CoreImplementation(tables, self.tables.bits()[1:])
             except ValueError as exc:
                 raise BundleError(f"tables.bin is damaged ({exc})") from exc
         else:
@@ -221,12 +260,48 @@ class LatentCoder:
         z = self._checked_hyper(z)
         y = _checked("y", y, np.float32, self.latent_channels, LATENTS_PER_HYPER)
         _check_cells(z, y, "y")
-        if reluctance is not None:
-            wanted = (len(self.tables.frequencies), RELUCTANCES)
-            if reluctance.shape != wanted or reluctance.dtype != np.float32:
-                raise ConfigError(f"reluctance must be float32 of shape {wanted}")
-            reluctance = np.require(reluctance, requirements=["C", "A", "E"])
-        return self._impl.quantize(quality, z, y, reluctance)
+        return self._impl.quantize(quality, z, y, self._thresholds(reluctance))
+
+    def price(
+        self,
+        quality: int,
+        z: Int16Array,
+        y: Float32Array,
+        reluctance: Float32Array | None = None,
+        *,
+        weight: float,
+    ) -> Float32Array:
+        """Say what quantizing y with these hyper-latents would cost, cell by cell.
+
+        Cells share nothing, so that a choice of hyper-latents can be judged for all at once.
+
+        Args:
+            quality: 1..100.
+            z: (zh, zw, Z) int16 in [-127, 127].
+            y: (2 zh, 2 zw, M) float32 as the analysis gives it.
+            reluctance: as in `quantize`.
+            weight: bits that a squared error of one step is worth.
+
+        Returns:
+            (zh, zw) float32: bits of z and of the symbols, plus `weight` times the sum of the
+            squared errors in steps. Escapes are priced roughly.
+        """
+        row = _row(quality)
+        z = self._checked_hyper(z)
+        y = _checked("y", y, np.float32, self.latent_channels, LATENTS_PER_HYPER)
+        _check_cells(z, y, "y")
+        cost = self._impl.price(quality, z, y, self._thresholds(reluctance), weight)
+        for channel, index in enumerate(self.tables.index_z[row].tolist()):
+            cost += self._hyper_bits[index][z[..., channel].astype(np.int64) + HYPER_LIMIT]
+        return cost
+
+    def _thresholds(self, reluctance: Float32Array | None) -> Float32Array | None:
+        if reluctance is None:
+            return None
+        wanted = (len(self.tables.frequencies), RELUCTANCES)
+        if reluctance.shape != wanted or reluctance.dtype != np.float32:
+            raise ConfigError(f"reluctance must be float32 of shape {wanted}")
+        return np.require(reluctance, requirements=["C", "A", "E"])
 
     def _checked_hyper(self, z: Int16Array) -> Int16Array:
         z = _checked("z", z, np.int16, self.hyper_channels)

@@ -14,7 +14,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import chain
@@ -46,7 +46,7 @@ from edgecodec.metrics import (
 
 Progress = Callable[["Row"], None]
 METRICS = ("psnr", "ms_ssim")
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -137,14 +137,16 @@ class Evaluation:
     Attributes:
         codec: name of the codec under test.
         anchors: names of the codecs it is compared with.
+        variants: names of further settings of ours, compared with it and with the anchors.
         settings: versions and options by codec name, and `machine`.
         rows: one per codec, quality and image.
         averages: one per codec and quality.
-        bd_rates: one per anchor and metric.
+        bd_rates: one per anchor and metric; for each variant also against the codec.
     """
 
     codec: str
     anchors: tuple[str, ...]
+    variants: tuple[str, ...]
     settings: dict[str, str]
     rows: tuple[Row, ...]
     averages: tuple[Average, ...]
@@ -177,6 +179,7 @@ class Evaluation:
             return cls(
                 codec=data["codec"],
                 anchors=tuple(data["anchors"]),
+                variants=tuple(data["variants"]),
                 settings=dict(data["settings"]),
                 rows=tuple(Row(**row) for row in data["rows"]),
                 averages=tuple(Average(**average) for average in data["averages"]),
@@ -200,6 +203,7 @@ def evaluate(
     qualities: Sequence[int],
     *,
     name: str = "edgecodec",
+    variants: Mapping[str, ImageCodec] | None = None,
     against: Sequence[str] = ("jpeg", "webp", "avif"),
     cache: Path | None = None,
     workers: int = 1,
@@ -212,6 +216,7 @@ def evaluate(
         codec: anything with `encode(image, quality=...)` and `decode(data)`.
         qualities: what to ask of `codec`; two or more for a BD-rate.
         name: the codec's name in the results.
+        variants: the codec in other settings by name, measured at the same qualities.
         against: names of classical codecs, each run over its own sweep.
         cache: JSON file with results of classical codecs, made when missing. A result is found
             by the hash of the pixels, the quality and the library versions, so it is never
@@ -231,8 +236,9 @@ def evaluate(
     """
     if not qualities:
         raise ConfigError("evaluation needs at least one quality")
-    if name in against:
-        raise ConfigError(f"the codec under test cannot go by the name of an anchor, {name!r}")
+    ours = {name: codec, **(variants or {})}
+    if clash := sorted(set(ours) & set(against)):
+        raise ConfigError(f"the codec under test cannot go by the name of an anchor, {clash[0]!r}")
     anchors = {anchor: classical_codec(anchor) for anchor in against}
     results = ResultCache(cache)
 
@@ -241,7 +247,7 @@ def evaluate(
         source = _Source(picture[0], load_rgb(picture[1]))
         done = []
         for row in chain(
-            (_measure(name, codec, source, q) for q in sorted(set(qualities))),
+            (_measure(n, c, source, q) for n, c in ours.items() for q in sorted(set(qualities))),
             (_measure_cached(a, source, q, results) for a in anchors.values() for q in a.qualities),
         ):
             done.append(row)
@@ -253,8 +259,10 @@ def evaluate(
     averages = _average(rows)
     machine = f"{platform.machine()}, {platform.system()}, {os.cpu_count()} CPUs"
     settings = {"machine": machine, **{a: c.settings for a, c in anchors.items()}}
-    rates = tuple(compare(averages, name, a, metric) for a in anchors for metric in METRICS)
-    return Evaluation(name, tuple(anchors), settings, rows, averages, rates)
+    pairs = [(n, a) for n in ours for a in (*anchors, *([name] if n != name else []))]
+    rates = tuple(compare(averages, n, a, metric) for n, a in pairs for metric in METRICS)
+    others = tuple(n for n in ours if n != name)
+    return Evaluation(name, tuple(anchors), others, settings, rows, averages, rates)
 
 
 def compare(averages: Sequence[Average], codec: str, anchor: str, metric: str) -> BdRate:

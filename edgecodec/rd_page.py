@@ -97,6 +97,12 @@ def text_table(evaluation: Evaluation) -> str:
         values = [f"{_METRIC_NAMES[rate.metric]} {_percent(rate):>9}" for rate in rates]
         lines.append(f"  vs {anchor:<7} " + "   ".join(values))
         lines += [f"     {reason}" for reason in _reasons(rates)]
+    for variant in evaluation.variants:
+        lines += ["", f"BD-rate of {variant}"]
+        for anchor in (evaluation.codec, *evaluation.anchors):
+            rates = _rates(evaluation, anchor, variant)
+            values = [f"{_METRIC_NAMES[rate.metric]} {_percent(rate):>9}" for rate in rates]
+            lines.append(f"  vs {anchor:<9} " + "   ".join(values))
     return "\n".join(lines)
 
 
@@ -110,9 +116,15 @@ def render_page(evaluation: Evaluation, title: str = "Rate and distortion") -> s
     Returns:
         HTML text; equal for equal arguments.
     """
-    names = (evaluation.codec, *evaluation.anchors)
+    names = _names(evaluation)
     charts = "".join(_chart_card(evaluation, metric) for metric in _METRIC_NAMES)
-    cards = "".join(_anchor_card(evaluation, anchor) for anchor in evaluation.anchors)
+    cards = "".join(
+        _anchor_card(evaluation, anchor, codec)
+        for codec, anchor in [
+            *((evaluation.codec, anchor) for anchor in evaluation.anchors),
+            *((variant, evaluation.codec) for variant in evaluation.variants),
+        ]
+    )
     tables = "".join(_codec_table(evaluation, name) for name in names)
     settings = "".join(f"<li>{escape(text)}</li>" for text in evaluation.settings.values())
     return f"""<!doctype html>
@@ -210,7 +222,7 @@ def _chart(evaluation: Evaluation, metric: str, axes: _Axes) -> str:
         "bits per pixel, logarithmic</text>"
     )
     parts.append(f'<g clip-path="url(#frame-{metric})">')
-    names = (evaluation.codec, *evaluation.anchors)
+    names = _names(evaluation)
     # Ours last, so that it lies on top.
     for index in reversed(range(len(names))):
         parts.append(_series(index, _points(evaluation.curve(names[index]), metric), axes))
@@ -251,8 +263,9 @@ def _legend(names: Sequence[str]) -> str:
     return f'<ul class="legend">{"".join(items)}</ul>'
 
 
-def _anchor_card(evaluation: Evaluation, anchor: str) -> str:
-    rates = _rates(evaluation, anchor)
+def _anchor_card(evaluation: Evaluation, anchor: str, codec: str) -> str:
+    rates = _rates(evaluation, anchor, codec)
+    title = f"bits vs {anchor}" if codec == evaluation.codec else f"bits of {codec} vs {anchor}"
     values = []
     for rate in rates:
         tone = "" if rate.percent is None else " good" if rate.percent < 0 else " bad"
@@ -263,7 +276,7 @@ def _anchor_card(evaluation: Evaluation, anchor: str) -> str:
         )
     reasons = "".join(f'<p class="small soft">{escape(r)}</p>' for r in _reasons(rates))
     return (
-        f'<section class="card"><h2>bits vs {escape(anchor)}</h2>'
+        f'<section class="card"><h2>{escape(title)}</h2>'
         f'<div class="pair">{"".join(values)}</div>{reasons}</section>'
     )
 
@@ -298,8 +311,14 @@ def _images(evaluation: Evaluation) -> str:
     return f"{count} image" if count == 1 else f"{count} images"
 
 
-def _rates(evaluation: Evaluation, anchor: str) -> list[BdRate]:
-    return [rate for rate in evaluation.bd_rates if rate.anchor == anchor]
+def _names(evaluation: Evaluation) -> tuple[str, ...]:
+    return (evaluation.codec, *evaluation.anchors, *evaluation.variants)
+
+
+def _rates(evaluation: Evaluation, anchor: str, codec: str | None = None) -> list[BdRate]:
+    """Return the rates against an anchor of a variant, or of the codec itself."""
+    codec = codec or evaluation.codec
+    return [rate for rate in evaluation.bd_rates if (rate.codec, rate.anchor) == (codec, anchor)]
 
 
 def _percent(rate: BdRate) -> str:

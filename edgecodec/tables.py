@@ -47,6 +47,8 @@ HYPER_LIMIT = 127
 """Symbols of z lie in [-HYPER_LIMIT, HYPER_LIMIT]."""
 RELUCTANCES = 4
 """Thresholds per scale index of rate-distortion optimised quantization; the encoder's alone."""
+ESCAPE_BITS = 8.0
+"""What follows most escapes, where symbols are priced: the count of nibbles and one nibble."""
 MAX_SIDE = MAX_TILE // HYPER_STRIDE
 """Hyper-latents per side of a tile; these limits are those of core/edgecodec_core.h."""
 FORMATS = (
@@ -131,6 +133,10 @@ class Tables:
     def hyper_channels(self) -> int:
         """Z."""
         return int(self.w1.shape[1])
+
+    def bits(self) -> list[npt.NDArray[np.float64]]:
+        """Return what each symbol costs, one (2 w + 2,) array per scale index as `frequencies`."""
+        return [PRECISION - np.log2(row.astype(np.float64)) for row in self.frequencies]
 
     def to_bytes(self) -> bytes:
         """Return the content of `tables.bin`."""

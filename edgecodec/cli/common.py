@@ -46,6 +46,12 @@ def number_list(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(one(part) for part in text.split(",")))
 
 
+def effort_list(text: str) -> tuple[int, ...]:
+    """Parse `1,5,9` into efforts."""
+    one = whole_number(1, 9)
+    return tuple(dict.fromkeys(one(part) for part in text.split(",")))
+
+
 def name_list(text: str) -> tuple[str, ...]:
     """Parse `a,b` into names."""
     names = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))

@@ -27,6 +27,13 @@ def add_parser(sub: Any) -> None:
         "-q", "--quality", type=whole_number(1, 100), default=60, help="1..100 (default 60)"
     )
     parser.add_argument(
+        "-e",
+        "--effort",
+        type=whole_number(1, 9),
+        default=1,
+        help="1 is fast, 9 gives the smallest files; decoding is the same (default 1)",
+    )
+    parser.add_argument(
         "--tile",
         type=tile_side,
         default=1536,
@@ -52,7 +59,9 @@ def run(args: argparse.Namespace) -> int:
     profile = Profile()
     with make_codec(args) as codec:
         choice = codec.choice("analysis")
-        data = codec.encode(image, args.quality, tile=args.tile, profile=profile)
+        data = codec.encode(
+            image, args.quality, effort=args.effort, tile=args.tile, profile=profile
+        )
     write_output(args.output, data)
     bpp = 8 * len(data) / (image.width * image.height)
     print(

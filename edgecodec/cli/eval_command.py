@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgecodec.cli.common import (
     add_backend_options,
+    effort_list,
     expand_images,
     make_codec,
     name_list,
@@ -18,7 +19,11 @@ from edgecodec.cli.common import (
 )
 
 if TYPE_CHECKING:
+    from PIL import Image
+
+    from edgecodec.codec import Codec
     from edgecodec.evaluation import Row
+    from edgecodec.metrics import Uint8Image
 
 
 def add_parser(sub: Any) -> None:
@@ -37,6 +42,8 @@ def add_parser(sub: Any) -> None:
         metavar="LIST", help="default: 1,10,20,...,100")  # fmt: skip
     add("--against", type=name_list, default=("jpeg", "webp", "avif"), metavar="LIST",
         help="classical codecs (default: jpeg,webp,avif)")  # fmt: skip
+    add("-e", "--effort", type=effort_list, default=(1,), metavar="LIST",
+        help="encoder efforts to measure, the first as the codec itself (default: 1)")  # fmt: skip
     add("--cache", metavar="FILE", help="keep results of the classical codecs here")
     add("--workers", type=whole_number(1, 64), default=1, help="images at a time")
     add("--json", metavar="FILE")
@@ -44,6 +51,21 @@ def add_parser(sub: Any) -> None:
     add("--html", metavar="FILE", help="a page with the curves")
     add_backend_options(parser)
     parser.set_defaults(run=run)
+
+
+class _AtEffort:
+    """A codec with the encoder's effort settled."""
+
+    def __init__(self, codec: Codec, effort: int) -> None:
+        self.codec, self.effort = codec, effort
+
+    def encode(self, image: Uint8Image, *, quality: int) -> bytes:
+        """Compress (H, W, 3) uint8."""
+        return self.codec.encode(image, quality, effort=self.effort)
+
+    def decode(self, data: bytes) -> Image.Image:
+        """Decompress a file."""
+        return self.codec.decode(data)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -66,10 +88,12 @@ def run(args: argparse.Namespace) -> int:
         )
 
     with make_codec(args) as codec:
+        first, *others = (_AtEffort(codec, effort) for effort in args.effort)
         result = evaluate(
             images,
-            codec,
+            first,
             args.qualities,
+            variants={f"effort {other.effort}": other for other in others},
             against=args.against,
             cache=Path(args.cache) if args.cache else None,
             workers=args.workers,

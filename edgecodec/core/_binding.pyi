@@ -18,6 +18,19 @@ def quantize(
     index: Any,
     /,
 ) -> None: ...
+def price(
+    model: Any,
+    quality: int,
+    zh: int,
+    zw: int,
+    z: Any,
+    y: Any,
+    reluctance: Any,
+    bits: Any,
+    weight: float,
+    cost: Any,
+    /,
+) -> None: ...
 def encode(model: Any, quality: int, zh: int, zw: int, z: Any, index: Any, s: Any, /) -> bytes: ...
 def decode(
     model: Any, quality: int, zh: int, zw: int, data: bytes, z: Any, y_hat: Any, /

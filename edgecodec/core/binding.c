@@ -170,6 +170,48 @@ static PyObject *quantize(PyObject *self, PyObject *args) {
   return result;
 }
 
+static PyObject *price(PyObject *self, PyObject *args) {
+  PyObject *capsule, *result = NULL;
+  const ecx_model *m;
+  Py_buffer z, y, reluctance, bits, cost;
+  Py_ssize_t nz, ny;
+  size_t scratch_bytes;
+  float weight;
+  void *scratch;
+  int q, zh, zw, status;
+  (void)self;
+  if (!PyArg_ParseTuple(args, "Oiiiy*y*y*y*fw*", &capsule, &q, &zh, &zw, &z, &y, &reluctance,
+                        &bits, &weight, &cost))
+    return NULL;
+  m = model_of(capsule);
+  if (m && !counts(m, zh, zw, &nz, &ny) && !check(&z, nz, 2, "z") && !check(&y, ny, 4, "y") &&
+      (reluctance.len == 0 ||
+       !check(&reluctance, (Py_ssize_t)ecx_levels(m) * ECX_RELUCTANCES, 4, "reluctance")) &&
+      !check(&bits, (Py_ssize_t)ecx_price_entries(m), 4, "bits") &&
+      !check(&cost, (Py_ssize_t)zh * zw, 4, "cost")) {
+    scratch_bytes = ecx_scratch_bytes(m, zh, zw);
+    scratch = PyMem_Malloc(scratch_bytes);
+    if (!scratch) {
+      PyErr_NoMemory();
+    } else {
+      Py_BEGIN_ALLOW_THREADS
+      status = ecx_price(m, q, zh, zw, (const int16_t *)z.buf, (const float *)y.buf,
+                         reluctance.len ? (const float *)reluctance.buf : NULL,
+                         (const float *)bits.buf, weight, scratch, scratch_bytes,
+                         (float *)cost.buf);
+      Py_END_ALLOW_THREADS
+      result = status == ECX_OK ? Py_NewRef(Py_None) : fail(status);
+      PyMem_Free(scratch);
+    }
+  }
+  PyBuffer_Release(&z);
+  PyBuffer_Release(&y);
+  PyBuffer_Release(&reluctance);
+  PyBuffer_Release(&bits);
+  PyBuffer_Release(&cost);
+  return result;
+}
+
 static PyObject *encode_locked(const ecx_model *m, int q, int zh, int zw, const Py_buffer *z,
                                const Py_buffer *index, const Py_buffer *s) {
   size_t scratch_bytes = ecx_encode_scratch_bytes(m, zh, zw);
@@ -249,6 +291,8 @@ static PyMethodDef methods[] = {
     {"predict", predict, METH_VARARGS, "predict(model, quality, zh, zw, z, s, mu, index)"},
     {"quantize", quantize, METH_VARARGS,
      "quantize(model, quality, zh, zw, z, y, reluctance, s, index)"},
+    {"price", price, METH_VARARGS,
+     "price(model, quality, zh, zw, z, y, reluctance, bits, weight, cost)"},
     {"encode", encode, METH_VARARGS, "encode(model, quality, zh, zw, z, index, s) -> bytes"},
     {"decode", decode, METH_VARARGS, "decode(model, quality, zh, zw, data, z, y_hat)"},
     {NULL, NULL, 0, NULL}};

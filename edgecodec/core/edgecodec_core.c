@@ -574,6 +574,65 @@ int ecx_quantize(const ecx_model *model, int quality, int zh, int zw, const int1
   return ECX_OK;
 }
 
+size_t ecx_price_entries(const ecx_model *model) {
+  int last = model->levels - 1;
+  return (size_t)(model->cdf[last] - model->cdf[1]) + 2u * (size_t)model->half_width[last] + 3u;
+}
+
+/* Bits of one latent's symbols plus `weight` times their squared errors. */
+static float price_latent(const ecx_model *m, const float *y, const int16_t *mu,
+                          const uint8_t *index, const float *gain, const float *bits, float weight,
+                          const int16_t *s) {
+  float rate = 0.0f, error = 0.0f;
+  int c;
+  for (c = 0; c < m->latent; c++) {
+    float v = (y[c] - (float)mu[c] * 0.0625f) * gain[c] - (float)s[c];
+    int level = index[c];
+    error += v * v;
+    if (level) {
+      const float *price = bits + (m->cdf[level] - m->cdf[1]);
+      int half = m->half_width[level], k = s[c] < 0 ? -s[c] : s[c];
+      /* An escape takes its count of nibbles and, mostly, one nibble: 4 bits each. */
+      rate += k <= half ? price[s[c] + half] : price[2 * half + 1] + 8.0f;
+    }
+  }
+  return rate + weight * error;
+}
+
+int ecx_price(const ecx_model *model, int quality, int zh, int zw, const int16_t *z,
+              const float *y, const float *reluctance, const float *bits, float weight,
+              void *scratch, size_t scratch_bytes, float *cost) {
+  row_state r;
+  int16_t s[MAX_CHANNELS];
+  const float *gain;
+  size_t M;
+  int i, x, k, p;
+  if (!valid_size(model, quality, zh, zw)) return ECX_ARGUMENT;
+  if (scratch_bytes < row_scratch_bytes(model, zw)) return ECX_CAPACITY;
+  if (!valid_z(model, (size_t)zh * (size_t)zw, z)) return ECX_ARGUMENT;
+  M = (size_t)model->latent;
+  gain = model->gain_y + (size_t)(quality - 1) * M;
+  begin_rows(&r, model, quality, zw, scratch);
+  for (i = 0; i < zh; i++, y += 4u * (size_t)zw * M, cost += zw) {
+    features_of_row(&r, z + (size_t)i * (size_t)zw * (size_t)model->hyper);
+    for (x = 0; x < zw; x++) cost[x] = 0.0f;
+    for (k = 0; k < 4; k++)
+      for (x = 0; x < zw; x += BLOCK) {
+        predict_block(&r, x, k);
+        for (p = 0; p < BLOCK && x + p < zw; p++) {
+          const float *from = y + place(zw, x + p, k) * M;
+          const int16_t *mu = r.mu + (size_t)p * M;
+          const uint8_t *level = r.index + (size_t)p * M;
+          quantize_latent(from, mu, level, gain, model->latent, s);
+          if (reluctance) shrink_latent(from, mu, level, gain, reluctance, model->latent, s);
+          keep_residual(&r, x + p, k, s, mu, NULL);
+          cost[x + p] += price_latent(model, from, mu, level, gain, bits, weight, s);
+        }
+      }
+  }
+  return ECX_OK;
+}
+
 /* ---- rANS encoder -------------------------------------------------------------------------- */
 
 /* One coding step: start in the upper, frequency in the lower half. */

@@ -62,6 +62,15 @@ int ecx_quantize(const ecx_model *model, int quality, int zh, int zw, const int1
                  const float *y, const float *reluctance, void *scratch, size_t scratch_bytes,
                  int16_t *s, uint8_t *index);
 
+/* Encoder side: what quantizing y with these hyper-latents would cost, one number per cell:
+ * the bits of its latents' symbols plus `weight` times their squared errors in steps. `bits` holds
+ * for each scale index from 1 the bits of its symbols -w..w and of the escape, and one unused entry:
+ * ecx_price_entries numbers in all. */
+size_t ecx_price_entries(const ecx_model *model);
+int ecx_price(const ecx_model *model, int quality, int zh, int zw, const int16_t *z,
+              const float *y, const float *reluctance, const float *bits, float weight,
+              void *scratch, size_t scratch_bytes, float *cost);
+
 /* Bytes of scratch and of output that ecx_encode may need for a tile. */
 size_t ecx_encode_scratch_bytes(const ecx_model *model, int zh, int zw);
 size_t ecx_encode_bound(const ecx_model *model, int zh, int zw);
