@@ -24,6 +24,7 @@ from edgecodec.container import HYPER_STRIDE, read_container
 from edgecodec.entropy import LatentCoder, core_available
 from edgecodec.errors import BackendError, BundleError, EdgeCodecError
 from edgecodec.runtimes.registry import backend_names
+from edgecodec.tables import CELL_ORDER, SYMBOL_LIMIT
 
 PIXEL_TOLERANCE = 1
 UInt8Array = npt.NDArray[np.uint8]
@@ -258,8 +259,7 @@ def _same_bytes(coders: Sequence[LatentCoder], data: bytes) -> bool:
                 z, y_hat = coder.decode(
                     quality, tile.height // HYPER_STRIDE, tile.width // HYPER_STRIDE, substream
                 )
-                mu, index = coder.hyper(quality, z)
-                s = _symbols(coder, quality, y_hat, mu)
+                s, index = _symbols(coder, quality, z, y_hat)
                 if coder.encode(quality, z, index, s) != substream:
                     return False
             except EdgeCodecError:
@@ -270,12 +270,19 @@ def _same_bytes(coders: Sequence[LatentCoder], data: bytes) -> bool:
 def _symbols(
     coder: LatentCoder,
     quality: int,
+    z: npt.NDArray[np.int16],
     y_hat: npt.NDArray[np.int16],
-    mu: npt.NDArray[np.int16],
-) -> npt.NDArray[np.int16]:
-    """Undo `y_hat = (s * step + 32 >> 6) + mu`; exact because a step is more than one unit."""
+) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.uint8]]:
+    """Undo `y_hat = (s * step + 32 >> 6) + mu`; return s and scale index.
+
+    Exact because a step is more than one unit. mu of a latent depends on the symbols of its cell
+    that were coded before it, so they are found in that order.
+    """
     step = coder.tables.step_y[quality - 1]
-    symbols: npt.NDArray[np.int16] = np.rint((y_hat.astype(np.float64) - mu) * 64.0 / step).astype(
-        np.int16
-    )
-    return symbols
+    s = np.zeros(y_hat.shape, np.int16)
+    for dy, dx in CELL_ORDER:
+        mu, _ = coder.predict(quality, z, s)
+        here = (slice(dy, None, 2), slice(dx, None, 2))
+        residual = y_hat[here].astype(np.float64) - mu[here]
+        s[here] = np.rint(residual * 64.0 / step).clip(-SYMBOL_LIMIT, SYMBOL_LIMIT)
+    return s, coder.predict(quality, z, s)[1]

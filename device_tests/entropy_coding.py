@@ -71,8 +71,7 @@ def measure_image(
     rows = []
     for quality in qualities:
         z = coder.quantize_hyper(quality, z_raw)
-        mu, index = coder.hyper(quality, z)
-        s = coder.quantize(quality, y, mu, index)
+        s, index = coder.quantize(quality, z, y)
         encode = partial(coder.compress, quality, y, z_raw)
         data = encode()
         decode = partial(coder.decode, quality, z.shape[0], z.shape[1], data)

@@ -1,17 +1,16 @@
-"""The entropy coder: C core and NumPy twin agree to the byte, and nothing makes them fall over."""
+"""The entropy coder: C core, NumPy twin and docs/FORMAT.md agree to the byte.
+
+And nothing makes them fall over. What concerns the C core alone is in `core/test_core.py`.
+"""
 
 from __future__ import annotations
 
-import os
+import hashlib
 import random
-import re
-import shutil
 import struct
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,59 +22,39 @@ from hypothesis import strategies as st
 import edgecodec.core
 from edgecodec.entropy import LatentCoder
 from edgecodec.errors import BitstreamError, BundleError, ConfigError, TruncatedBitstreamError
-from edgecodec.tables import HYPER_LIMIT, MAX_SIDE, PRECISION, SYMBOL_LIMIT
+from edgecodec.tables import (
+    CELL_ORDER,
+    HYPER_LIMIT,
+    MAX_SIDE,
+    PRECISION,
+    RELUCTANCES,
+    SYMBOL_LIMIT,
+    Tables,
+)
+from tests.format_decoder import FormatDecoder, FormatError
+from tests.streams import (
+    Int16Array,
+    Symbols,
+    UInt8Array,
+    likely_tables,
+    mutated,
+    predicted,
+    symbols,
+    wild_tables,
+)
 
-CORE = Path(edgecodec.core.__file__).parent
-GCC = shutil.which("gcc")
-needs_gcc = pytest.mark.skipif(GCC is None, reason="no gcc here")
-Int16Array = npt.NDArray[np.int16]
-
-
-@dataclass(frozen=True)
-class Symbols:
-    """What one substream holds."""
-
-    quality: int
-    z: Int16Array
-    mu: Int16Array
-    index: npt.NDArray[np.uint8]
-    s: Int16Array
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self.z.shape[0], self.z.shape[1]
-
-    def encode(self, coder: LatentCoder) -> bytes:
-        return coder.encode(self.quality, self.z, self.index, self.s)
-
-    def y_hat(self, coder: LatentCoder) -> npt.NDArray[np.int64]:
-        """The definition of docs/FORMAT.md, in 64 bits."""
-        step = coder.tables.step_y[self.quality - 1].astype(np.int64)
-        y_hat = ((self.s.astype(np.int64) * step + 32) >> 6) + self.mu
-        clipped: npt.NDArray[np.int64] = np.clip(y_hat, -32768, 32767)
-        return clipped
+SPECIAL = np.array([np.nan, np.inf, -np.inf, 3.4e38, -3.4e38, 0.0, -0.0, 1e-40], np.float32)
+CHANNELS = st.sampled_from([1, 2, 15, 16, 17, 33])
 
 
-def symbols(
-    coder: LatentCoder, seed: int, quality: int, zh: int, zw: int, extremes: float = 0.01
-) -> Symbols:
-    """Random symbols, mostly small, some at and beyond the ends of the tables."""
-    rng = np.random.default_rng(seed)
-
-    def draw(shape: tuple[int, ...], scale: float, limit: int) -> Int16Array:
-        values = np.rint(rng.laplace(0, scale, shape)).clip(-limit, limit)
-        wild = rng.integers(-limit, limit + 1, shape)
-        ends = rng.choice([-limit, limit], shape)
-        lot = rng.random(shape)
-        return np.select([lot < extremes, lot < 2 * extremes], [wild, ends], values).astype("i2")
-
-    z = draw((zh, zw, coder.hyper_channels), rng.choice([0.3, 3, 30]), HYPER_LIMIT)
-    mu, index = coder.hyper(quality, z)
-    s = draw(mu.shape, rng.choice([0.3, 3, 300]), SYMBOL_LIMIT)
-    return Symbols(quality, z, mu, index, np.where(index > 0, s, 0).astype(np.int16))
+def floats_of_any_kind(rng: np.random.Generator, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Floats of all magnitudes, with some that are no numbers; signalling ones included."""
+    bits = rng.integers(0, 1 << 32, shape, np.uint32)
+    values = rng.normal(0, rng.choice([1, 50, 1e6]), shape).astype(np.float32)
+    return np.where(rng.random(shape) < 0.2, bits.view(np.float32), values)
 
 
-SIZES = st.sampled_from([(1, 1), (1, 2), (3, 1), (2, 3), (1, 5), (4, 2)])
+SIZES = st.sampled_from([(1, 1), (1, 2), (3, 1), (2, 3), (1, 4), (1, 5), (4, 2), (2, 7)])
 
 
 @given(st.integers(0, 2**32), st.integers(1, 100), SIZES, st.sampled_from([0.0, 0.01, 0.5]))
@@ -88,7 +67,7 @@ def test_core_and_twin_write_and_read_the_same(
     extremes: float,
 ) -> None:
     given_symbols = symbols(core, seed, quality, *size, extremes)
-    mu, index = twin.hyper(quality, given_symbols.z)
+    mu, index = twin.predict(quality, given_symbols.z, given_symbols.s)
     assert (mu == given_symbols.mu).all()
     assert (index == given_symbols.index).all()
     data = given_symbols.encode(core)
@@ -113,72 +92,302 @@ def test_extreme_symbols_survive(
     core: LatentCoder, twin: LatentCoder, quality: int, sign: int
 ) -> None:
     z = np.full((2, 1, core.hyper_channels), sign * HYPER_LIMIT, np.int16)
-    mu, index = core.hyper(quality, z)
-    s = np.where(index > 0, sign * SYMBOL_LIMIT, 0).astype(np.int16)
-    data = core.encode(quality, z, index, s)
-    assert data == twin.encode(quality, z, index, s)
+    s = np.full((4, 2, core.latent_channels), sign * SYMBOL_LIMIT, np.int16)
+    many = predicted(core, quality, z, s)
+    data = many.encode(core)
+    assert data == many.encode(twin)
     for coder in (core, twin):
         found = coder.decode(quality, 2, 1, data)
         assert (found[0] == z).all()
-        assert (found[1] == Symbols(quality, z, mu, index, s).y_hat(coder)).all()
+        assert (found[1] == many.y_hat(coder)).all()
 
 
-def test_twin_hyper_agrees_on_a_large_field(core: LatentCoder, twin: LatentCoder) -> None:
+def test_twin_predicts_the_same_on_a_large_field(core: LatentCoder, twin: LatentCoder) -> None:
     rng = np.random.default_rng(3)
     z = rng.integers(-127, 128, (5, 7, core.hyper_channels)).astype(np.int16)
+    s = rng.integers(-9, 10, (10, 14, core.latent_channels)).astype(np.int16)
     for quality in (1, 37, 100):
-        for a, b in zip(core.hyper(quality, z), twin.hyper(quality, z), strict=True):
+        for a, b in zip(core.predict(quality, z, s), twin.predict(quality, z, s), strict=True):
             np.testing.assert_array_equal(a, b)
 
 
-def test_latents_do_not_depend_on_neighbours(core: LatentCoder) -> None:
-    """Why tiles may be cut anywhere."""
-    rng = np.random.default_rng(4)
-    z = rng.integers(-60, 60, (5, 6, core.hyper_channels)).astype(np.int16)
-    mu, index = core.hyper(50, z)
-    part = core.hyper(50, np.ascontiguousarray(z[2:4, 1:6]))
-    assert (part[0] == mu[4:8, 2:12]).all()
-    assert (part[1] == index[4:8, 2:12]).all()
+# -- docs/FORMAT.md ----------------------------------------------------------------------------
 
 
-@given(st.integers(0, 2**32), st.integers(1, 100))
-def test_quantizers_agree_and_bear_any_float(
-    core: LatentCoder, twin: LatentCoder, seed: int, quality: int
+@settings(max_examples=40)
+@given(
+    seed=st.integers(0, 2**32),
+    channels=st.tuples(CHANNELS, CHANNELS, CHANNELS, CHANNELS, CHANNELS),
+    levels=st.integers(2, 64),
+    size=st.sampled_from([(1, 1), (2, 1), (1, 3), (2, 5)]),
+    likely=st.booleans(),
+)
+def test_decoder_written_from_the_document_agrees(
+    seed: int,
+    channels: tuple[int, int, int, int, int],
+    levels: int,
+    size: tuple[int, int],
+    likely: bool,
 ) -> None:
-    many = symbols(core, seed, quality, 2, 2)
+    """Whatever the counts of channels, multiples of 16 or not."""
+    made = likely_tables(seed, *channels) if likely else wild_tables(seed, *channels, levels)
+    tables = made.to_bytes()
+    coders = [LatentCoder(tables, "c"), LatentCoder(tables, "numpy")]
+    many = symbols(coders[0], seed, 1 + seed % 100, *size, 0.1)
+    data = many.encode(coders[0])
+    assert many.encode(coders[1]) == data
+    found = FormatDecoder(tables, many.quality, data).decode(*size)
+    assert np.array_equal(found.z, many.z)
+    assert np.array_equal(found.s, many.s)
+    assert np.array_equal(found.mu, many.mu)
+    assert np.array_equal(found.index, many.index)
+    for coder in coders:
+        z, y_hat = coder.decode(many.quality, *size, data)
+        assert np.array_equal(found.z, z)
+        assert np.array_equal(found.y_hat, y_hat)
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 2**32))
+def test_decoder_written_from_the_document_refuses_the_same(
+    tables: bytes, core: LatentCoder, seed: int
+) -> None:
+    data = mutated(symbols(core, seed, 30, 1, 1, 0.1).encode(core), random.Random(seed))
+    try:
+        y_hat = core.decode(30, 1, 1, data)[1]
+    except BitstreamError:
+        with pytest.raises(FormatError):
+            FormatDecoder(tables, 30, data).decode(1, 1)
+    else:
+        assert np.array_equal(FormatDecoder(tables, 30, data).decode(1, 1).y_hat, y_hat)
+
+
+def golden_tables() -> Tables:
+    """Small tables by a formula, the same wherever and whenever they are made."""
+    blank = wild_tables(0, 3, 2, 5, 2, 3, 6)
+    bounds = {
+        "w3": (-9, 9),
+        "bc": (-300, 3000),
+        "b1": (0, 9000),
+        "b2": (0, 9000),
+        "b3": (-900, 900),
+        "index_bias": (0, 1500),
+        "step_y": (700, 9000),
+        "step_z": (100, 900),
+        "index_z": (1, 5),
+        "gain_z": (1, 1),
+    }
+    arrays = {}
+    for name, array in vars(blank).items():
+        if name != "frequencies":
+            low, high = bounds.get(name, (-60, 60))
+            noise = (np.arange(array.size, dtype=np.uint64) + 7) * 2654435761 % 2**32 >> 9
+            values = low + (noise % (high - low + 1)).astype(np.int64)
+            arrays[name] = values.reshape(array.shape).astype(array.dtype)
+    rows = [np.full(2 * w + 2, (1 << PRECISION) // (2 * w + 2), np.uint16) for w in range(1, 6)]
+    for row in rows:
+        row[len(row) // 2 - 1] += (1 << PRECISION) - row.sum()
+    return Tables(frequencies=(blank.frequencies[0], *rows), **arrays)
+
+
+def test_golden_substream_stays_what_it_is() -> None:
+    """Files of today must decode for ever: any change of these bytes is a change of the format."""
+    tables = golden_tables().to_bytes()
+    z = (np.arange(2 * 3 * 2) % 11 - 5).reshape(2, 3, 2).astype(np.int16)
+    s = (np.arange(4 * 6 * 3) * 5 % 13 - 6).reshape(4, 6, 3).astype(np.int16)
+    s[1, 1, 0], s[3, 5, 0] = SYMBOL_LIMIT, -SYMBOL_LIMIT
+    for implementation in ("c", "numpy"):
+        coder = LatentCoder(tables, implementation)
+        many = predicted(coder, 50, z, s)
+        assert set(many.index.ravel().tolist()) == set(range(6))
+        data = many.encode(coder)
+        y_hat = coder.decode(50, 2, 3, data)[1].astype("<i2").tobytes()
+        assert [hashlib.sha256(part).hexdigest()[:16] for part in (tables, data, y_hat)] == [
+            "b86ae8e8b9eb92b0",
+            "2238d53b8ee9b6af",
+            "a9c75b850037539b",
+        ]
+
+
+# -- context within a cell, and nothing beyond it --------------------------------------------------
+
+
+@pytest.mark.parametrize("implementation", ["c", "numpy"])
+@pytest.mark.parametrize("earlier", range(4))
+def test_context_reaches_later_latents_of_its_cell_and_no_others(
+    tables: bytes, implementation: str, earlier: int
+) -> None:
+    coder = LatentCoder(tables, implementation)
+    rng = np.random.default_rng(earlier)
+    z = rng.integers(-9, 10, (3, 6, coder.hyper_channels)).astype(np.int16)
+    s = rng.integers(-3, 4, (6, 12, coder.latent_channels)).astype(np.int16)
+    before = coder.predict(50, z, s)
+    cell = (1, 4)
+    dy, dx = CELL_ORDER[earlier]
+    s[2 * cell[0] + dy, 2 * cell[1] + dx] += 4
+    after = coder.predict(50, z, s)
+    changed = np.zeros(s.shape[:2], bool)
+    for a, b in zip(before, after, strict=True):
+        changed |= (a != b).any(2)
+    expected = {(2 * cell[0] + y, 2 * cell[1] + x) for y, x in CELL_ORDER[earlier + 1 :]}
+    assert set(zip(*map(np.ndarray.tolist, np.nonzero(changed)), strict=True)) == expected
+
+
+def test_symbols_that_are_not_coded_are_no_context(core: LatentCoder, twin: LatentCoder) -> None:
+    many = symbols(core, 5, 50, 2, 3)
+    loud = np.where(many.index > 0, many.s, SYMBOL_LIMIT).astype(np.int16)
+    for coder in (core, twin):
+        mu, index = coder.predict(50, many.z, loud)
+        assert np.array_equal(mu, many.mu)
+        assert np.array_equal(index, many.index)
+
+
+@given(st.integers(0, 2**32), st.integers(1, 100), SIZES)
+def test_predict_sees_what_quantize_saw_and_decode_sees(
+    core: LatentCoder, twin: LatentCoder, seed: int, quality: int, size: tuple[int, int]
+) -> None:
     rng = np.random.default_rng(seed)
-    y = rng.normal(0, rng.choice([1, 50, 1e6]), many.mu.shape).astype(np.float32)
-    special = np.array([np.nan, np.inf, -np.inf, 3.4e38, -3.4e38, 0.0, -0.0, 1e-40], np.float32)
-    y.flat[: special.size] = special
-    s = core.quantize(quality, y, many.mu, many.index)
-    assert (s == twin.quantize(quality, y, many.mu, many.index)).all()
-    assert (s[many.index == 0] == 0).all()
+    z = rng.integers(-20, 21, (*size, core.hyper_channels)).astype(np.int16)
+    y = rng.normal(0, 30, (2 * size[0], 2 * size[1], core.latent_channels)).astype(np.float32)
+    for coder in (core, twin):
+        s, index = coder.quantize(quality, z, y)
+        many = predicted(coder, quality, z, s)
+        assert np.array_equal(many.index, index)
+        assert np.array_equal(many.s, s)
+        assert np.array_equal(coder.decode(quality, *size, many.encode(coder))[1], many.y_hat(coder))
+        exact = (y - many.mu / 16.0) * 1024.0 / coder.tables.step_y[quality - 1]
+        assert np.abs(exact - s)[index > 0].max(initial=0) <= 0.5 + 1e-4
+
+
+@pytest.mark.parametrize("implementation", ["c", "numpy"])
+def test_latents_do_not_depend_on_the_cut_into_tiles(tables: bytes, implementation: str) -> None:
+    coder = LatentCoder(tables, implementation)
+    rng = np.random.default_rng(4)
+    z = rng.integers(-60, 60, (5, 6, coder.hyper_channels)).astype(np.int16)
+    y = rng.normal(0, 30, (10, 12, coder.latent_channels)).astype(np.float32)
+    s, index = coder.quantize(50, z, y)
+    whole = coder.decode(50, 5, 6, coder.encode(50, z, index, s))[1]
+    for rows, columns in ((slice(0, 2), slice(0, 1)), (slice(2, 4), slice(1, 6))):
+        part_z = z[rows, columns]
+        fine = (slice(2 * rows.start, 2 * rows.stop), slice(2 * columns.start, 2 * columns.stop))
+        part_s, part_index = coder.quantize(50, part_z, y[fine])
+        assert np.array_equal(part_s, s[fine])
+        assert np.array_equal(part_index, index[fine])
+        data = coder.encode(50, part_z, part_index, part_s)
+        assert np.array_equal(coder.decode(50, *part_z.shape[:2], data)[1], whole[fine])
+
+
+# -- quantization ----------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 2**32), st.integers(1, 100), st.booleans())
+def test_quantizers_agree_and_bear_any_float(
+    core: LatentCoder, twin: LatentCoder, seed: int, quality: int, reluctant: bool
+) -> None:
+    many = symbols(core, seed, quality, 2, 3)
+    rng = np.random.default_rng(seed)
+    y = floats_of_any_kind(rng, many.s.shape)
+    y.flat[: SPECIAL.size] = SPECIAL
+    reluctance = None
+    if reluctant:
+        # Large ones are for the test below: the twin takes them one step at a time.
+        reluctance = np.minimum(floats_of_any_kind(rng, (64, RELUCTANCES)), np.float32(3))
+    s, index = core.quantize(quality, many.z, y, reluctance)
+    for mine, other in zip((s, index), twin.quantize(quality, many.z, y, reluctance), strict=True):
+        np.testing.assert_array_equal(mine, other)
+    assert (s[index == 0] == 0).all()
     assert np.abs(s.astype(int)).max() <= SYMBOL_LIMIT
     z = rng.normal(0, 50, many.z.shape).astype(np.float32)
-    z.flat[: special.size] = special
+    z.flat[: SPECIAL.size] = SPECIAL
     z_hat = core.quantize_hyper(quality, z)
     assert z_hat.dtype == np.int16
     assert np.abs(z_hat).max() <= HYPER_LIMIT
-    Symbols(quality, z_hat, *core.hyper(quality, z_hat), s * 0).encode(core)
+    predicted(core, quality, z_hat, s).encode(core)
+
+
+@pytest.mark.parametrize("implementation", ["c", "numpy"])
+def test_infinite_reluctance_leaves_nothing_negative_and_undefined_everything(
+    implementation: str,
+) -> None:
+    coder = LatentCoder(likely_tables(1, 3, 2, 5, 2, 3).to_bytes(), implementation)
+    z = np.full((1, 1, 2), 3, np.int16)
+    y = np.random.default_rng(0).normal(0, 300, (2, 2, 3)).astype(np.float32)
+    s, index = coder.quantize(50, z, y)
+    assert np.abs(s).max() > 10
+    for value in (-1.0, -np.inf, np.nan, -3e38):
+        same = coder.quantize(50, z, y, np.full((64, RELUCTANCES), value, np.float32))
+        assert np.array_equal(same[0], s)
+        assert np.array_equal(same[1], index)
+    for value in (np.inf, 3e38, 1e6):
+        none, _ = coder.quantize(50, z, y, np.full((64, RELUCTANCES), value, np.float32))
+        assert not none.any()
 
 
 def test_quantize_rounds_to_the_nearest_step(core: LatentCoder) -> None:
     many = symbols(core, 1, 60, 2, 2)
-    gain = core.tables.gain_y[59]
-    wanted = np.where(many.index > 0, np.clip(many.s, -500, 500), 0)
+    step = core.tables.step_y[59] / 1024
+    wanted = np.where(many.index > 0, np.clip(many.s, -500, 500), 0).astype(np.int16)
+    many = predicted(core, 60, many.z, wanted)
     offset = np.random.default_rng(0).uniform(-0.4, 0.4, wanted.shape)
-    y = (many.mu / 16 + (wanted + offset) / gain).astype(np.float32)
-    assert (core.quantize(60, y, many.mu, many.index) == wanted).all()
+    y = (many.mu / 16 + (many.s + offset) * step).astype(np.float32)
+    for reluctance in (None, np.zeros((64, RELUCTANCES), np.float32)):
+        s, index = core.quantize(60, many.z, y, reluctance)
+        assert np.array_equal(s, many.s)
+        assert np.array_equal(index, many.index)
+
+
+@given(st.integers(0, 2**32), st.integers(1, 100))
+def test_reluctance_never_raises_a_magnitude(seed: int, quality: int) -> None:
+    """Of the same prediction: other symbols before it give a latent another context.
+
+    So all latents are compared with tables whose context is mute, and the first of each cell with
+    others.
+    """
+    made = likely_tables(seed % 5, 7, 3, 5, 3, 3)
+    silent = {name: np.zeros_like(getattr(made, name)) for name in ("c1", "c2", "c3", "bc")}
+    rng = np.random.default_rng(seed)
+    z = rng.integers(-9, 10, (2, 3, 3)).astype(np.int16)
+    y = rng.normal(0, 40, (4, 6, 7)).astype(np.float32)
+    small = rng.random((64, RELUCTANCES), np.float32)
+    large = small + rng.random((64, RELUCTANCES), np.float32)
+    for tables, apart in ((made, 2), (replace(made, **silent), 1)):
+        coder = LatentCoder(tables.to_bytes(), "c")
+        several = [coder.quantize(quality, z, y, r)[0] for r in (None, small, large)]
+        magnitudes = [np.abs(s[::apart, ::apart]) for s in several]
+        assert (magnitudes[0] >= magnitudes[1]).all()
+        assert (magnitudes[1] >= magnitudes[2]).all()
+        assert (magnitudes[0] - magnitudes[1]).max() <= 1  # a threshold is below one step
+
+
+@pytest.mark.parametrize("implementation", ["c", "numpy"])
+def test_reluctance_is_the_threshold_of_its_magnitude_and_index(implementation: str) -> None:
+    """Symbol k holds from k - 1/2 + reluctance[index, min(k, 4) - 1] on."""
+    made = likely_tables(3, 1, 1, 1, 1, 1)
+    flat = {name: np.zeros_like(getattr(made, name)) for name in ("w3", "b3")}
+    bias, step = np.full((100, 1), 256 * 9, np.int32), np.full((100, 1), 1024, np.int32)
+    coder = LatentCoder(
+        replace(made, **flat, index_bias=bias, step_y=step).to_bytes(), implementation
+    )
+    reluctance = np.zeros((64, RELUCTANCES), np.float32)
+    reluctance[9] = (0.5, 0.25, 0.125, 0.0625)
+    z = np.zeros((1, 1, 1), np.int16)
+    for k in (1, 2, 3, 4, 5, 100):
+        edge = np.float32(k - 0.5 + reluctance[9, min(k, 4) - 1])
+        below = np.nextafter(edge, np.float32(0))
+        y = np.array([edge, below, -edge, -below], np.float32).reshape(2, 2, 1)
+        s, index = coder.quantize(50, z, y, reluctance)
+        assert (index == 9).all()
+        assert s.ravel().tolist() == [k, k - 1, -k, 1 - k]
 
 
 def test_size_is_the_information_content(core: LatentCoder) -> None:
     """Within half a percent of what the integer tables themselves say."""
     rng = np.random.default_rng(5)
-    quality, zh, zw = 70, 20, 30
+    quality, zh, zw = 70, 10, 15
     rows = core.tables.frequencies
     bits = 0.0
 
-    def draw(levels: npt.NDArray[np.uint8]) -> Int16Array:
+    def draw(levels: UInt8Array) -> Int16Array:
         nonlocal bits
         values = np.zeros(levels.shape, np.int16)
         for level in np.unique(levels[levels > 0]):
@@ -191,8 +400,10 @@ def test_size_is_the_information_content(core: LatentCoder) -> None:
 
     row = core.tables.index_z[quality - 1]
     z = draw(np.broadcast_to(row, (zh, zw, row.size)).copy())
-    _, index = core.hyper(quality, z)
-    size = 8 * len(core.encode(quality, z, index, draw(index)))
+    s = np.zeros((2 * zh, 2 * zw, core.latent_channels), np.int16)
+    for dy, dx in CELL_ORDER:
+        s[dy::2, dx::2] = draw(core.predict(quality, z, s)[1][dy::2, dx::2])
+    size = 8 * len(predicted(core, quality, z, s).encode(core))
     assert bits <= size <= 1.005 * bits + 64
 
 
@@ -214,10 +425,10 @@ def test_substream_cut_at_every_byte_is_refused(core: LatentCoder, twin: LatentC
 def test_flipped_bits_of_a_substream_are_noticed(core: LatentCoder) -> None:
     """Even without the container's checksum, as the states do not come home.
 
-    Where a flip turns the last symbols into others as likely, the bytes are those an encoder
-    would have written for these.
+    Where a flip turns the last symbols into others as likely, or one nibble of an escape into
+    another, the bytes are those an encoder would have written for these.
     """
-    many = symbols(core, 7, 20, 1, 1, 0.0)
+    many = symbols(core, 5, 20, 1, 1, 0.0)
     data = many.encode(core)
     unnoticed = 0
     for byte in range(len(data)):
@@ -238,26 +449,6 @@ def test_bytes_behind_a_substream_are_refused(core: LatentCoder, twin: LatentCod
         for extra in (b"\0", b"\0\0", b"x" * 100):
             with pytest.raises(BitstreamError):
                 coder.decode(60, 1, 2, data + extra)
-
-
-def mutated(data: bytes, source: random.Random) -> bytes:
-    """Return damaged bytes of one of several kinds."""
-    out = bytearray(data)
-    for _ in range(source.choice([1, 1, 2, 8])):
-        kind, at = source.randrange(6), source.randrange(len(out) or 1)
-        if kind == 0 and out:
-            out[at] ^= 1 << source.randrange(8)
-        elif kind == 1 and out:
-            out[at] = source.randrange(256)
-        elif kind == 2:
-            del out[at : at + source.randrange(1, 9)]
-        elif kind == 3:
-            out[at:at] = source.randbytes(source.randrange(1, 9))
-        elif kind == 4:
-            out[at : at + 16] = source.choice([b"\0", b"\xff"]) * 16
-        else:
-            del out[at:]
-    return bytes(out)
 
 
 def test_mutations_of_a_substream_raise_nothing_else(core: LatentCoder) -> None:
@@ -315,7 +506,9 @@ def test_wrong_shapes_and_types_are_config_errors(tables: bytes, implementation:
     ]
     for z in wrong_z:
         with pytest.raises(ConfigError):
-            coder.hyper(50, z)
+            coder.predict(50, z, good.s)
+        with pytest.raises(ConfigError):
+            coder.quantize(50, z, y)
         with pytest.raises(ConfigError):
             coder.encode(50, z, good.index, good.s)
     wrong_s: list[Any] = [good.s[1:], good.s[:2], good.s[..., 1:], good.s.astype(np.int64), None]
@@ -323,13 +516,17 @@ def test_wrong_shapes_and_types_are_config_errors(tables: bytes, implementation:
         with pytest.raises(ConfigError):
             coder.encode(50, good.z, good.index, s)
         with pytest.raises(ConfigError):
-            coder.quantize(50, y, s, good.index)
+            coder.predict(50, good.z, s)
     with pytest.raises(ConfigError):
         coder.encode(50, good.z, good.index.astype(np.int16), good.s)
     wrong_y: list[Any] = [y.astype(np.float64), y[2:], y[1:], y[..., 0]]
     for bad_y in wrong_y:
         with pytest.raises(ConfigError):
-            coder.quantize(50, bad_y, good.mu, good.index)
+            coder.quantize(50, good.z, bad_y)
+    levels = len(coder.tables.frequencies)
+    for shape, kind in (((levels, 3), "f4"), ((levels - 1, 4), "f4"), ((levels, 4), "f8")):
+        with pytest.raises(ConfigError, match="reluctance"):
+            coder.quantize(50, good.z, y, np.zeros(shape, kind))
     with pytest.raises(ConfigError):
         coder.quantize_hyper(50, good.z)  # type: ignore[arg-type]
     for size in ((0, 1), (1, -1), (MAX_SIDE + 1, 1)):
@@ -341,7 +538,9 @@ def test_wrong_shapes_and_types_are_config_errors(tables: bytes, implementation:
 def test_wrong_quality_is_a_config_error(core: LatentCoder, quality: Any) -> None:
     good = symbols(core, 1, 50, 1, 1)
     with pytest.raises(ConfigError, match="quality"):
-        core.hyper(quality, good.z)
+        core.predict(quality, good.z, good.s)
+    with pytest.raises(ConfigError, match="quality"):
+        core.quantize(quality, good.z, np.zeros(good.s.shape, np.float32))
     with pytest.raises(ConfigError, match="quality"):
         core.encode(quality, good.z, good.index, good.s)
     with pytest.raises(ConfigError, match="quality"):
@@ -356,13 +555,17 @@ def test_symbols_out_of_range_are_config_errors(tables: bytes, implementation: s
         z = good.z.copy()
         z.flat[3] = value
         with pytest.raises(ConfigError):
-            coder.hyper(90, z)
+            coder.predict(90, z, good.s)
+        with pytest.raises(ConfigError):
+            coder.quantize(90, z, np.zeros(good.s.shape, np.float32))
         with pytest.raises(ConfigError):
             coder.encode(90, z, good.index, good.s)
     at = int(np.argmax(good.index > 0))
     for value in (SYMBOL_LIMIT + 1, -SYMBOL_LIMIT - 1, -32768, 32767):
         s = good.s.copy()
         s.flat[at] = value
+        with pytest.raises(ConfigError):
+            coder.predict(90, good.z, s)
         with pytest.raises(ConfigError):
             coder.encode(90, good.z, good.index, s)
     index = good.index.copy()
@@ -399,15 +602,16 @@ def test_unaligned_arrays_are_moved(
     good = symbols(coder, 3, 50, 2, 2)
     y = np.linspace(-30, 30, good.s.size, dtype=np.float32).reshape(good.s.shape)
     z_raw = good.z.astype(np.float32)
+    reluctance = np.full((64, RELUCTANCES), 0.2, np.float32)
 
     def everything(turn: Any) -> list[Any]:
-        mu, index = coder.hyper(50, turn(good.z))
-        s = coder.quantize(50, turn(y), turn(mu), turn(index))
+        s, index = coder.quantize(50, turn(good.z), turn(y), turn(reluctance))
+        mu, again = coder.predict(50, turn(good.z), turn(s))
         data = coder.encode(50, turn(good.z), turn(index), turn(s))
-        return [mu, index, s, data, coder.quantize_hyper(50, turn(z_raw))]
+        return [mu, index, again, s, data, coder.quantize_hyper(50, turn(z_raw))]
 
     expected = everything(np.copy)
-    for name in ("hyper", "quantize", "encode"):
+    for name in ("predict", "quantize", "encode"):
         real = getattr(coder._impl, name)
 
         def checked(quality: int, *arrays: npt.NDArray[Any], real: Any = real) -> Any:
@@ -425,13 +629,6 @@ def test_widest_tile_is_coded(core: LatentCoder, size: tuple[int, int]) -> None:
     z, y_hat = core.decode(50, *size, many.encode(core))
     assert (z == many.z).all()
     assert (y_hat == many.y_hat(core)).all()
-
-
-def test_limits_are_those_of_the_core() -> None:
-    text = (CORE / "edgecodec_core.h").read_text()
-    limits = {"SYMBOL_LIMIT": SYMBOL_LIMIT, "HYPER_LIMIT": HYPER_LIMIT, "MAX_SIDE": MAX_SIDE}
-    for name, value in limits.items():
-        assert re.search(rf"^#define ECX_{name} {value}\b", text, re.MULTILINE)
 
 
 def test_coder_of_unknown_name_is_a_config_error(tables: bytes) -> None:
@@ -456,27 +653,36 @@ def test_binding_refuses_buffers_of_wrong_size(tables: bytes) -> None:
     from edgecodec.core import _binding
 
     model = _binding.load(tables)
-    m, z = _binding.channels(model)
-    latents, hyper, index = bytearray(8 * m), bytearray(2 * z), bytearray(4 * m)
-    _binding.hyper(model, 50, 1, 1, hyper, latents, index)
-    for args in (
-        (model, 50, 1, 1, hyper[:-1], latents, index),
-        (model, 50, 1, 1, hyper, latents[:-2], index),
-        (model, 50, 1, 1, hyper, latents, index + b"x"),
-        (model, 50, 2, 1, hyper, latents, index),
-        (model, 50, 0, 1, hyper, latents, index),
-        (model, 50, -1, -1, hyper, latents, index),
-        (model, 50, MAX_SIDE + 1, 1, hyper, latents, index),
-        (model, 50, 2000, 2000, hyper, latents, index),
-        (model, 0, 1, 1, hyper, latents, index),
-        (object(), 50, 1, 1, hyper, latents, index),
-    ):
+    m, hyper = _binding.channels(model)
+    s, mu, index = bytearray(8 * m), bytearray(8 * m), bytearray(4 * m)
+    z = bytearray(2 * hyper)
+    y, reluctance = bytearray(16 * m), bytearray(64 * 16)
+    _binding.predict(model, 50, 1, 1, z, s, mu, index)
+    _binding.quantize(model, 50, 1, 1, z, y, b"", s, index)
+    _binding.quantize(model, 50, 1, 1, z, y, reluctance, s, index)
+    wrong: list[tuple[Any, tuple[Any, ...]]] = [
+        (_binding.predict, (model, 50, 1, 1, z[:-1], s, mu, index)),
+        (_binding.predict, (model, 50, 1, 1, z, s + b"x", mu, index)),
+        (_binding.predict, (model, 50, 1, 1, z, s, mu[:-2], index)),
+        (_binding.predict, (model, 50, 1, 1, z, s, mu, index + b"x")),
+        (_binding.quantize, (model, 50, 1, 1, z, y[:-4], b"", s, index)),
+        (_binding.quantize, (model, 50, 1, 1, z, y, reluctance[:-4], s, index)),
+        (_binding.quantize, (model, 50, 1, 1, z, y, reluctance + b"x", s, index)),
+        (_binding.quantize, (model, 50, 1, 1, z, y, b"", s[2:], index)),
+        (_binding.encode, (model, 50, 1, 1, z, index[1:], s)),
+        (_binding.decode, (model, 50, 1, 1, b"", z, s[2:])),
+    ]
+    for q, *size in ((50, 2, 1), (50, 0, 1), (50, -1, -1), (50, MAX_SIDE + 1, 1), (0, 1, 1)):
+        wrong.append((_binding.predict, (model, q, *size, z, s, mu, index)))
+    wrong.append((_binding.predict, (model, 50, 2000, 2000, z, s, mu, index)))
+    wrong.append((_binding.predict, (object(), 50, 1, 1, z, s, mu, index)))
+    for function, args in wrong:
         with pytest.raises(ValueError):  # noqa: PT011 - the binding has no words of its own
-            _binding.hyper(*args)
+            function(*args)
     with pytest.raises((TypeError, BufferError)):
-        _binding.hyper(model, 50, 1, 1, hyper, bytes(latents), index)
+        _binding.predict(model, 50, 1, 1, z, s, bytes(mu), index)
     with pytest.raises(ValueError, match="truncated"):
-        _binding.decode(model, 50, 1, 1, b"short", hyper, latents)
+        _binding.decode(model, 50, 1, 1, b"short", z, s)
     with pytest.raises(ValueError, match="tables"):
         _binding.load(b"no tables")
 
@@ -499,267 +705,6 @@ def test_damaged_tables_are_a_bundle_error(tables: bytes) -> None:
     for implementation in ("c", "numpy"):
         with pytest.raises(BundleError):
             LatentCoder(tables[:-1], implementation)
-
-
-# -- C alone, as a phone app links it --------------------------------------------------------------
-
-SLURP = r"""
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include "edgecodec_core.h"
-
-static uint8_t *slurp(const char *name, size_t *length) {
-  FILE *f = fopen(name, "rb");
-  uint8_t *data;
-  if (!f) exit(2);
-  fseek(f, 0, SEEK_END);
-  *length = (size_t)ftell(f);
-  rewind(f);
-  data = (uint8_t *)malloc(*length ? *length : 1);
-  if (!data || fread(data, 1, *length, f) != *length) exit(2);
-  fclose(f);
-  return data;
-}
-"""
-
-PROGRAM = (
-    SLURP
-    + r"""
-int main(int argc, char **argv) {
-  size_t n_tables, n_data, need, i, count;
-  uint8_t *tables, *data;
-  ecx_model *model;
-  int q, zh, zw, status;
-  int16_t *z, *y_hat;
-  void *scratch;
-  uint32_t sum = 2166136261u;
-  if (argc != 6) return 2;
-  tables = slurp(argv[1], &n_tables);
-  data = slurp(argv[2], &n_data);
-  q = atoi(argv[3]);
-  zh = atoi(argv[4]);
-  zw = atoi(argv[5]);
-  need = ecx_model_bytes(tables, n_tables);
-  model = (ecx_model *)malloc(need);
-  if (ecx_model_init(model, need, tables, n_tables) != ECX_OK) return 3;
-  if (ecx_model_init(model, need - 1, tables, n_tables) != ECX_CAPACITY) return 4;
-  if (ecx_model_init(model, need, tables, n_tables) != ECX_OK) return 3;
-  free(tables); /* the model has its own copy */
-  count = 4u * (size_t)zh * (size_t)zw * (size_t)ecx_latent_channels(model);
-  y_hat = (int16_t *)malloc(2 * count);
-  z = (int16_t *)malloc(2u * (size_t)zh * (size_t)zw * (size_t)ecx_hyper_channels(model));
-  need = ecx_decode_scratch_bytes(model, zh, zw);
-  scratch = malloc(need);
-  if (ecx_decode(model, q, zh, zw, data, n_data, scratch, need - 1, z, y_hat) != ECX_CAPACITY)
-    return 5;
-  if (ecx_decode(model, q, zh, ECX_MAX_SIDE + 1, data, n_data, scratch, need, z, y_hat) !=
-      ECX_ARGUMENT)
-    return 6;
-  status = ecx_decode(model, q, zh, zw, data, n_data, scratch, need, z, y_hat);
-  for (i = 0; i < count; i++) {
-    sum = (sum ^ ((uint32_t)y_hat[i] & 255u)) * 16777619u;
-    sum = (sum ^ (((uint32_t)y_hat[i] >> 8) & 255u)) * 16777619u;
-  }
-  printf("%d %lu\n", status, (unsigned long)sum);
-  free(data);
-  free(model);
-  free(y_hat);
-  free(z);
-  free(scratch);
-  return 0;
-}
-"""
-)
-
-FUZZER = (
-    SLURP
-    + r"""
-static uint32_t state = 12345u;
-static uint32_t rnd(void) {
-  state ^= state << 13;
-  state ^= state >> 17;
-  state ^= state << 5;
-  return state;
-}
-
-/* A block of exactly this size, so that the sanitizer sees every step outside. */
-static void *exactly(size_t n) {
-  void *p = malloc(n ? n : 1);
-  if (!p) exit(2);
-  return p;
-}
-
-static uint8_t *damaged(const uint8_t *from, size_t length, size_t *out) {
-  size_t n = rnd() % 4 ? length : rnd() % (length + 1), i;
-  uint8_t *p = (uint8_t *)exactly(n);
-  memcpy(p, from, n);
-  for (i = rnd() % 6; n && i > 0; i--) p[rnd() % n] = (uint8_t)rnd();
-  if (n && rnd() % 8 == 0)
-    for (i = 0; i < n; i++) p[i] = (uint8_t)rnd();
-  *out = n;
-  return p;
-}
-
-static void decode(const ecx_model *m, const uint8_t *data, size_t n) {
-  int zh = 1 + (int)(rnd() % 2), zw = 1 + (int)(rnd() % 2), q = (int)(rnd() % 102);
-  size_t cells = (size_t)zh * (size_t)zw, need = ecx_decode_scratch_bytes(m, zh, zw);
-  int16_t *z = (int16_t *)exactly(2u * cells * (size_t)ecx_hyper_channels(m));
-  int16_t *y = (int16_t *)exactly(8u * cells * (size_t)ecx_latent_channels(m));
-  void *scratch = exactly(need);
-  int status = ecx_decode(m, q, zh, zw, data, n, scratch, need, z, y);
-  if (status > 0 || status < ECX_TABLES) abort();
-  free(z);
-  free(y);
-  free(scratch);
-}
-
-static void encode(const ecx_model *m) {
-  int zh = 1 + (int)(rnd() % 2), zw = 1, q = 1 + (int)(rnd() % 100), status;
-  size_t cells = (size_t)zh, nz = cells * (size_t)ecx_hyper_channels(m), i, written = 0;
-  size_t ny = 4u * cells * (size_t)ecx_latent_channels(m);
-  size_t need = ecx_encode_scratch_bytes(m, zh, zw);
-  size_t bound = rnd() % 4 ? ecx_encode_bound(m, zh, zw) : rnd() % 3000;
-  int16_t *z = (int16_t *)exactly(2 * nz), *s = (int16_t *)exactly(2 * ny);
-  int16_t *mu = (int16_t *)exactly(2 * ny);
-  uint8_t *index = (uint8_t *)exactly(ny), *out = (uint8_t *)exactly(bound);
-  float *y = (float *)exactly(4 * ny);
-  void *scratch = exactly(need);
-  for (i = 0; i < nz; i++) z[i] = (int16_t)((int)(rnd() % 255) - 127);
-  if (ecx_hyper(m, q, zh, zw, z, mu, index) != ECX_OK) abort();
-  for (i = 0; i < ny; i++) {
-    uint32_t bits = rnd() % 3 ? 0x3f800000u + rnd() % 0x08000000u : rnd();
-    memcpy(&y[i], &bits, 4); /* some are NaN, infinite, huge */
-  }
-  if (ecx_quantize(m, q, zh, zw, y, mu, index, s) != ECX_OK) abort();
-  if (rnd() % 4 == 0) s[rnd() % ny] = (int16_t)rnd();
-  status = ecx_encode(m, q, zh, zw, z, index, s, scratch, need, out, bound, &written);
-  if (status == ECX_OK) {
-    if (written > bound) abort();
-    decode(m, out, written);
-  } else if (status != ECX_ARGUMENT && status != ECX_CAPACITY) {
-    abort();
-  }
-  free(z); free(s); free(mu); free(index); free(out); free(y); free(scratch);
-}
-
-int main(int argc, char **argv) {
-  size_t n_tables, n_data, need, n;
-  uint8_t *tables, *data, *p;
-  ecx_model *model;
-  int round, rounds;
-  if (argc != 4) return 2;
-  tables = slurp(argv[1], &n_tables);
-  data = slurp(argv[2], &n_data);
-  rounds = atoi(argv[3]);
-  need = ecx_model_bytes(tables, n_tables);
-  model = (ecx_model *)exactly(need);
-  if (ecx_model_init(model, need, tables, n_tables) != ECX_OK) return 3;
-  for (round = 0; round < rounds; round++) {
-    p = damaged(data, n_data, &n);
-    decode(model, p, n);
-    free(p);
-    if (round % 4 == 0) encode(model);
-    if (round % 16 == 0) {
-      ecx_model *other;
-      p = damaged(tables, n_tables, &n);
-      need = ecx_model_bytes(p, n);
-      other = (ecx_model *)exactly(need);
-      if (ecx_model_init(other, need, p, n) == ECX_OK) {
-        encode(other);
-        decode(other, data, n_data);
-      }
-      free(other);
-      free(p);
-    }
-  }
-  free(model); free(tables); free(data);
-  puts("done");
-  return 0;
-}
-"""
-)
-
-
-def compile_c(folder: Path, source: str, *flags: str) -> Path:
-    (folder / "main.c").write_text(source)
-    program = folder / "main"
-    command = [str(GCC), "-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", *flags]
-    command += [f"-I{CORE}", str(folder / "main.c"), str(CORE / "edgecodec_core.c")]
-    result = subprocess.run([*command, "-o", str(program)], capture_output=True, check=False)
-    assert result.returncode == 0, result.stderr.decode()
-    return program
-
-
-def checksum(values: Int16Array) -> int:
-    """FNV-1a over the little-endian bytes."""
-    total = 2166136261
-    for byte in values.astype("<i2").tobytes():
-        total = (total ^ byte) * 16777619 & 0xFFFFFFFF
-    return total
-
-
-@needs_gcc
-@pytest.mark.parametrize("flags", [("-O2",), ("-O1", "-DECX_NO_DISPATCH")], ids=" ".join)
-def test_c_program_gets_the_latents_of_python(
-    tmp_path: Path, core: LatentCoder, tables: bytes, flags: tuple[str, ...]
-) -> None:
-    program = compile_c(tmp_path, PROGRAM, *flags)
-    many = symbols(core, 11, 60, 2, 3)
-    data = many.encode(core)
-    (tmp_path / "tables.bin").write_bytes(tables)
-    (tmp_path / "data").write_bytes(data)
-    (tmp_path / "cut").write_bytes(data[:-2])
-
-    def run(name: str) -> list[bytes]:
-        files = [str(program), str(tmp_path / "tables.bin"), str(tmp_path / name)]
-        command = [*files, "60", "2", "3"]
-        return subprocess.run(command, capture_output=True, check=True).stdout.split()
-
-    y_hat = core.decode(60, 2, 3, data)[1]
-    assert run("data") == [b"0", str(checksum(y_hat)).encode()]
-    assert run("cut")[0] == b"-1"
-
-
-@needs_gcc
-@pytest.mark.skipif(shutil.which("nm") is None, reason="no nm here")
-def test_core_needs_four_functions_of_the_library(tmp_path: Path) -> None:
-    """So that it links into anything; what compilers add themselves does not count."""
-    target = tmp_path / "core.o"
-    flags = ["-std=c99", "-O2", "-fno-stack-protector", "-c", "-U_FORTIFY_SOURCE"]
-    command = [str(GCC), *flags, str(CORE / "edgecodec_core.c"), "-o", str(target)]
-    subprocess.run(command, check=True)
-    listing = subprocess.run(["nm", target], capture_output=True, check=True, text=True).stdout
-    symbols_of = [line.split()[-2:] for line in listing.splitlines()]
-    undefined = {name for kind, name in symbols_of if kind == "U"}
-    allowed = {"memcpy", "memmove", "memset", "memcmp", "__cpu_model", "_GLOBAL_OFFSET_TABLE_"}
-    assert undefined <= allowed
-    written = {name for kind, name in symbols_of if kind in "bBdDC"}
-    assert not written, "the core must have no variables"
-
-
-@needs_gcc
-@pytest.mark.slow
-def test_core_stays_inside_its_memory_whatever_it_is_given(
-    tmp_path: Path, core: LatentCoder, tables: bytes
-) -> None:
-    flags = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-    try:
-        program = compile_c(tmp_path, FUZZER, *flags)
-    except AssertionError as exc:
-        if "asan" in str(exc):
-            pytest.skip("gcc has no sanitizers here")
-        raise
-    (tmp_path / "tables.bin").write_bytes(tables)
-    (tmp_path / "data").write_bytes(symbols(core, 12, 60, 2, 2, 0.05).encode(core))
-    result = subprocess.run(
-        [str(program), str(tmp_path / "tables.bin"), str(tmp_path / "data"), "20000"],
-        capture_output=True,
-        check=False,
-        env={**os.environ, "ASAN_OPTIONS": "allocator_may_return_null=1"},
-    )
-    assert result.returncode == 0, result.stderr.decode()[-3000:]
-    assert result.stdout == b"done\n"
 
 
 def test_states_below_their_bound_are_refused(core: LatentCoder, twin: LatentCoder) -> None:

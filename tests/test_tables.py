@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgecodec.bundle import Bundle
 from edgecodec.entropy import LatentCoder
 from edgecodec.errors import BundleError
-from edgecodec.tables import PRECISION, QUALITIES, Tables
+from edgecodec.tables import PRECISION, Tables
+from tests.streams import wild_tables
 
 HEADER_BYTES = 32
 
@@ -47,36 +49,6 @@ def parsed(tables: bytes) -> Tables:
     return Tables.from_bytes(tables)
 
 
-def tiny(seed: int, m: int, z: int, h: int, f: int, levels: int) -> Tables:
-    """Valid tables of any shape with random contents."""
-    rng = np.random.default_rng(seed)
-
-    def frequencies() -> np.ndarray[tuple[int], np.dtype[np.uint16]]:
-        row = np.ones(2 * int(rng.integers(1, 40)) + 2, np.int64)
-        row[len(row) // 2] += (1 << PRECISION) - row.sum()
-        return row.astype(np.uint16)
-
-    def integers(low: int, high: int, shape: tuple[int, ...], kind: str) -> np.ndarray:
-        return rng.integers(low, high, shape, endpoint=True).astype(kind)
-
-    bias = 1 << 23
-    return Tables(
-        frequencies=(np.zeros(0, np.uint16), *(frequencies() for _ in range(levels - 1))),
-        w1=integers(-128, 127, (h, z), "i1"),
-        w2=integers(-128, 127, (4 * f, h), "i1"),
-        w3=integers(-128, 127, (2 * m, f), "i1"),
-        b1=integers(-bias, bias, (QUALITIES, h), "i4"),
-        b2=integers(-bias, bias, (4 * f,), "i4"),
-        b3=integers(-bias, bias, (m,), "i4"),
-        index_bias=integers(-(1 << 14), 1 << 14, (QUALITIES, m), "i4"),
-        step_y=integers(1, 131071, (QUALITIES, m), "i4"),
-        step_z=integers(1, 32767, (QUALITIES, z), "i4"),
-        index_z=integers(1, levels - 1, (QUALITIES, z), "u1"),
-        gain_y=rng.random((QUALITIES, m), np.float32),
-        gain_z=rng.random((QUALITIES, z), np.float32),
-    )
-
-
 def test_tables_round_trip(tables: bytes, parsed: Tables) -> None:
     assert parsed.to_bytes() == tables
 
@@ -87,19 +59,21 @@ def test_tables_round_trip(tables: bytes, parsed: Tables) -> None:
     z=st.integers(1, 33),
     h=st.integers(1, 9),
     f=st.integers(1, 17),
+    c=st.integers(1, 17),
     levels=st.integers(2, 64),
 )
 def test_tables_of_any_shape_round_trip(
-    seed: int, m: int, z: int, h: int, f: int, levels: int
+    seed: int, m: int, z: int, h: int, f: int, c: int, levels: int
 ) -> None:
-    data = tiny(seed, m, z, h, f, levels).to_bytes()
+    data = wild_tables(seed, m, z, h, f, c, levels).to_bytes()
     assert Tables.from_bytes(data).to_bytes() == data
     assert not refused(data)
 
 
-def test_shipped_frequency_tables_are_symmetric_and_whole(parsed: Tables) -> None:
-    assert len(parsed.frequencies[0]) == 0
-    for row in parsed.frequencies[1:]:
+def test_shipped_frequency_tables_are_symmetric_and_whole(shipped: Bundle) -> None:
+    frequencies = Tables.from_bytes(shipped.tables()).frequencies
+    assert len(frequencies[0]) == 0
+    for row in frequencies[1:]:
         assert int(row.sum()) == 1 << PRECISION
         assert row.all()
         assert (row[:-1] == row[-2::-1]).all()
@@ -107,13 +81,13 @@ def test_shipped_frequency_tables_are_symmetric_and_whole(parsed: Tables) -> Non
 
 def test_every_changed_byte_of_the_header_is_refused(tables: bytes) -> None:
     """The counts make every other array lie elsewhere, so that lengths no longer add up."""
-    for at in range(HEADER_BYTES + 2 * tables[19]):
+    for at in range(HEADER_BYTES + 2 * tables[21]):
         for value in {0, 1, tables[at] ^ 1, tables[at] ^ 0x80, 0xFF} - {tables[at]}:
             assert refused(tables[:at] + bytes([value]) + tables[at + 1 :]), (at, value)
 
 
 def test_every_changed_frequency_is_refused() -> None:
-    good = tiny(1, 2, 2, 2, 2, 4)
+    good = wild_tables(1, 2, 2, 2, 2, 2, 4)
     data, begin = good.to_bytes(), HEADER_BYTES + 2 * 4
     for k in range(sum(len(row) for row in good.frequencies)):
         at = begin + 2 * k
@@ -144,6 +118,8 @@ def test_frequencies_of_right_sum_with_a_zero_are_refused(parsed: Tables) -> Non
         ("b1", (1 << 23) + 1),
         ("b2", -(1 << 23) - 1),
         ("b3", 2**31 - 1),
+        ("bc", (1 << 23) + 1),
+        ("bc", -(2**31)),
         ("index_bias", -(2**31)),
     ],
 )
@@ -152,6 +128,27 @@ def test_values_out_of_bounds_are_refused(parsed: Tables, name: str, value: int)
         array = getattr(parsed, name).copy()
         array.flat[position] = value
         assert refused(replace(parsed, **{name: array}).to_bytes())
+
+
+@pytest.mark.parametrize("at", range(10, 20, 2))
+@pytest.mark.parametrize("count", [0, 513, 0xFFFF])
+def test_counts_of_channels_out_of_bounds_are_refused(tables: bytes, at: int, count: int) -> None:
+    assert refused(tables[:at] + struct.pack("<H", count) + tables[at + 2 :])
+
+
+@pytest.mark.parametrize("which", range(5))
+def test_more_channels_than_there_may_be_are_refused(which: int) -> None:
+    """Where all lengths add up, so that the bound alone decides."""
+    counts = [1, 1, 1, 1, 1]
+    counts[which] = 512
+    assert not refused(wild_tables(0, *counts, 2).to_bytes())
+    counts[which] = 513
+    assert refused(wild_tables(0, *counts, 2).to_bytes())
+
+
+def test_tables_of_version_1_are_refused(tables: bytes) -> None:
+    with pytest.raises(BundleError, match="version"):
+        Tables.from_bytes(tables[:8] + struct.pack("<H", 1) + tables[10:])
 
 
 def test_tables_cut_or_extended_are_refused(tables: bytes) -> None:
@@ -168,14 +165,16 @@ def test_changed_bytes_are_refused_or_give_a_coder_that_agrees_with_its_twin(
     data: st.DataObject,
 ) -> None:
     """Nothing in damaged tables that pass can make the two implementations differ."""
-    good = tiny(data.draw(st.integers(0, 9)), 3, 2, 5, 2, 6).to_bytes()
+    good = wild_tables(data.draw(st.integers(0, 9)), 3, 2, 5, 2, 4, 6).to_bytes()
     changed = bytearray(good)
     for _ in range(data.draw(st.integers(1, 4))):
         changed[data.draw(st.integers(0, len(good) - 1))] = data.draw(st.integers(0, 255))
     if refused(bytes(changed)):
         return
     c, twin = LatentCoder(bytes(changed), "c"), LatentCoder(bytes(changed), "numpy")
-    z = np.random.default_rng(0).integers(-127, 128, (2, 3, 2)).astype(np.int16)
+    rng = np.random.default_rng(0)
+    z = rng.integers(-127, 128, (2, 3, 2)).astype(np.int16)
+    s = rng.integers(-8191, 8192, (4, 6, 3)).astype(np.int16)
     quality = data.draw(st.integers(1, 100))
-    for mine, other in zip(c.hyper(quality, z), twin.hyper(quality, z), strict=True):
+    for mine, other in zip(c.predict(quality, z, s), twin.predict(quality, z, s), strict=True):
         np.testing.assert_array_equal(mine, other)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,17 @@ from PIL import Image
 
 from edgecodec.bundle import Bundle
 from edgecodec.codec import Codec
-from edgecodec.device_tests.conformance import Pair, check_conformance, open_backends
+from edgecodec.container import Header, write_container
+from edgecodec.device_tests.conformance import (
+    Pair,
+    _same_bytes,
+    check_conformance,
+    open_backends,
+)
 from edgecodec.entropy import LatentCoder
 from edgecodec.errors import ConfigError, UnknownPluginError
 from edgecodec.runtimes.registry import backend_names
+from tests.streams import symbols
 
 
 @pytest.fixture
@@ -126,6 +134,18 @@ def test_entropy_coders_that_differ_fail(
     )
     assert report.coder_mismatches == 1
     assert not report.passed
+
+
+def test_symbols_are_found_again_from_latents(
+    core: LatentCoder, twin: LatentCoder
+) -> None:
+    """Context included: each symbol is found with the mu that the ones before it make."""
+    header = Header(64, 96, "RGB", 60, 64, "00" * 8)
+    parts = [symbols(core, seed, 60, rows, 2, 0.0) for seed, rows in ((1, 2), (2, 1))]
+    good = [part.encode(core) for part in parts]
+    assert _same_bytes([core, twin], write_container(header, good))
+    other = replace(header, quality=61)
+    assert not _same_bytes([core, twin], write_container(other, good))
 
 
 def test_golden_file_that_decodes_otherwise_fails(
