@@ -1,0 +1,138 @@
+"""Compare designs of the codec at an equal training budget (docs/experiments.md, experiment 4).
+
+    python docs/training/compare_designs.py --images train-0.tar --valid valid.tar --out FOLDER \
+        [--steps 1500] [--only NAME ...]
+
+Every design is trained alone from the same crops on the same schedule and judged on the validation
+photos; results are added to FOLDER/results.jsonl as they come, and printed as BD-rates against
+the first. Designs that are not in the product are made here by replacing a method.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+from edgecodec import tables as fixed
+from edgecodec.metrics import bd_rate
+from edgecodec.model import network
+from edgecodec.model.config import HYPER_STRIDE, CodecConfig
+from edgecodec.model.data import load_photos
+from edgecodec.model.network import IntegerHyperSynthesis, NeuralCodec, multiply_accumulates
+from edgecodec.model.quantizers import round_clip
+from edgecodec.model.training import Trainer, TrainingOptions
+
+_parameters_of = IntegerHyperSynthesis.parameters_of
+
+
+def _no_context(
+    self: IntegerHyperSynthesis, features: Tensor, before: list[Tensor], bias: Tensor
+) -> tuple[Tensor, Tensor]:
+    return _parameters_of(self, features, [], bias)
+
+
+def _no_mean(
+    self: IntegerHyperSynthesis, features: Tensor, before: list[Tensor], bias: Tensor
+) -> tuple[Tensor, Tensor]:
+    mu, index = _parameters_of(self, features, before, bias)
+    return torch.zeros_like(mu), index
+
+
+def _plain_features(self: IntegerHyperSynthesis, z_fix: Tensor, bias: Tensor) -> Tensor:
+    """The dequantized hyper-latents themselves, the same for the four latents of a cell."""
+    return torch.nn.functional.interpolate(z_fix, scale_factor=2) + 0.0 * bias.sum()
+
+
+def _sent_scales(
+    self: IntegerHyperSynthesis, features: Tensor, before: list[Tensor], bias: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Scale indexes as sent, one per group of latent channels: no network, no mean."""
+    m = self.latent_channels
+    group = torch.arange(m) * features.shape[1] // m
+    unit = 2.0**fixed.HEAD_GAIN_LOG2
+    centre = (self.heads.bias[m:] + bias)[:, :, None, None] * unit
+    index = centre + features[:, group] * 4.0
+    mu = torch.zeros_like(index)
+    return mu, round_clip(index, 0, 0, fixed.SCALE_LEVELS - 1)
+
+
+@dataclass(frozen=True)
+class Design:
+    """A configuration, and methods of the hyper-synthesis replaced."""
+
+    config: dict[str, int] = field(default_factory=dict)
+    methods: dict[str, Callable[..., Any]] = field(default_factory=dict)
+    random_start: bool = False
+
+
+DESIGNS = {
+    "shipped": Design(),
+    "random start": Design(random_start=True),
+    "no context": Design(methods={"parameters_of": _no_context}),
+    "no mean": Design(methods={"parameters_of": _no_mean}),
+    "scales sent": Design(methods={"parameters_of": _sent_scales, "features": _plain_features}),
+    "192 latents": Design({"latent_channels": 192, "coarse_channels": 192}),
+    "fine 2, coarse 2": Design({"fine_blocks": 2, "coarse_blocks": 2}),
+    "fine 2, coarse 1": Design({"fine_blocks": 2, "coarse_blocks": 1}),
+}
+
+
+def train_design(
+    design: Design, options: TrainingOptions, out: Path, photos: list[Any], valid: list[Any]
+) -> dict[str, Any]:
+    """Train one design and return its validation, time and complexity."""
+    config = CodecConfig(**design.config)
+    with patch.multiple(IntegerHyperSynthesis, **design.methods):
+        trainer = Trainer(options, out, torch.device("cpu"), config=config)
+        if not design.random_start:
+            trainer.start_from_photos(photos)
+        trainer.run(photos, valid, None, sys.stderr)
+        result = trainer._validation(valid)
+    codec: NeuralCodec = trainer.codec
+    cost = {
+        "g_a": multiply_accumulates(codec.g_a, 1),
+        "g_s": multiply_accumulates(codec.g_s, network.fmt.LATENT_STRIDE),
+    }
+    return {"validation": result, "seconds": trainer.seconds, "mac_per_pixel": cost}
+
+
+def main() -> None:
+    """Run the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", action="append", required=True, type=Path)
+    parser.add_argument("--valid", required=True, type=Path)
+    parser.add_argument("--out", required=True, type=Path)
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--only", nargs="+", choices=DESIGNS, default=list(DESIGNS))
+    args = parser.parse_args()
+    args.out.mkdir(exist_ok=True)
+    options = TrainingOptions(
+        steps=args.steps, final_share=0.0, warmup=200, ema=0.995, validate_every=args.steps
+    )
+    photos = load_photos(args.images, min_side=options.final_size)
+    valid = load_photos([args.valid], min_side=HYPER_STRIDE)[: options.validate_photos]
+    results = args.out / "results.jsonl"
+    for name in args.only:
+        checkpoint = args.out / f"{name.replace(' ', '-').replace(',', '')}.pt"
+        row = train_design(DESIGNS[name], options, checkpoint, photos, valid)
+        with results.open("a") as journal:
+            print(json.dumps({"design": name, "steps": args.steps, **row}), file=journal)
+    rows = [json.loads(line) for line in results.read_text().splitlines()]
+    curves = {r["design"]: list(zip(*sorted(r["validation"].values()), strict=True)) for r in rows}
+    for row in rows:
+        rate = bd_rate(*curves[rows[0]["design"]], *curves[row["design"]])
+        points = "  ".join(f"{b:.3f} bpp {p:.2f} dB" for b, p in row["validation"].values())
+        print(f"{row['design']:<18} {rate:+6.1f} %  {row['seconds']:4.0f} s  {points}")
+
+
+if __name__ == "__main__":
+    main()
