@@ -23,7 +23,8 @@ def add_parser(sub: Any) -> None:
             "Train a codec for all qualities at once. Interrupt it at any time and continue with "
             "--resume: options, optimiser, schedule, crops and noise go on where they stopped. "
             "Only --steps may be given anew then; as the learning rate follows from the share of "
-            "the schedule that is done, it jumps."
+            "the schedule that is done, it jumps. To fine-tune a codec for another objective, add "
+            "--restart: its weights, a new schedule, new options."
         ),
     )
     add = parser.add_argument
@@ -34,14 +35,20 @@ def add_parser(sub: Any) -> None:
     add("--out", required=True, metavar="CKPT", help="checkpoint to write")
     add("--resume", metavar="CKPT", help="checkpoint to continue from")
     add("--restart", action="store_true",
-        help="with --resume: take its weights, begin the schedule anew")  # fmt: skip
+        help="with --resume: take its weights, begin anew with new options")  # fmt: skip
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--minutes", type=float, help="stop after this time; continue with --resume")
     # No defaults here: what is not given comes from the checkpoint or from TrainingOptions.
+    add("--objective", choices=("mse", "msssim"),
+        help="distortion to weigh against rate: mse (default) or 1 - MS-SSIM")  # fmt: skip
     add("--steps", type=whole_number(1, 10**9), help="length of the schedule (default 100000)")
-    add("--batch", type=whole_number(1, 4096), help="crops per step (default 8)")
-    add("--size", type=whole_number(64, 1024), help="side of a crop in pixels (default 128)")
-    add("--learning-rate", type=float, help="at its highest (default 0.001)")
+    add("--batch", type=whole_number(1, 4096),
+        help="crops per step (default 8; with msssim as many as have the same pixels)")  # fmt: skip
+    add("--size", type=whole_number(64, 1024),
+        help="side of a crop in pixels (default 128, and twice the size in the last fifth of the "
+        "steps; with msssim 256 all along, at least 192)")  # fmt: skip
+    add("--learning-rate", type=float,
+        help="at its highest (default 0.001; with --restart 0.0002)")  # fmt: skip
     add("--seed", type=whole_number(0, 2**31), help="default 0")
     add("--export", metavar="CKPT",
         help="also write configuration and weights alone in half precision")  # fmt: skip
@@ -95,12 +102,10 @@ def _options(args: argparse.Namespace) -> TrainingOptions:
     """
     from edgecodec.model.training import TrainingOptions
 
-    names = ("steps", "batch", "size", "learning_rate", "seed")
+    names = ("steps", "batch", "size", "learning_rate", "seed", "objective")
     given = {n: getattr(args, n) for n in names if getattr(args, n) is not None}
     if not args.resume or args.restart:
-        if "size" in given:
-            given["final_size"] = 2 * given["size"]
-        return TrainingOptions(**given)
+        return TrainingOptions.for_new_run(fine_tuning=args.restart, **given)
     saved, step = TrainingOptions.from_checkpoint(Path(args.resume))
     steps = given.pop("steps", saved.steps)
     for name, value in given.items():

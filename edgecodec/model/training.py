@@ -15,12 +15,13 @@ from collections import deque
 from collections.abc import Generator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from edgecodec.metrics import MS_SSIM_MIN_SIDE, ms_ssim_db
 from edgecodec.model.checkpoint import (
     build_codec,
     check_target,
@@ -30,8 +31,26 @@ from edgecodec.model.checkpoint import (
 )
 from edgecodec.model.config import HYPER_STRIDE, CodecConfig
 from edgecodec.model.data import CropStream, UInt8Array, load_photos
+from edgecodec.model.distortion import ms_ssim
 from edgecodec.model.initialisation import start_from_photos
 from edgecodec.model.network import NeuralCodec
+
+Objective = Literal["mse", "msssim"]
+OBJECTIVES: tuple[Objective, ...] = ("mse", "msssim")
+
+MS_SSIM_LAMBDA = 1280.0
+"""What lambda is multiplied by for `1 - MS-SSIM` in place of the MSE of levels 0..255.
+
+The ratio of CompressAI's pairs of lambdas (2.4 / 0.0018 to 60.5 / 0.0483): at these two values,
+networks trained for either distortion spend about the same rate.
+"""
+
+MS_SSIM_MIN_SIZE = 192
+"""Smallest side of a crop for MS-SSIM: the multiple of 64 that holds its five scales."""
+
+_PIXELS_PER_STEP = 8 * 128**2
+_MS_SSIM_SIZE = 256
+_FINE_TUNING_RATE = 2e-4
 
 
 @dataclass(frozen=True)
@@ -39,6 +58,10 @@ class TrainingOptions:
     """How to train; the schedule is a function of the step number alone.
 
     The last `final_share` of the steps uses crops of `final_size` at the same number of pixels.
+    `objective` is the distortion: `mse`, or `msssim` for 1 - MS-SSIM.
+
+    Raises:
+        ValueError: a value that cannot be, or crops too small for the objective.
     """
 
     steps: int = 100_000
@@ -55,9 +78,14 @@ class TrainingOptions:
     validate_every: int = 5000
     validate_photos: int = 32
     save_minutes: float = 3.0
+    objective: Objective = "mse"
 
     def __post_init__(self) -> None:
+        if self.objective not in OBJECTIVES:
+            raise ValueError(f"objective must be mse or msssim, not {self.objective!r}")
         for field in fields(self):
+            if field.name == "objective":
+                continue
             value = getattr(self, field.name)
             whole = field.type == "int"
             if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
@@ -65,6 +93,38 @@ class TrainingOptions:
             least = 0 if not whole or field.name in ("seed", "validate_photos") else 1
             if not least <= value < math.inf or (field.name == "learning_rate" and not value):
                 raise ValueError(f"{field.name} cannot be {value!r}")
+        if self.objective == "msssim" and min(self.size, self.final_size) < MS_SSIM_MIN_SIZE:
+            raise ValueError(
+                f"size {min(self.size, self.final_size)} is too small for the objective msssim, "
+                f"whose five scales need crops of {MS_SSIM_MIN_SIZE} pixels or more"
+            )
+
+    @classmethod
+    def for_new_run(cls, *, fine_tuning: bool = False, **given: Any) -> TrainingOptions:
+        """Return options whose defaults suit the objective and the start.
+
+        MSE trains on crops of `size` and, at the end, of twice that. MS-SSIM trains on crops of
+        256 pixels all along, as many as have the pixels of 8 crops of 128. Fine-tuning starts at
+        a fifth of the learning rate: at the full one, Adam with its moments at zero would undo
+        much of what the weights know.
+
+        Args:
+            fine_tuning: the run starts from trained weights.
+            given: fields that are not left to their defaults.
+
+        Raises:
+            ValueError: the options cannot be.
+        """
+        options = dict(given)
+        if options.get("objective") == "msssim":
+            size = options.setdefault("size", _MS_SSIM_SIZE)
+            options.setdefault("batch", max(1, _PIXELS_PER_STEP // size**2))
+            options.setdefault("final_size", size)
+        elif "size" in options:
+            options.setdefault("final_size", 2 * options["size"])
+        if fine_tuning:
+            options.setdefault("learning_rate", _FINE_TUNING_RATE)
+        return cls(**options)
 
     @classmethod
     def from_checkpoint(cls, path: Path) -> tuple[TrainingOptions, int]:
@@ -98,30 +158,72 @@ def to_images(batch: UInt8Array, device: torch.device) -> Tensor:
     return torch.from_numpy(batch).to(device).permute(0, 3, 1, 2).float()
 
 
-def rate_distortion_loss(
-    codec: NeuralCodec, x: Tensor, quality: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the loss and, per image, bpp and MSE on the 0..255 scale.
+class Losses(NamedTuple):
+    """What the loss of a batch of N images is made of."""
 
-    Dividing `bpp + lambda * MSE` by sqrt(lambda) balances the qualities: otherwise the gradients
-    of the highest would drown all others.
+    loss: Tensor
+    """To be minimised, one number."""
+    bpp: Tensor
+    """(N,) bits per pixel, information content."""
+    mse: Tensor
+    """(N,) mean squared error of levels 0..255."""
+    ms_ssim: Tensor | None
+    """(N,) MS-SSIM; None where the objective does without."""
+
+    def detached(self) -> Losses:
+        """Return the numbers without the graph behind them."""
+        similarity = None if self.ms_ssim is None else self.ms_ssim.detach()
+        return Losses(self.loss.detach(), self.bpp.detach(), self.mse.detach(), similarity)
+
+
+def rate_distortion_loss(
+    codec: NeuralCodec, x: Tensor, quality: Tensor, objective: Objective = "mse"
+) -> Losses:
+    """Return the loss of a batch, with rate and distortion per image.
+
+    `bpp + lambda * MSE`, or `bpp + 1280 lambda * (1 - MS-SSIM)`, divided by sqrt(lambda) so that
+    the qualities balance: the step of the quantizer goes with 1 / sqrt(lambda), the gradient of
+    the rate with its inverse, and those of the highest qualities would drown all others. The
+    divisor is the same for both distortions, since near the optimum the gradient of the
+    distortion is as large as that of the rate, whatever the distortion: measured at the start
+    from photos, the norm for `msssim` is 1.0 to 1.4 times that for `mse`, from the lowest to the
+    highest qualities. One learning rate and one limit of the norm serve both.
+
+    Args:
+        codec: in training or evaluation mode.
+        x: (N, 3, H, W) float32, levels 0..255; for `msssim` 161 pixels a side or more.
+        quality: (N,) in 1..100.
+        objective: the distortion.
     """
     x_hat, bits_y, bits_z = codec(x, quality)
     mse = ((x_hat - x) ** 2).mean((1, 2, 3))
     bpp = (bits_y + bits_z) / (x.shape[2] * x.shape[3])
     ratio = codec.cfg.lambda_max / codec.cfg.lambda_min
     lam = codec.cfg.lambda_min * ratio ** ((quality - 1.0) / 99.0)
-    return ((bpp + lam * mse) / lam.sqrt()).mean() * 0.1, bpp, mse
+    similarity = ms_ssim(x, x_hat) if objective == "msssim" else None
+    distortion = mse if similarity is None else MS_SSIM_LAMBDA * (1.0 - similarity)
+    return Losses(((bpp + lam * distortion) / lam.sqrt()).mean() * 0.1, bpp, mse, similarity)
+
+
+class Judged(NamedTuple):
+    """Averages over the photos of a validation at one quality."""
+
+    bpp: float
+    """Bits per pixel, information content."""
+    psnr: float
+    """Decibels."""
+    ms_ssim: float | None
+    """Over the photos of 161 pixels a side or more; None where there are none."""
 
 
 def validate(
     codec: NeuralCodec, photos: list[UInt8Array], device: torch.device
-) -> dict[int, tuple[float, float]]:
-    """Return average bpp (information content) and PSNR per quality on centre crops."""
+) -> dict[int, Judged]:
+    """Return rate and distortion per quality on centre crops of at most 512 pixels a side."""
     codec.eval()
     result = {}
     for q in (5, 25, 50, 75, 95):
-        rates, values = [], []
+        rates, values, similarities = [], [], []
         for photo in photos:
             h, w = (min(512, n // HYPER_STRIDE * HYPER_STRIDE) for n in photo.shape[:2])
             top, left = (photo.shape[0] - h) // 2, (photo.shape[1] - w) // 2
@@ -130,10 +232,14 @@ def validate(
             x = to_images(crop[None], device)
             with torch.inference_mode():
                 x_hat, bits_y, bits_z = codec(x, torch.tensor([float(q)], device=device))
-            error = x_hat.clamp(0, 255).round() - x
+                x_hat = x_hat.clamp(0, 255).round()
+                if min(h, w) >= MS_SSIM_MIN_SIDE:
+                    similarities.append(float(ms_ssim(x, x_hat)))
+            error = x_hat - x
             values.append(10 * math.log10(255**2 / max(1e-9, float((error**2).mean()))))
             rates.append(float(bits_y + bits_z) / (h * w))
-        result[q] = (float(np.mean(rates)), float(np.mean(values)))
+        similarity = float(np.mean(similarities)) if similarities else None
+        result[q] = Judged(float(np.mean(rates)), float(np.mean(values)), similarity)
     codec.train()
     return result
 
@@ -243,7 +349,7 @@ class Trainer:
             state["random_cuda"] = torch.cuda.get_rng_state()
         save_checkpoint(self.out, state)
 
-    def _one_step(self, batch: UInt8Array) -> tuple[Tensor, Tensor, Tensor]:
+    def _one_step(self, batch: UInt8Array) -> Losses:
         for group in self.optimiser.param_groups:
             group["lr"] = self.options.rate(self.step)
         x = to_images(batch, self.device)
@@ -252,9 +358,9 @@ class Trainer:
         offsets = (np.arange(len(batch)) + rng.random(len(batch))) / len(batch)
         quality = torch.from_numpy(1.0 + 99.0 * offsets).float().to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16):
-            loss, bpp, mse = self._loss(self.codec, x, quality)
+            losses = self._loss(self.codec, x, quality, self.options.objective)
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        losses.loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self.codec.parameters(), self.options.clip)
         if bool(torch.isfinite(norm)):
             self.optimiser.step()
@@ -263,9 +369,9 @@ class Trainer:
         with torch.no_grad():
             state = self.codec.state_dict()
             torch._foreach_lerp_(list(self.average.values()), list(state.values()), 1.0 - decay)
-        return loss.detach(), bpp.detach().mean(), mse.detach()
+        return losses.detached()
 
-    def _validation(self, photos: list[UInt8Array]) -> dict[int, tuple[float, float]]:
+    def _validation(self, photos: list[UInt8Array]) -> dict[int, Judged]:
         judged = NeuralCodec(self.codec.cfg).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         judged.load_state_dict(self.average)
         return validate(judged, photos, self.device)
@@ -287,7 +393,9 @@ class Trainer:
     ) -> None:
         """Train until the schedule ends or `minutes` have passed, then save.
 
-        Progress goes to `log`, one JSON line per report beside the checkpoint.
+        Progress goes to `log`, one JSON line per report beside the checkpoint. `validation` has
+        bpp and PSNR per quality, `validation_ms_ssim` MS-SSIM plain and in dB; the rows of the
+        training itself have `ms_ssim` and `ms_ssim_db` where that is the objective.
         """
         o = self.options
         begin = last_save = time.monotonic()
@@ -301,10 +409,10 @@ class Trainer:
                 self.seconds = before + now - begin
                 if now > end:
                     break
-                loss, bpp, mse = self._one_step(batch)
+                losses = self._one_step(batch)
                 progress.images += len(batch)
                 if self.step % 10 == 0 or self.device.type == "cpu":
-                    progress.add(loss, bpp, mse)
+                    progress.add(losses)
                 if self.step % 200 == 0:
                     progress.report(self.step, self.seconds, len(batch))
                 if valid and (self.step % o.validate_every == 0 or self.step == o.steps):
@@ -316,45 +424,65 @@ class Trainer:
             self.save()
 
 
+def _similarity(value: float) -> tuple[float, float]:
+    """Return MS-SSIM plain and in dB, both rounded; 70 dB is as far as float32 tells from 1."""
+    return round(value, 6), round(ms_ssim_db(min(value, 1.0 - 1e-7)), 3)
+
+
 class _Progress:
     """What a run tells: JSON lines in its journal, one line each for people in `log`."""
 
     def __init__(self, options: TrainingOptions, end: float, journal: IO[str], log: IO[str]):
         self._options, self._end, self._journal, self._log = options, end, journal, log
-        self._window: deque[tuple[float, float, float]] = deque(maxlen=200)
+        self._window: deque[tuple[float, ...]] = deque(maxlen=200)
         self.images, self._mark = 0, time.monotonic()
 
-    def add(self, loss: Tensor, bpp: Tensor, mse: Tensor) -> None:
+    def add(self, losses: Losses) -> None:
         """Count a step into the averages; waits for the device."""
-        psnr = (10 * torch.log10(255**2 / mse)).mean()
-        self._window.append((float(loss), float(bpp), float(psnr)))
+        parts = [losses.loss, losses.bpp.mean(), (10 * torch.log10(255**2 / losses.mse)).mean()]
+        if losses.ms_ssim is not None:
+            parts.append(losses.ms_ssim.mean())
+        self._window.append(tuple(float(part) for part in parts))
 
     def report(self, step: int, seconds: float, batch: int) -> None:
         """Tell the averages, the speed since the last report and the time left."""
         now = time.monotonic()
         speed = self.images / (now - self._mark)
         self.images, self._mark = 0, now
-        loss, bpp, psnr = np.mean(self._window, 0)
+        loss, bpp, psnr, *similarity = (float(v) for v in np.mean(self._window, 0))
         left = min((self._options.steps - step) * batch / speed, self._end - now)
         row = {
             "step": step,
-            "loss": round(float(loss), 5),
-            "bpp": round(float(bpp), 4),
-            "psnr": round(float(psnr), 3),
+            "loss": round(loss, 5),
+            "bpp": round(bpp, 4),
+            "psnr": round(psnr, 3),
             "images_per_s": round(speed, 1),
             "seconds": round(seconds, 1),
             "learning_rate": self._options.rate(step),
         }
+        shown = ""
+        if similarity:
+            row["ms_ssim"], row["ms_ssim_db"] = _similarity(similarity[0])
+            shown = f"MS-SSIM {row['ms_ssim']:.5f} {row['ms_ssim_db']:.2f} dB  "
         self._tell(
             row,
             f"step {step}/{self._options.steps}  loss {loss:.4f}  bpp {bpp:.3f}  "
-            f"PSNR {psnr:.2f} dB  {speed:.1f} images/s  {left / 60:.0f} min left",
+            f"PSNR {psnr:.2f} dB  {shown}{speed:.1f} images/s  {left / 60:.0f} min left",
         )
 
-    def validated(self, step: int, result: dict[int, tuple[float, float]]) -> None:
+    def validated(self, step: int, result: dict[int, Judged]) -> None:
         """Tell a validation, whose time does not count into the speed."""
-        shown = "  ".join(f"q{q}: {bpp:.3f} bpp {psnr:.2f} dB" for q, (bpp, psnr) in result.items())
-        self._tell({"step": step, "validation": result}, f"validation {shown}")
+        row: dict[str, Any] = {
+            "step": step,
+            "validation": {q: (judged.bpp, judged.psnr) for q, judged in result.items()},
+        }
+        shown = {q: f"q{q}: {r.bpp:.3f} bpp {r.psnr:.2f} dB" for q, r in result.items()}
+        pairs = {q: _similarity(r.ms_ssim) for q, r in result.items() if r.ms_ssim is not None}
+        if pairs:
+            row["validation_ms_ssim"] = pairs
+            for q, (plain, decibels) in pairs.items():
+                shown[q] += f" MS-SSIM {plain:.5f} {decibels:.2f} dB"
+        self._tell(row, f"validation {'  '.join(shown.values())}")
         self._mark = time.monotonic()
 
     def _tell(self, row: dict[str, Any], line: str) -> None:
