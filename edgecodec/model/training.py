@@ -8,256 +8,49 @@ crops and noise.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import time
-from collections import deque
 from collections.abc import Generator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple
+from typing import IO, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from edgecodec.metrics import MS_SSIM_MIN_SIDE, ms_ssim_db
-from edgecodec.model.checkpoint import (
-    build_codec,
-    check_target,
-    fill_codec,
-    load_checkpoint,
-    save_checkpoint,
-)
+from edgecodec.model.checkpoint import build_codec, check_target, fill_codec, save_checkpoint
 from edgecodec.model.config import HYPER_STRIDE, CodecConfig
-from edgecodec.model.data import CropStream, UInt8Array, load_photos
-from edgecodec.model.distortion import ms_ssim
+from edgecodec.model.data import CropStream, UInt8Array, load_photos, to_images
 from edgecodec.model.initialisation import start_from_photos
+from edgecodec.model.loss import Losses, rate_distortion_loss
 from edgecodec.model.network import NeuralCodec
-
-Objective = Literal["mse", "msssim"]
-OBJECTIVES: tuple[Objective, ...] = ("mse", "msssim")
-
-MS_SSIM_LAMBDA = 1280.0
-"""What lambda is multiplied by for `1 - MS-SSIM` in place of the MSE of levels 0..255.
-
-The ratio of CompressAI's pairs of lambdas (2.4 / 0.0018 to 60.5 / 0.0483): at these two values,
-networks trained for either distortion spend about the same rate.
-"""
-
-MS_SSIM_MIN_SIZE = 192
-"""Smallest side of a crop for MS-SSIM: the multiple of 64 that holds its five scales."""
-
-_PIXELS_PER_STEP = 8 * 128**2
-_MS_SSIM_SIZE = 256
-_FINE_TUNING_RATE = 2e-4
-
-
-@dataclass(frozen=True)
-class TrainingOptions:
-    """How to train; the schedule is a function of the step number alone.
-
-    The last `final_share` of the steps uses crops of `final_size` at the same number of pixels.
-    `objective` is the distortion: `mse`, or `msssim` for 1 - MS-SSIM.
-
-    Raises:
-        ValueError: a value that cannot be, or crops too small for the objective.
-    """
-
-    steps: int = 100_000
-    batch: int = 8
-    size: int = 128
-    final_size: int = 256
-    final_share: float = 0.2
-    learning_rate: float = 1e-3
-    final_learning_rate: float = 1e-6
-    warmup: int = 500
-    clip: float = 1.0
-    ema: float = 0.999
-    seed: int = 0
-    validate_every: int = 5000
-    validate_photos: int = 32
-    save_minutes: float = 3.0
-    objective: Objective = "mse"
-
-    def __post_init__(self) -> None:
-        if self.objective not in OBJECTIVES:
-            raise ValueError(f"objective must be mse or msssim, not {self.objective!r}")
-        for field in fields(self):
-            if field.name == "objective":
-                continue
-            value = getattr(self, field.name)
-            whole = field.type == "int"
-            if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-                raise ValueError(f"{field.name} must be a number, not {value!r}")
-            least = 0 if not whole or field.name in ("seed", "validate_photos") else 1
-            if not least <= value < math.inf or (field.name == "learning_rate" and not value):
-                raise ValueError(f"{field.name} cannot be {value!r}")
-        if self.objective == "msssim" and min(self.size, self.final_size) < MS_SSIM_MIN_SIZE:
-            raise ValueError(
-                f"size {min(self.size, self.final_size)} is too small for the objective msssim, "
-                f"whose five scales need crops of {MS_SSIM_MIN_SIZE} pixels or more"
-            )
-
-    @classmethod
-    def for_new_run(cls, *, fine_tuning: bool = False, **given: Any) -> TrainingOptions:
-        """Return options whose defaults suit the objective and the start.
-
-        MSE trains on crops of `size` and, at the end, of twice that. MS-SSIM trains on crops of
-        256 pixels all along, as many as have the pixels of 8 crops of 128. Fine-tuning starts at
-        a fifth of the learning rate: at the full one, Adam with its moments at zero would undo
-        much of what the weights know.
-
-        Args:
-            fine_tuning: the run starts from trained weights.
-            given: fields that are not left to their defaults.
-
-        Raises:
-            ValueError: the options cannot be.
-        """
-        options = dict(given)
-        if options.get("objective") == "msssim":
-            size = options.setdefault("size", _MS_SSIM_SIZE)
-            options.setdefault("batch", max(1, _PIXELS_PER_STEP // size**2))
-            options.setdefault("final_size", size)
-        elif "size" in options:
-            options.setdefault("final_size", 2 * options["size"])
-        if fine_tuning:
-            options.setdefault("learning_rate", _FINE_TUNING_RATE)
-        return cls(**options)
-
-    @classmethod
-    def from_checkpoint(cls, path: Path) -> tuple[TrainingOptions, int]:
-        """Return the options of a run that can be resumed, and the step it has reached.
-
-        Raises:
-            ValueError: no checkpoint, or one without the state of training.
-        """
-        state = _load_resumable(path)
-        try:
-            return cls(**state["options"]), int(state["step"])
-        except (TypeError, ValueError) as exc:
-            raise ValueError(f"{path}: state of training is damaged ({exc})") from exc
-
-    def rate(self, step: int) -> float:
-        """Return the learning rate: linear warm-up, then cosine decay to nearly nothing."""
-        t = min(1.0, step / self.steps)
-        cosine = 0.5 * (1.0 + math.cos(math.pi * t))
-        span = self.learning_rate - self.final_learning_rate
-        return min(1.0, (step + 1) / self.warmup) * (self.final_learning_rate + span * cosine)
-
-    def crop(self, step: int) -> tuple[int, int]:
-        """Return batch and crop size of a step."""
-        if step < self.steps * (1.0 - self.final_share):
-            return self.batch, self.size
-        return max(1, self.batch * self.size**2 // self.final_size**2), self.final_size
-
-
-def to_images(batch: UInt8Array, device: torch.device) -> Tensor:
-    """Return (N, H, W, 3) uint8 as (N, 3, H, W) float32, channels last in memory."""
-    return torch.from_numpy(batch).to(device).permute(0, 3, 1, 2).float()
-
-
-class Losses(NamedTuple):
-    """What the loss of a batch of N images is made of."""
-
-    loss: Tensor
-    """To be minimised, one number."""
-    bpp: Tensor
-    """(N,) bits per pixel, information content."""
-    mse: Tensor
-    """(N,) mean squared error of levels 0..255."""
-    ms_ssim: Tensor | None
-    """(N,) MS-SSIM; None where the objective does without."""
-
-    def detached(self) -> Losses:
-        """Return the numbers without the graph behind them."""
-        similarity = None if self.ms_ssim is None else self.ms_ssim.detach()
-        return Losses(self.loss.detach(), self.bpp.detach(), self.mse.detach(), similarity)
-
-
-def rate_distortion_loss(
-    codec: NeuralCodec, x: Tensor, quality: Tensor, objective: Objective = "mse"
-) -> Losses:
-    """Return the loss of a batch, with rate and distortion per image.
-
-    `bpp + lambda * MSE`, or `bpp + 1280 lambda * (1 - MS-SSIM)`, divided by sqrt(lambda) so that
-    the qualities balance: the step of the quantizer goes with 1 / sqrt(lambda), the gradient of
-    the rate with its inverse, and those of the highest qualities would drown all others. The
-    divisor is the same for both distortions, since near the optimum the gradient of the
-    distortion is as large as that of the rate, whatever the distortion: measured at the start
-    from photos, the norm for `msssim` is 1.0 to 1.4 times that for `mse`, from the lowest to the
-    highest qualities. One learning rate and one limit of the norm serve both.
-
-    Args:
-        codec: in training or evaluation mode.
-        x: (N, 3, H, W) float32, levels 0..255; for `msssim` 161 pixels a side or more.
-        quality: (N,) in 1..100.
-        objective: the distortion.
-    """
-    x_hat, bits_y, bits_z = codec(x, quality)
-    mse = ((x_hat - x) ** 2).mean((1, 2, 3))
-    bpp = (bits_y + bits_z) / (x.shape[2] * x.shape[3])
-    ratio = codec.cfg.lambda_max / codec.cfg.lambda_min
-    lam = codec.cfg.lambda_min * ratio ** ((quality - 1.0) / 99.0)
-    similarity = ms_ssim(x, x_hat) if objective == "msssim" else None
-    distortion = mse if similarity is None else MS_SSIM_LAMBDA * (1.0 - similarity)
-    return Losses(((bpp + lam * distortion) / lam.sqrt()).mean() * 0.1, bpp, mse, similarity)
-
-
-class Judged(NamedTuple):
-    """Averages over the photos of a validation at one quality."""
-
-    bpp: float
-    """Bits per pixel, information content."""
-    psnr: float
-    """Decibels."""
-    ms_ssim: float | None
-    """Over the photos of 161 pixels a side or more; None where there are none."""
-
-
-def validate(
-    codec: NeuralCodec, photos: list[UInt8Array], device: torch.device
-) -> dict[int, Judged]:
-    """Return rate and distortion per quality on centre crops of at most 512 pixels a side."""
-    codec.eval()
-    result = {}
-    for q in (5, 25, 50, 75, 95):
-        rates, values, similarities = [], [], []
-        for photo in photos:
-            h, w = (min(512, n // HYPER_STRIDE * HYPER_STRIDE) for n in photo.shape[:2])
-            top, left = (photo.shape[0] - h) // 2, (photo.shape[1] - w) // 2
-            # A copy, because decoded photos are read-only and torch warns of sharing such memory.
-            crop = photo[top : top + h, left : left + w].copy()
-            x = to_images(crop[None], device)
-            with torch.inference_mode():
-                x_hat, bits_y, bits_z = codec(x, torch.tensor([float(q)], device=device))
-                x_hat = x_hat.clamp(0, 255).round()
-                if min(h, w) >= MS_SSIM_MIN_SIDE:
-                    similarities.append(float(ms_ssim(x, x_hat)))
-            error = x_hat - x
-            values.append(10 * math.log10(255**2 / max(1e-9, float((error**2).mean()))))
-            rates.append(float(bits_y + bits_z) / (h * w))
-        similarity = float(np.mean(similarities)) if similarities else None
-        result[q] = Judged(float(np.mean(rates)), float(np.mean(values)), similarity)
-    codec.train()
-    return result
-
-
-def _load_resumable(path: Path) -> dict[str, Any]:
-    state = load_checkpoint(path)
-    needed = ("options", "raw", "optimiser", "step", "seconds", "random")
-    missing = [name for name in needed if name not in state]
-    if missing:
-        raise ValueError(
-            f"{path}: holds weights only, not {', '.join(missing)}; add --restart to train on "
-            "from them"
-        )
-    return state
+from edgecodec.model.options import SavedRun, TrainingOptions
+from edgecodec.model.progress import Progress
+from edgecodec.model.validation import Judged, validate
 
 
 def _journal_path(out: Path) -> Path:
     return out.with_suffix(".log.jsonl")
+
+
+def check_compiler(device: torch.device) -> None:
+    """Refuse to compile where it cannot work, by compiling next to nothing.
+
+    Raises:
+        ValueError: no C++ compiler, or whatever else `torch.compile` lacks.
+    """
+    # From the cache it would work without a compiler.
+    trial = torch.compile(lambda t: t.exp() + 1, options={"force_disable_caches": True})
+    try:
+        trial(torch.zeros(8, device=device))
+    # Whatever class: the compiler's, the loader's and torch's own failures come out as they are.
+    except Exception as exc:
+        reason = " ".join(str(exc).split())[:200]
+        raise ValueError(
+            f"torch.compile does not work here; install a C++ compiler such as g++, or leave out "
+            f"--compile ({type(exc).__name__}: {reason})"
+        ) from exc
 
 
 class Trainer:
@@ -268,7 +61,7 @@ class Trainer:
         out: checkpoint to write; the log goes beside it with the suffix `.log.jsonl`.
         device: where to compute.
         config: shape of a new codec; a resumed one keeps its own.
-        resume: checkpoint to continue from, or None.
+        resume: run to continue, or None.
         restart: take only the weights of `resume` and begin the schedule anew.
         compiled: compile the loss with `torch.compile`, which needs a C++ compiler.
     """
@@ -280,7 +73,7 @@ class Trainer:
         device: torch.device,
         *,
         config: CodecConfig | None = None,
-        resume: Path | None = None,
+        resume: SavedRun | None = None,
         restart: bool = False,
         compiled: bool = False,
     ) -> None:
@@ -290,12 +83,12 @@ class Trainer:
             torch.compile(rate_distortion_loss, dynamic=False) if compiled else rate_distortion_loss
         )
         torch.manual_seed(options.seed)
-        state: dict[str, Any] = {}
-        if resume is not None:
-            state = load_checkpoint(resume) if restart else _load_resumable(resume)
-            codec = build_codec(state, resume)
-        else:
+        if resume is None:
             codec = NeuralCodec(config)
+        else:
+            if not restart:
+                resume.check_resumable()
+            codec = build_codec(resume.entries, resume.path)
         self.codec = codec.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.codec.train()
         self.average = self._copy()
@@ -305,7 +98,7 @@ class Trainer:
         self.step = 0
         self.seconds = 0.0
         if resume is not None and not restart:
-            self._restore(state, resume)
+            self._restore(resume.entries, resume.path)
 
     def _copy(self) -> dict[str, Tensor]:
         return {k: v.detach().clone() for k, v in self.codec.state_dict().items()}
@@ -403,7 +196,7 @@ class Trainer:
         end = math.inf if minutes is None else begin + minutes * 60
         with contextlib.ExitStack() as stack:
             journal = stack.enter_context(_journal_path(self.out).open("a"))
-            progress = _Progress(o, end, journal, log)
+            progress = Progress(o, end, journal, log)
             for batch in stack.enter_context(contextlib.closing(self._batches(photos))):
                 now = time.monotonic()
                 self.seconds = before + now - begin
@@ -424,72 +217,6 @@ class Trainer:
             self.save()
 
 
-def _similarity(value: float) -> tuple[float, float]:
-    """Return MS-SSIM plain and in dB, both rounded; 70 dB is as far as float32 tells from 1."""
-    return round(value, 6), round(ms_ssim_db(min(value, 1.0 - 1e-7)), 3)
-
-
-class _Progress:
-    """What a run tells: JSON lines in its journal, one line each for people in `log`."""
-
-    def __init__(self, options: TrainingOptions, end: float, journal: IO[str], log: IO[str]):
-        self._options, self._end, self._journal, self._log = options, end, journal, log
-        self._window: deque[tuple[float, ...]] = deque(maxlen=200)
-        self.images, self._mark = 0, time.monotonic()
-
-    def add(self, losses: Losses) -> None:
-        """Count a step into the averages; waits for the device."""
-        parts = [losses.loss, losses.bpp.mean(), (10 * torch.log10(255**2 / losses.mse)).mean()]
-        if losses.ms_ssim is not None:
-            parts.append(losses.ms_ssim.mean())
-        self._window.append(tuple(float(part) for part in parts))
-
-    def report(self, step: int, seconds: float, batch: int) -> None:
-        """Tell the averages, the speed since the last report and the time left."""
-        now = time.monotonic()
-        speed = self.images / (now - self._mark)
-        self.images, self._mark = 0, now
-        loss, bpp, psnr, *similarity = (float(v) for v in np.mean(self._window, 0))
-        left = min((self._options.steps - step) * batch / speed, self._end - now)
-        row = {
-            "step": step,
-            "loss": round(loss, 5),
-            "bpp": round(bpp, 4),
-            "psnr": round(psnr, 3),
-            "images_per_s": round(speed, 1),
-            "seconds": round(seconds, 1),
-            "learning_rate": self._options.rate(step),
-        }
-        shown = ""
-        if similarity:
-            row["ms_ssim"], row["ms_ssim_db"] = _similarity(similarity[0])
-            shown = f"MS-SSIM {row['ms_ssim']:.5f} {row['ms_ssim_db']:.2f} dB  "
-        self._tell(
-            row,
-            f"step {step}/{self._options.steps}  loss {loss:.4f}  bpp {bpp:.3f}  "
-            f"PSNR {psnr:.2f} dB  {shown}{speed:.1f} images/s  {left / 60:.0f} min left",
-        )
-
-    def validated(self, step: int, result: dict[int, Judged]) -> None:
-        """Tell a validation, whose time does not count into the speed."""
-        row: dict[str, Any] = {
-            "step": step,
-            "validation": {q: (judged.bpp, judged.psnr) for q, judged in result.items()},
-        }
-        shown = {q: f"q{q}: {r.bpp:.3f} bpp {r.psnr:.2f} dB" for q, r in result.items()}
-        pairs = {q: _similarity(r.ms_ssim) for q, r in result.items() if r.ms_ssim is not None}
-        if pairs:
-            row["validation_ms_ssim"] = pairs
-            for q, (plain, decibels) in pairs.items():
-                shown[q] += f" MS-SSIM {plain:.5f} {decibels:.2f} dB"
-        self._tell(row, f"validation {'  '.join(shown.values())}")
-        self._mark = time.monotonic()
-
-    def _tell(self, row: dict[str, Any], line: str) -> None:
-        print(json.dumps(row), file=self._journal, flush=True)
-        print(line, file=self._log, flush=True)
-
-
 def train(
     images: list[Path],
     valid: list[Path],
@@ -497,7 +224,7 @@ def train(
     options: TrainingOptions,
     *,
     device: str = "auto",
-    resume: Path | None = None,
+    resume: SavedRun | None = None,
     restart: bool = False,
     minutes: float | None = None,
     config: CodecConfig | None = None,
@@ -510,18 +237,19 @@ def train(
         images: folders or tar files of photos.
         valid: photos to report on, never trained on; may be empty.
         out: checkpoint to write.
-        options: schedule and sizes; to resume, `TrainingOptions.from_checkpoint` has them.
+        options: schedule and sizes; to resume, `SavedRun.progress` has them.
         device: `auto`, `cpu` or `cuda`.
-        resume: checkpoint to continue from.
+        resume: run to continue.
         restart: begin the schedule anew from the weights of `resume`.
         minutes: stop after this time; the checkpoint can be resumed.
         config: shape of a new codec.
-        compiled: compile the loss first (a minute or two), then train up to 1.4 times as fast on
-            a CPU; needs a C++ compiler.
+        compiled: compile the loss at the first step of each crop size (a minute or two), then
+            train up to 1.4 times as fast on a CPU; needs a C++ compiler.
         log: where progress is printed.
 
     Raises:
-        ValueError: photos, checkpoint or device unusable, or `out` cannot be written.
+        ValueError: photos, checkpoint or device unusable, `out` cannot be written, or nothing can
+            be compiled here.
     """
     check_target(out)
     check_target(_journal_path(out))
@@ -529,6 +257,8 @@ def train(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("no CUDA device here; use --device cpu")
+    if compiled:
+        check_compiler(torch.device(device))
     begin = time.monotonic()
     trainer = Trainer(
         options,
