@@ -20,11 +20,15 @@ _Curve = npt.NDArray[np.float64]
 
 _WINDOW = 11
 _SIGMA = 1.5
-_SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
-_C1 = (0.01 * 255.0) ** 2
-_C2 = (0.03 * 255.0) ** 2
 
-MS_SSIM_MIN_SIDE = (_WINDOW - 1) * 2 ** (len(_SCALE_WEIGHTS) - 1) + 1
+MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+"""Exponents of the five scales, finest first."""
+
+MS_SSIM_C1 = (0.01 * 255.0) ** 2
+MS_SSIM_C2 = (0.03 * 255.0) ** 2
+"""What steadies the luminance and the contrast-structure term of dark and of flat places."""
+
+MS_SSIM_MIN_SIDE = (_WINDOW - 1) * 2 ** (len(MS_SSIM_WEIGHTS) - 1) + 1
 """Smallest height and width MS-SSIM is defined for: the window must fit the fifth scale."""
 
 
@@ -164,8 +168,8 @@ def _check_pair(a: Uint8Image, b: Uint8Image) -> None:
 def _ms_ssim_plane(a: _Plane, b: _Plane) -> float:
     """MS-SSIM of two (H, W) planes in 0..255."""
     result = 1.0
-    last = len(_SCALE_WEIGHTS) - 1
-    for scale, weight in enumerate(_SCALE_WEIGHTS):
+    last = len(MS_SSIM_WEIGHTS) - 1
+    for scale, weight in enumerate(MS_SSIM_WEIGHTS):
         result *= max(_similarity(a, b, luminance=scale == last), 0.0) ** weight
         if scale < last:
             a, b = _halve(a), _halve(b)
@@ -182,9 +186,9 @@ def _similarity(a: _Plane, b: _Plane, *, luminance: bool) -> float:
     squares = mean_a * mean_a + mean_b * mean_b
     covariance = _blur(a * b) - product
     variances = _blur(a * a + b * b) - squares
-    similarity = (2 * covariance + _C2) / (variances + _C2)
+    similarity = (2 * covariance + MS_SSIM_C2) / (variances + MS_SSIM_C2)
     if luminance:
-        similarity *= (2 * product + _C1) / (squares + _C1)
+        similarity *= (2 * product + MS_SSIM_C1) / (squares + MS_SSIM_C1)
     return float(np.mean(similarity, dtype=np.float64))
 
 
@@ -195,21 +199,22 @@ def _gaussian() -> tuple[float, ...]:
     return tuple(tap / total for tap in taps)
 
 
-_TAPS = _gaussian()
+MS_SSIM_TAPS = _gaussian()
+"""The window's taps from the middle outwards: six, for eleven pixels."""
 
 
 def _blur(plane: _Plane) -> _Plane:
     """Filter (H, W) with the window, valid part only: (H - 10, W - 10)."""
     half = _WINDOW // 2
     height, width = plane.shape[0] - 2 * half, plane.shape[1] - 2 * half
-    rows = plane[half : half + height] * np.float32(_TAPS[0])
+    rows = plane[half : half + height] * np.float32(MS_SSIM_TAPS[0])
     scratch = np.empty_like(rows)
-    for i, tap in enumerate(_TAPS[1:], 1):
+    for i, tap in enumerate(MS_SSIM_TAPS[1:], 1):
         np.add(plane[half - i :][:height], plane[half + i :][:height], out=scratch)
         rows += np.multiply(scratch, np.float32(tap), out=scratch)
-    result = rows[:, half : half + width] * np.float32(_TAPS[0])
+    result = rows[:, half : half + width] * np.float32(MS_SSIM_TAPS[0])
     scratch = np.empty_like(result)
-    for i, tap in enumerate(_TAPS[1:], 1):
+    for i, tap in enumerate(MS_SSIM_TAPS[1:], 1):
         np.add(rows[:, half - i :][:, :width], rows[:, half + i :][:, :width], out=scratch)
         result += np.multiply(scratch, np.float32(tap), out=scratch)
     return result

@@ -15,12 +15,14 @@ import threading
 import zlib
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
+from torch import Tensor
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 UInt8Array = npt.NDArray[np.uint8]
@@ -120,6 +122,11 @@ def random_crop(photo: UInt8Array, size: int, rng: np.random.Generator) -> UInt8
     return np.ascontiguousarray(crop)
 
 
+def to_images(batch: UInt8Array, device: torch.device) -> Tensor:
+    """Return (N, H, W, 3) uint8 as (N, 3, H, W) float32, channels last in memory."""
+    return torch.from_numpy(batch).to(device).permute(0, 3, 1, 2).float()
+
+
 class CropStream:
     """Batches of random crops, prepared ahead by threads.
 
@@ -158,6 +165,14 @@ class CropStream:
         return np.stack([random_crop(self._photos[i], self._size, rng) for i in chosen])
 
     def _fill(self, step: int) -> None:
+        try:
+            self._deliver(step)
+        except (CancelledError, RuntimeError):
+            # Closed while waiting for a crop, or about to ask for another.
+            if not self._stop.is_set():
+                raise
+
+    def _deliver(self, step: int) -> None:
         pending: deque[Future[UInt8Array]] = deque()
         while not self._stop.is_set():
             while len(pending) < 8:

@@ -8,8 +8,6 @@ of a short training on finding the linear part (docs/experiments.md, 3).
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
@@ -36,7 +34,8 @@ def _blocks(photos: list[UInt8Array], seed: int) -> Tensor:
 
 def _components(samples: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Return the `count` strongest directions (count, D) of (N, D) and their deviations."""
-    values, vectors = torch.linalg.eigh(samples.double().T @ samples.double() / len(samples))
+    exact = samples.double()
+    values, vectors = torch.linalg.eigh(exact.T @ exact / len(exact))
     order = torch.argsort(values, descending=True)[:count]
     return vectors.T[order].float(), values[order].clamp_min(1e-12).sqrt().float()
 
@@ -108,9 +107,3 @@ def _set_scales(codec: NeuralCodec, sigma: Tensor) -> None:
     # Half a deviation: the hyper-latents will know which places are busy.
     codec.h_s.heads.bias[m:] = torch.log(0.5 * full / fixed.SCALE_MIN).clamp_min(0.0) / unit
     codec.index_bias.values.copy_(-codec.log_step_y.values / unit)
-
-
-def expected_floor(sigma: Tensor, total: float) -> float:
-    """Return the PSNR of dropping every component that is not kept (a check of the start)."""
-    lost = max(1e-12, total - float((sigma**2).sum()))
-    return -10.0 * math.log10(lost)

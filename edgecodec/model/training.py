@@ -8,12 +8,10 @@ crops and noise.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import time
-from collections import deque
 from collections.abc import Generator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,137 +19,38 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgecodec.model.checkpoint import (
-    build_codec,
-    check_target,
-    fill_codec,
-    load_checkpoint,
-    save_checkpoint,
-)
+from edgecodec.model.checkpoint import build_codec, check_target, fill_codec, save_checkpoint
 from edgecodec.model.config import HYPER_STRIDE, CodecConfig
-from edgecodec.model.data import CropStream, UInt8Array, load_photos
+from edgecodec.model.data import CropStream, UInt8Array, load_photos, to_images
 from edgecodec.model.initialisation import start_from_photos
+from edgecodec.model.loss import Losses, rate_distortion_loss
 from edgecodec.model.network import NeuralCodec
-
-
-@dataclass(frozen=True)
-class TrainingOptions:
-    """How to train; the schedule is a function of the step number alone.
-
-    The last `final_share` of the steps uses crops of `final_size` at the same number of pixels.
-    """
-
-    steps: int = 100_000
-    batch: int = 8
-    size: int = 128
-    final_size: int = 256
-    final_share: float = 0.2
-    learning_rate: float = 1e-3
-    final_learning_rate: float = 1e-6
-    warmup: int = 500
-    clip: float = 1.0
-    ema: float = 0.999
-    seed: int = 0
-    validate_every: int = 5000
-    validate_photos: int = 32
-    save_minutes: float = 3.0
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            whole = field.type == "int"
-            if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-                raise ValueError(f"{field.name} must be a number, not {value!r}")
-            least = 0 if not whole or field.name in ("seed", "validate_photos") else 1
-            if not least <= value < math.inf or (field.name == "learning_rate" and not value):
-                raise ValueError(f"{field.name} cannot be {value!r}")
-
-    @classmethod
-    def from_checkpoint(cls, path: Path) -> tuple[TrainingOptions, int]:
-        """Return the options of a run that can be resumed, and the step it has reached.
-
-        Raises:
-            ValueError: no checkpoint, or one without the state of training.
-        """
-        state = _load_resumable(path)
-        try:
-            return cls(**state["options"]), int(state["step"])
-        except (TypeError, ValueError) as exc:
-            raise ValueError(f"{path}: state of training is damaged ({exc})") from exc
-
-    def rate(self, step: int) -> float:
-        """Return the learning rate: linear warm-up, then cosine decay to nearly nothing."""
-        t = min(1.0, step / self.steps)
-        cosine = 0.5 * (1.0 + math.cos(math.pi * t))
-        span = self.learning_rate - self.final_learning_rate
-        return min(1.0, (step + 1) / self.warmup) * (self.final_learning_rate + span * cosine)
-
-    def crop(self, step: int) -> tuple[int, int]:
-        """Return batch and crop size of a step."""
-        if step < self.steps * (1.0 - self.final_share):
-            return self.batch, self.size
-        return max(1, self.batch * self.size**2 // self.final_size**2), self.final_size
-
-
-def to_images(batch: UInt8Array, device: torch.device) -> Tensor:
-    """Return (N, H, W, 3) uint8 as (N, 3, H, W) float32, channels last in memory."""
-    return torch.from_numpy(batch).to(device).permute(0, 3, 1, 2).float()
-
-
-def rate_distortion_loss(
-    codec: NeuralCodec, x: Tensor, quality: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the loss and, per image, bpp and MSE on the 0..255 scale.
-
-    Dividing `bpp + lambda * MSE` by sqrt(lambda) balances the qualities: otherwise the gradients
-    of the highest would drown all others.
-    """
-    x_hat, bits_y, bits_z = codec(x, quality)
-    mse = ((x_hat - x) ** 2).mean((1, 2, 3))
-    bpp = (bits_y + bits_z) / (x.shape[2] * x.shape[3])
-    ratio = codec.cfg.lambda_max / codec.cfg.lambda_min
-    lam = codec.cfg.lambda_min * ratio ** ((quality - 1.0) / 99.0)
-    return ((bpp + lam * mse) / lam.sqrt()).mean() * 0.1, bpp, mse
-
-
-def validate(
-    codec: NeuralCodec, photos: list[UInt8Array], device: torch.device
-) -> dict[int, tuple[float, float]]:
-    """Return average bpp (information content) and PSNR per quality on centre crops."""
-    codec.eval()
-    result = {}
-    for q in (5, 25, 50, 75, 95):
-        rates, values = [], []
-        for photo in photos:
-            h, w = (min(512, n // HYPER_STRIDE * HYPER_STRIDE) for n in photo.shape[:2])
-            top, left = (photo.shape[0] - h) // 2, (photo.shape[1] - w) // 2
-            # A copy, because decoded photos are read-only and torch warns of sharing such memory.
-            crop = photo[top : top + h, left : left + w].copy()
-            x = to_images(crop[None], device)
-            with torch.inference_mode():
-                x_hat, bits_y, bits_z = codec(x, torch.tensor([float(q)], device=device))
-            error = x_hat.clamp(0, 255).round() - x
-            values.append(10 * math.log10(255**2 / max(1e-9, float((error**2).mean()))))
-            rates.append(float(bits_y + bits_z) / (h * w))
-        result[q] = (float(np.mean(rates)), float(np.mean(values)))
-    codec.train()
-    return result
-
-
-def _load_resumable(path: Path) -> dict[str, Any]:
-    state = load_checkpoint(path)
-    needed = ("options", "raw", "optimiser", "step", "seconds", "random")
-    missing = [name for name in needed if name not in state]
-    if missing:
-        raise ValueError(
-            f"{path}: holds weights only, not {', '.join(missing)}; add --restart to train on "
-            "from them"
-        )
-    return state
+from edgecodec.model.options import SavedRun, TrainingOptions
+from edgecodec.model.progress import Progress
+from edgecodec.model.validation import Judged, validate
 
 
 def _journal_path(out: Path) -> Path:
     return out.with_suffix(".log.jsonl")
+
+
+def check_compiler(device: torch.device) -> None:
+    """Refuse to compile where it cannot work, by compiling next to nothing.
+
+    Raises:
+        ValueError: no C++ compiler, or whatever else `torch.compile` lacks.
+    """
+    # From the cache it would work without a compiler.
+    trial = torch.compile(lambda t: t.exp() + 1, options={"force_disable_caches": True})
+    try:
+        trial(torch.zeros(8, device=device))
+    # Whatever class: the compiler's, the loader's and torch's own failures come out as they are.
+    except Exception as exc:
+        reason = " ".join(str(exc).split())[:200]
+        raise ValueError(
+            f"torch.compile does not work here; install a C++ compiler such as g++, or leave out "
+            f"--compile ({type(exc).__name__}: {reason})"
+        ) from exc
 
 
 class Trainer:
@@ -162,7 +61,7 @@ class Trainer:
         out: checkpoint to write; the log goes beside it with the suffix `.log.jsonl`.
         device: where to compute.
         config: shape of a new codec; a resumed one keeps its own.
-        resume: checkpoint to continue from, or None.
+        resume: run to continue, or None.
         restart: take only the weights of `resume` and begin the schedule anew.
         compiled: compile the loss with `torch.compile`, which needs a C++ compiler.
     """
@@ -174,7 +73,7 @@ class Trainer:
         device: torch.device,
         *,
         config: CodecConfig | None = None,
-        resume: Path | None = None,
+        resume: SavedRun | None = None,
         restart: bool = False,
         compiled: bool = False,
     ) -> None:
@@ -184,12 +83,12 @@ class Trainer:
             torch.compile(rate_distortion_loss, dynamic=False) if compiled else rate_distortion_loss
         )
         torch.manual_seed(options.seed)
-        state: dict[str, Any] = {}
-        if resume is not None:
-            state = load_checkpoint(resume) if restart else _load_resumable(resume)
-            codec = build_codec(state, resume)
-        else:
+        if resume is None:
             codec = NeuralCodec(config)
+        else:
+            if not restart:
+                resume.check_resumable()
+            codec = build_codec(resume.entries, resume.path)
         self.codec = codec.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.codec.train()
         self.average = self._copy()
@@ -199,7 +98,7 @@ class Trainer:
         self.step = 0
         self.seconds = 0.0
         if resume is not None and not restart:
-            self._restore(state, resume)
+            self._restore(resume.entries, resume.path)
 
     def _copy(self) -> dict[str, Tensor]:
         return {k: v.detach().clone() for k, v in self.codec.state_dict().items()}
@@ -243,7 +142,7 @@ class Trainer:
             state["random_cuda"] = torch.cuda.get_rng_state()
         save_checkpoint(self.out, state)
 
-    def _one_step(self, batch: UInt8Array) -> tuple[Tensor, Tensor, Tensor]:
+    def _one_step(self, batch: UInt8Array) -> Losses:
         for group in self.optimiser.param_groups:
             group["lr"] = self.options.rate(self.step)
         x = to_images(batch, self.device)
@@ -252,9 +151,9 @@ class Trainer:
         offsets = (np.arange(len(batch)) + rng.random(len(batch))) / len(batch)
         quality = torch.from_numpy(1.0 + 99.0 * offsets).float().to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16):
-            loss, bpp, mse = self._loss(self.codec, x, quality)
+            losses = self._loss(self.codec, x, quality, self.options.objective)
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        losses.loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self.codec.parameters(), self.options.clip)
         if bool(torch.isfinite(norm)):
             self.optimiser.step()
@@ -263,9 +162,9 @@ class Trainer:
         with torch.no_grad():
             state = self.codec.state_dict()
             torch._foreach_lerp_(list(self.average.values()), list(state.values()), 1.0 - decay)
-        return loss.detach(), bpp.detach().mean(), mse.detach()
+        return losses.detached()
 
-    def _validation(self, photos: list[UInt8Array]) -> dict[int, tuple[float, float]]:
+    def _validation(self, photos: list[UInt8Array]) -> dict[int, Judged]:
         judged = NeuralCodec(self.codec.cfg).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         judged.load_state_dict(self.average)
         return validate(judged, photos, self.device)
@@ -287,7 +186,9 @@ class Trainer:
     ) -> None:
         """Train until the schedule ends or `minutes` have passed, then save.
 
-        Progress goes to `log`, one JSON line per report beside the checkpoint.
+        Progress goes to `log`, one JSON line per report beside the checkpoint. `validation` has
+        bpp and PSNR per quality, `validation_ms_ssim` MS-SSIM plain and in dB; the rows of the
+        training itself have `ms_ssim` and `ms_ssim_db` where that is the objective.
         """
         o = self.options
         begin = last_save = time.monotonic()
@@ -295,16 +196,16 @@ class Trainer:
         end = math.inf if minutes is None else begin + minutes * 60
         with contextlib.ExitStack() as stack:
             journal = stack.enter_context(_journal_path(self.out).open("a"))
-            progress = _Progress(o, end, journal, log)
+            progress = Progress(o, end, journal, log)
             for batch in stack.enter_context(contextlib.closing(self._batches(photos))):
                 now = time.monotonic()
                 self.seconds = before + now - begin
                 if now > end:
                     break
-                loss, bpp, mse = self._one_step(batch)
+                losses = self._one_step(batch)
                 progress.images += len(batch)
                 if self.step % 10 == 0 or self.device.type == "cpu":
-                    progress.add(loss, bpp, mse)
+                    progress.add(losses)
                 if self.step % 200 == 0:
                     progress.report(self.step, self.seconds, len(batch))
                 if valid and (self.step % o.validate_every == 0 or self.step == o.steps):
@@ -316,52 +217,6 @@ class Trainer:
             self.save()
 
 
-class _Progress:
-    """What a run tells: JSON lines in its journal, one line each for people in `log`."""
-
-    def __init__(self, options: TrainingOptions, end: float, journal: IO[str], log: IO[str]):
-        self._options, self._end, self._journal, self._log = options, end, journal, log
-        self._window: deque[tuple[float, float, float]] = deque(maxlen=200)
-        self.images, self._mark = 0, time.monotonic()
-
-    def add(self, loss: Tensor, bpp: Tensor, mse: Tensor) -> None:
-        """Count a step into the averages; waits for the device."""
-        psnr = (10 * torch.log10(255**2 / mse)).mean()
-        self._window.append((float(loss), float(bpp), float(psnr)))
-
-    def report(self, step: int, seconds: float, batch: int) -> None:
-        """Tell the averages, the speed since the last report and the time left."""
-        now = time.monotonic()
-        speed = self.images / (now - self._mark)
-        self.images, self._mark = 0, now
-        loss, bpp, psnr = np.mean(self._window, 0)
-        left = min((self._options.steps - step) * batch / speed, self._end - now)
-        row = {
-            "step": step,
-            "loss": round(float(loss), 5),
-            "bpp": round(float(bpp), 4),
-            "psnr": round(float(psnr), 3),
-            "images_per_s": round(speed, 1),
-            "seconds": round(seconds, 1),
-            "learning_rate": self._options.rate(step),
-        }
-        self._tell(
-            row,
-            f"step {step}/{self._options.steps}  loss {loss:.4f}  bpp {bpp:.3f}  "
-            f"PSNR {psnr:.2f} dB  {speed:.1f} images/s  {left / 60:.0f} min left",
-        )
-
-    def validated(self, step: int, result: dict[int, tuple[float, float]]) -> None:
-        """Tell a validation, whose time does not count into the speed."""
-        shown = "  ".join(f"q{q}: {bpp:.3f} bpp {psnr:.2f} dB" for q, (bpp, psnr) in result.items())
-        self._tell({"step": step, "validation": result}, f"validation {shown}")
-        self._mark = time.monotonic()
-
-    def _tell(self, row: dict[str, Any], line: str) -> None:
-        print(json.dumps(row), file=self._journal, flush=True)
-        print(line, file=self._log, flush=True)
-
-
 def train(
     images: list[Path],
     valid: list[Path],
@@ -369,7 +224,7 @@ def train(
     options: TrainingOptions,
     *,
     device: str = "auto",
-    resume: Path | None = None,
+    resume: SavedRun | None = None,
     restart: bool = False,
     minutes: float | None = None,
     config: CodecConfig | None = None,
@@ -382,18 +237,19 @@ def train(
         images: folders or tar files of photos.
         valid: photos to report on, never trained on; may be empty.
         out: checkpoint to write.
-        options: schedule and sizes; to resume, `TrainingOptions.from_checkpoint` has them.
+        options: schedule and sizes; to resume, `SavedRun.progress` has them.
         device: `auto`, `cpu` or `cuda`.
-        resume: checkpoint to continue from.
+        resume: run to continue.
         restart: begin the schedule anew from the weights of `resume`.
         minutes: stop after this time; the checkpoint can be resumed.
         config: shape of a new codec.
-        compiled: compile the loss first (a minute or two), then train up to 1.4 times as fast on
-            a CPU; needs a C++ compiler.
+        compiled: compile the loss at the first step of each crop size (a minute or two), then
+            train up to 1.4 times as fast on a CPU; needs a C++ compiler.
         log: where progress is printed.
 
     Raises:
-        ValueError: photos, checkpoint or device unusable, or `out` cannot be written.
+        ValueError: photos, checkpoint or device unusable, `out` cannot be written, or nothing can
+            be compiled here.
     """
     check_target(out)
     check_target(_journal_path(out))
@@ -401,6 +257,8 @@ def train(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("no CUDA device here; use --device cpu")
+    if compiled:
+        check_compiler(torch.device(device))
     begin = time.monotonic()
     trainer = Trainer(
         options,

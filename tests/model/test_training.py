@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,48 +11,18 @@ import torch
 from PIL import Image
 
 from edgecodec.cli import main
+from edgecodec.metrics import ms_ssim_db
+from edgecodec.model import checkpoint
 from edgecodec.model.checkpoint import export_weights, load_checkpoint, load_codec
 from edgecodec.model.config import CodecConfig
 from edgecodec.model.data import load_photos, random_crop
-from edgecodec.model.network import NeuralCodec
-from edgecodec.model.training import TrainingOptions, train, validate
+from edgecodec.model.options import SavedRun, TrainingOptions
+from edgecodec.model.training import train
+from tests.model.conftest import SMALL
 
-SMALL = CodecConfig(
-    latent_channels=16,
-    hyper_channels=8,
-    fine_channels=16,
-    fine_blocks=1,
-    coarse_channels=16,
-    coarse_blocks=1,
-    hyper_analysis_channels=16,
-    hyper_hidden=16,
-    hyper_features=8,
-)
 OPTIONS = TrainingOptions(
     steps=30, batch=2, size=64, final_size=128, warmup=2, validate_every=1000, learning_rate=2e-3
 )
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one photo and a tar of two: smooth colours with edges."""
-    folder = tmp_path_factory.mktemp("photos")
-    rng = np.random.default_rng(0)
-    rows, columns = np.mgrid[:160, :200]
-    blobs = []
-    for _ in range(3):
-        waves = [np.sin(rows / rng.uniform(5, 30) + columns / rng.uniform(5, 30)) for _ in range(3)]
-        pixels = np.stack(waves, -1) * 90 + 128 + 40 * ((rows // 32 + columns // 40) % 2)[..., None]
-        buffer = io.BytesIO()
-        Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(buffer, "PNG")
-        blobs.append(buffer.getvalue())
-    (folder / "a.png").write_bytes(blobs[0])
-    with tarfile.open(folder / "more.tar", "w") as tar:
-        for k, blob in enumerate(blobs[1:]):
-            info = tarfile.TarInfo(f"x/{k}.png")
-            info.size = len(blob)
-            tar.addfile(info, io.BytesIO(blob))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +44,8 @@ def run(photos: Path, out: Path, *, resume: Path | None = None, steps: int = 30)
     log = io.StringIO()
     options = TrainingOptions(**{**OPTIONS.__dict__, "steps": steps})
     valid = [photos] if steps == 30 else []
-    train([photos], valid, out, options, device="cpu", resume=resume, config=SMALL, log=log)
+    saved = SavedRun.load(resume) if resume else None
+    train([photos], valid, out, options, device="cpu", resume=saved, config=SMALL, log=log)
     return log.getvalue()
 
 
@@ -248,17 +217,31 @@ def test_damaged_state_of_training_is_refused(
     assert not (tmp_path / "out.log.jsonl").exists()
 
 
-def test_options_refuse_what_cannot_be() -> None:
-    for wrong in ({"steps": 0}, {"seed": -1}, {"learning_rate": math.nan}, {"learning_rate": 0.0}):
-        with pytest.raises(ValueError, match=next(iter(wrong))):
-            TrainingOptions(**wrong)
-
-
-def test_validate_takes_photos_that_fit_exactly(tmp_path: Path) -> None:
-    """Such a photo is not cropped, and torch warns of memory that is read-only."""
-    Image.new("RGB", (64, 64), (90, 120, 30)).save(tmp_path / "a.png")
-    result = validate(NeuralCodec(SMALL), load_photos([tmp_path]), torch.device("cpu"))
-    assert sorted(result) == [5, 25, 50, 75, 95]
+def test_fine_tuning_for_ms_ssim(
+    photos: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The objective is kept in the checkpoint; journal and log tell MS-SSIM beside PSNR."""
+    folder = tmp_path / "large"
+    folder.mkdir()
+    with Image.open(photos / "a.png") as photo:
+        photo.resize((260, 200)).save(folder / "a.png")
+    out = tmp_path / "tuned.pt"
+    command = ["train", "--images", str(folder), "--out", str(out), "--device", "cpu"]
+    command += ["--resume", str(trained)]
+    assert main([*command, "--objective", "msssim"]) == 1
+    assert f"--objective msssim: {trained} was trained with mse" in capsys.readouterr().err
+    command += ["--restart", "--steps", "2", "--objective", "msssim", "--valid", str(folder)]
+    command += ["--batch", "1"]
+    assert main([*command, "--size", "128"]) == 1
+    assert "size 128 is too small for the objective msssim" in capsys.readouterr().err
+    assert main([*command, "--size", "192"]) == 0
+    assert "MS-SSIM" in capsys.readouterr().out
+    saved, step = SavedRun.load(out).progress()
+    assert (saved.objective, saved.size, step) == ("msssim", 192, 2)
+    (row,) = [json.loads(line) for line in out.with_suffix(".log.jsonl").read_text().splitlines()]
+    assert all(len(pair) == 2 for pair in row["validation"].values())
+    for plain, decibels in row["validation_ms_ssim"].values():
+        assert decibels == pytest.approx(ms_ssim_db(plain), abs=0.01)
 
 
 def test_resume_takes_its_options_from_the_checkpoint(
@@ -292,7 +275,7 @@ def test_restart_takes_new_options(photos: Path, trained: Path, tmp_path: Path) 
     state = load_checkpoint(out)
     assert state["step"] == 1
     assert TrainingOptions(**state["options"]) == TrainingOptions(
-        steps=1, batch=1, size=64, final_size=128
+        steps=1, batch=1, size=64, final_size=128, learning_rate=2e-4
     )
 
 
@@ -336,4 +319,45 @@ def test_train_command_says_what_is_wrong(
     assert "multiple of 64" in capsys.readouterr().err
     assert main(["train", "--images", str(photos), "--out", out, "--learning-rate", "nan"]) == 1
     assert "learning_rate cannot be nan" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_checkpoint_from_before_the_objective_resumes_as_mse(trained: Path, tmp_path: Path) -> None:
+    options = {k: v for k, v in load_checkpoint(trained)["options"].items() if k != "objective"}
+    old = changed(trained, tmp_path / "old.pt", options=options)
+    assert SavedRun.load(old).progress() == (OPTIONS, 30)
+
+
+def test_resume_reads_the_checkpoint_once(
+    photos: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+
+    def counted(path: Path, **options: object) -> object:
+        read.append(path)
+        return original(path, **options)
+
+    original = torch.load
+    monkeypatch.setattr(checkpoint.torch, "load", counted)
+    command = ["train", "--images", str(photos), "--out", str(tmp_path / "x.pt")]
+    command += ["--device", "cpu", "--resume", str(trained), "--steps"]
+    assert main([*command, "31"]) == 0
+    assert main([*command, "1", "--restart", "--batch", "1", "--size", "64"]) == 0
+    assert read == [trained, trained]
+
+
+def test_compile_without_a_compiler_ends_in_one_line(
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from torch._inductor import config
+
+    monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
+    command = ["train", "--images", str(photos), "--out", str(tmp_path / "x.pt")]
+    assert main([*command, "--device", "cpu", "--compile"]) == 1
+    err = capsys.readouterr().err
+    assert "install a C++ compiler such as g++, or leave out --compile" in err
+    assert err.count("\n") == 1
     assert not list(tmp_path.iterdir())
