@@ -43,9 +43,7 @@ class Implementation(Protocol):
 
     name: str
 
-    def predict(
-        self, quality: int, z: Int16Array, s: Int16Array
-    ) -> tuple[Int16Array, UInt8Array]:
+    def predict(self, quality: int, z: Int16Array, s: Int16Array) -> tuple[Int16Array, UInt8Array]:
         """See LatentCoder.predict."""
         ...
 
@@ -89,9 +87,7 @@ class CoreImplementation:
         # The core skips one entry behind each table.
         self._bits = np.concatenate([np.append(b, 0.0) for b in bits]).astype(np.float32)
 
-    def predict(
-        self, quality: int, z: Int16Array, s: Int16Array
-    ) -> tuple[Int16Array, UInt8Array]:
+    def predict(self, quality: int, z: Int16Array, s: Int16Array) -> tuple[Int16Array, UInt8Array]:
         """See LatentCoder.predict."""
         zh, zw, _ = z.shape
         mu = np.empty((2 * zh, 2 * zw, self._latent), np.int16)
@@ -219,9 +215,7 @@ class LatentCoder:
         clipped = np.clip(np.floor(scaled + np.float32(0.5)), -HYPER_LIMIT, HYPER_LIMIT)
         return np.ascontiguousarray(clipped, np.int16)
 
-    def predict(
-        self, quality: int, z: Int16Array, s: Int16Array
-    ) -> tuple[Int16Array, UInt8Array]:
+    def predict(self, quality: int, z: Int16Array, s: Int16Array) -> tuple[Int16Array, UInt8Array]:
         """Run the hyper-synthesis: what the decoder knows of each symbol before it reads it.
 
         Args:

@@ -97,9 +97,7 @@ class NumpyImplementation:
             before.append(np.clip((self._residual(quality, s[place]) + 2) >> 2, -511, 511))
         return s, index, mu
 
-    def predict(
-        self, quality: int, z: Int16Array, s: Int16Array
-    ) -> tuple[Int16Array, UInt8Array]:
+    def predict(self, quality: int, z: Int16Array, s: Int16Array) -> tuple[Int16Array, UInt8Array]:
         """Run the hyper-synthesis."""
         _, index, mu = self._walk(
             quality, z, lambda place, _, index: np.where(index > 0, s[place], 0).astype(np.int16)
@@ -244,13 +242,14 @@ def _shrink(
     """Lower magnitudes one by one where |v| lies below the threshold of doing so."""
     k, sign = np.abs(s), np.sign(s)
     v = np.abs(v)
-    while True:
-        entry = np.clip(k, 1, RELUCTANCES)[..., None] - 1
-        threshold = np.take_along_axis(reluctance, entry, -1)[..., 0]
-        low = (k > 0) & (v < k.astype(np.float32) - np.float32(0.5) + threshold)
-        if not low.any():
-            return (k * sign).astype(np.int16)
-        k = k - low
+    with np.errstate(over="ignore", invalid="ignore"):
+        while True:
+            entry = np.clip(k, 1, RELUCTANCES)[..., None] - 1
+            threshold = np.take_along_axis(reluctance, entry, -1)[..., 0]
+            low = (k > 0) & (v < k.astype(np.float32) - np.float32(0.5) + threshold)
+            if not low.any():
+                return (k * sign).astype(np.int16)
+            k = k - low
 
 
 def _write(ops: list[tuple[int, int]]) -> bytes:

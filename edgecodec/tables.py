@@ -141,9 +141,7 @@ class Tables:
     def to_bytes(self) -> bytes:
         """Return the content of `tables.bin`."""
         sizes = self._sizes()
-        head = _HEADER.pack(
-            MAGIC, VERSION, *sizes, PRECISION, len(self.frequencies), *FORMATS, 0
-        )
+        head = _HEADER.pack(MAGIC, VERSION, *sizes, PRECISION, len(self.frequencies), *FORMATS, 0)
         halves = [max(0, len(row) - 2) // 2 for row in self.frequencies]
         parts: list[bytes] = [head, np.asarray(halves, "<u2").tobytes()]
         parts += [row.astype("<u2").tobytes() for row in self.frequencies[1:]]
@@ -205,9 +203,7 @@ class Tables:
         return cls(frequencies=tuple(rows), **arrays)
 
 
-def _layout(
-    m: int, z: int, h: int, f: int, c: int
-) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
+def _layout(m: int, z: int, h: int, f: int, c: int) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
     return (
         ("w1", "<i1", (h, z)),
         ("w2", "<i1", (4 * f, h)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ def gaussian_row(sigma: float) -> npt.NDArray[np.uint16]:
     """Frequencies near a Gaussian's, without the care (and the torch) of an export."""
     half = max(1, math.ceil(4 * sigma))
     edges = [math.erf((k - 0.5) / (sigma * math.sqrt(2))) for k in range(1, half + 2)]
-    side = [max(1, int((b - a) * 0.5 * 15000)) for a, b in zip(edges, edges[1:], strict=False)]
+    side = [max(1, int((b - a) * 0.5 * 15000)) for a, b in pairwise(edges)]
     centre = (1 << PRECISION) - 2 - 2 * sum(side)
     return np.array([*side[::-1], centre, *side, 2], np.uint16)
 

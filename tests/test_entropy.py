@@ -34,7 +34,6 @@ from edgecodec.tables import (
 from tests.format_decoder import FormatDecoder, FormatError
 from tests.streams import (
     Int16Array,
-    Symbols,
     UInt8Array,
     likely_tables,
     mutated,
@@ -254,7 +253,9 @@ def test_predict_sees_what_quantize_saw_and_decode_sees(
         many = predicted(coder, quality, z, s)
         assert np.array_equal(many.index, index)
         assert np.array_equal(many.s, s)
-        assert np.array_equal(coder.decode(quality, *size, many.encode(coder))[1], many.y_hat(coder))
+        assert np.array_equal(
+            coder.decode(quality, *size, many.encode(coder))[1], many.y_hat(coder)
+        )
         exact = (y - many.mu / 16.0) * 1024.0 / coder.tables.step_y[quality - 1]
         assert np.abs(exact - s)[index > 0].max(initial=0) <= 0.5 + 1e-4
 

@@ -262,7 +262,13 @@ int ecx_model_init(void *memory, size_t memory_bytes, const uint8_t *tables, siz
   for (i = 0; i < ECX_QUALITIES * (size_t)l.latent; i++)
     if (m->step_y[i] < 1 || m->step_y[i] > 131071) return ECX_TABLES;
   m->gain_y = gains(&a, m->step_y, ECX_QUALITIES * (size_t)l.latent);
-  /* With these bounds no accumulator of the hyper-synthesis can leave 32 bits. */
+  /* With these bounds no sum leaves 32 bits, whatever its order. Bias and rounding are at most
+   * 2^23 + 128, weights at most 128 in magnitude:
+   *   hidden    512 * 128 * 2047         < 2^27, with bias < 2^28
+   *   features  512 * 128 * 255          < 2^24, with bias < 2^25
+   *   context   3 * 512 * 128 * 511      < 2^27, with bias < 2^27
+   *   heads     (512 + 512) * 128 * 255  < 2^25, with bias < 2^26
+   * Steps: 127 * 32767 + 8 < 2^22 for z and 8191 * 131071 + 32 < 2^30 for s. */
   for (i = 0; i < ECX_QUALITIES * (size_t)l.hidden; i++)
     if (m->b1[i] < -(1 << 23) || m->b1[i] > 1 << 23) return ECX_TABLES;
   for (i = 0; i < 4 * (size_t)l.features; i++)

@@ -2,7 +2,8 @@
  *
  * Portable C99; of the library it uses memcpy, memmove, memset and memcmp. No allocation, no
  * globals, no I/O: the caller owns all memory, and a model, once initialised, is read-only and may
- * be shared by threads. docs/FORMAT.md specifies what is computed here.
+ * be shared by threads. Calls take up to 64 KiB of stack. docs/FORMAT.md specifies what is computed
+ * here.
  *
  * Shapes: hyper-latents z (zh, zw, Z); everything else (2*zh, 2*zw, M), channels last.
  */
@@ -57,7 +58,8 @@ int ecx_predict(const ecx_model *model, int quality, int zh, int zw, const int16
 /* Encoder side, not normative: symbols s = round((y - mu) * gain), 0 where index is 0, and the
  * scale indexes that ecx_encode wants. With `reluctance`, [levels][ECX_RELUCTANCES], a symbol of
  * magnitude k is lowered to k - 1 while |(y - mu) * gain| < k - 1/2 + reluctance[index][k - 1]; the
- * last entry stands for all larger k. NULL rounds to the nearest. */
+ * last entry stands for all larger k. NULL rounds to the nearest. Later latents of a cell see what
+ * became of the earlier ones. */
 int ecx_quantize(const ecx_model *model, int quality, int zh, int zw, const int16_t *z,
                  const float *y, const float *reluctance, void *scratch, size_t scratch_bytes,
                  int16_t *s, uint8_t *index);

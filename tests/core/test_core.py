@@ -94,7 +94,10 @@ def test_c_program_gets_the_latents_of_python(
 
 @needs_gcc
 def test_core_compiles_without_a_warning(tmp_path: Path) -> None:
-    for flags in (("-O3", "-Wshadow", "-Wundef", "-Wcast-align=strict"), ("-O0", "-Wdouble-promotion")):
+    for flags in (
+        ("-O3", "-Wshadow", "-Wundef", "-Wcast-align=strict"),
+        ("-O0", "-Wdouble-promotion"),
+    ):
         command = [str(GCC), "-std=c99", *STRICT, *flags, "-c", str(CORE / "edgecodec_core.c")]
         result = subprocess.run(
             [*command, "-o", str(tmp_path / "core.o")], capture_output=True, check=False

@@ -136,9 +136,7 @@ def test_entropy_coders_that_differ_fail(
     assert not report.passed
 
 
-def test_symbols_are_found_again_from_latents(
-    core: LatentCoder, twin: LatentCoder
-) -> None:
+def test_symbols_are_found_again_from_latents(core: LatentCoder, twin: LatentCoder) -> None:
     """Context included: each symbol is found with the mu that the ones before it make."""
     header = Header(64, 96, "RGB", 60, 64, "00" * 8)
     parts = [symbols(core, seed, 60, rows, 2, 0.0) for seed, rows in ((1, 2), (2, 1))]

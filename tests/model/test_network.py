@@ -11,7 +11,7 @@ from edgecodec.model.network import NeuralCodec, gaussian_bits, multiply_accumul
 from edgecodec.model.quantizers import round_clip
 from edgecodec.model.stages import build_stages, receptive_halos
 from edgecodec.model.tables import build_tables, export_tables, gaussian_frequencies
-from edgecodec.tables import scale_of
+from edgecodec.tables import CELL_ORDER, scale_of
 
 
 @pytest.fixture(scope="module")
@@ -40,22 +40,82 @@ def test_networks_hold_only_layers_of_the_exact_int8_scheme(codec: NeuralCodec) 
         assert all(isinstance(m, allowed) for m in leaves)
 
 
+@pytest.fixture(scope="module")
+def exact_codec() -> NeuralCodec:
+    """A small codec whose steps are multiples of 2**-10, as those of its tables are.
+
+    With an anchor per quality nothing is interpolated.
+    """
+    torch.manual_seed(1)
+    config = CodecConfig(
+        latent_channels=20,
+        hyper_channels=9,
+        fine_channels=8,
+        fine_blocks=1,
+        coarse_channels=8,
+        coarse_blocks=1,
+        hyper_analysis_channels=8,
+        hyper_hidden=17,
+        hyper_features=11,
+        context_features=7,
+        anchors=100,
+    )
+    codec = NeuralCodec(config).eval()
+    with torch.no_grad():
+        for p in codec.h_s.parameters():
+            p.add_(torch.randn_like(p) * 0.2)
+        for table in (codec.hidden_bias, codec.index_bias):
+            table.values.add_(torch.randn_like(table.values))
+        steps = torch.randint(700, 9000, codec.log_step_y.values.shape) / 1024.0
+        logs = torch.log(steps)
+        for _ in range(8):  # exp(log(x)) is not always x; try the neighbours
+            found = logs.exp()
+            towards = torch.where(found < steps, torch.inf, -torch.inf)
+            logs = torch.where(found == steps, logs, torch.nextafter(logs, towards))
+        # Where no logarithm fits, a step of one.
+        logs = torch.where(logs.exp() == steps, logs, torch.zeros_like(logs))
+        codec.log_step_y.values.copy_(logs)
+    return codec
+
+
 @pytest.mark.parametrize("quality", [1, 2, 37, 50, 99, 100])
 def test_training_model_and_integer_decoder_agree_to_the_bit(
-    codec: NeuralCodec, quality: int
+    exact_codec: NeuralCodec, quality: int
 ) -> None:
-    coder = LatentCoder(export_tables(codec))
+    """Symbols of the training model, decoded with the tables, are its y_hat.
+
+    The networks agree always. The step of training is a float, that of the tables its nearest
+    multiple of 2**-10, and float32 holds `s * step` exactly below 2**24 units of 2**-10: with other
+    steps or larger symbols, as with a residual that leaves 16 bits, training sees a latent that may
+    be off by a rounding. Files are not concerned: an encoder quantizes with the tables.
+    """
+    coder = LatentCoder(export_tables(exact_codec))
     rng = np.random.default_rng(quality)
     z = rng.integers(-127, 128, (5, 3, coder.hyper_channels)).astype(np.int16)
     z[1:] //= 20
-    mu, index = coder.hyper(quality, z)
+    y = torch.from_numpy(rng.laplace(0, 30, (1, coder.latent_channels, 10, 6)).astype(np.float32))
+    q = torch.tensor([float(quality)])
     with torch.inference_mode():
-        want_mu, want_index = codec.scale_indexes(
-            torch.from_numpy(z).permute(2, 0, 1)[None].float(), torch.tensor([float(quality)])
-        )
-    assert np.array_equal(want_mu[0].permute(1, 2, 0).numpy() * 16, mu)
-    assert np.array_equal(want_index[0].permute(1, 2, 0).numpy(), index)
-    assert len(np.unique(index)) > 20  # the comparison saw more than a constant
+        step = exact_codec.log_step_y(q).exp()[0].numpy() * 1024.0
+        coded = exact_codec.code(y, torch.from_numpy(z).permute(2, 0, 1)[None].float(), q)
+    s_hat, want_index, want_y_hat = (
+        v[0].permute(1, 2, 0).numpy() for v in (coded.s_hat, coded.index, coded.y_hat)
+    )
+    assert np.array_equal(step, coder.tables.step_y[quality - 1])  # what agreement rests on
+    assert len(np.unique(step)) > 10
+    assert np.abs(s_hat * step).max() < 1 << 24
+    s = s_hat.astype(np.int16)
+    assert np.array_equal(s, s_hat)
+    mu, index = coder.predict(quality, z, s)
+    assert np.array_equal(index, want_index)
+    residual = (s.astype(np.int64) * coder.tables.step_y[quality - 1] + 32) >> 6
+    assert np.array_equal(residual + mu, want_y_hat * 16)
+    decoded = coder.decode(quality, 5, 3, coder.encode(quality, z, index, s))
+    assert np.array_equal(decoded[0], z)
+    assert np.array_equal(decoded[1], want_y_hat * 16)
+    # The comparison saw more than a constant, and a context that matters.
+    assert len(np.unique(index)) > 20
+    assert (coder.predict(quality, z, np.zeros_like(s))[0] != mu)[1::2].mean() > 0.5
 
 
 @pytest.mark.parametrize("quality", [1, 50, 100])
@@ -67,10 +127,16 @@ def test_coded_size_is_the_information_content(codec: NeuralCodec, quality: int)
     with torch.inference_mode():
         sigma_z = codec.log_sigma_z(q).exp().numpy()[0]
     z = np.clip(np.rint(rng.normal(size=(12, 10, len(sigma_z))) * sigma_z), -127, 127)
-    mu, index = coder.hyper(quality, z.astype(np.int16))
-    sigma = np.array([scale_of(i) for i in range(64)], np.float32)[index]
-    s = np.where(index > 0, np.rint(rng.normal(size=mu.shape) * sigma), 0)
-    data = coder.encode(quality, z.astype(np.int16), index, s.astype(np.int16))
+    z = z.astype(np.int16)
+    s = np.zeros((24, 20, coder.latent_channels), np.int16)
+    sigmas = np.array([scale_of(i) for i in range(64)], np.float32)
+    for dy, dx in CELL_ORDER:  # each depends on those before it
+        level = coder.predict(quality, z, s)[1][dy::2, dx::2]
+        drawn = np.rint(rng.normal(size=level.shape) * sigmas[level])
+        s[dy::2, dx::2] = np.where(level > 0, drawn, 0)
+    _, index = coder.predict(quality, z, s)
+    sigma = sigmas[index]
+    data = coder.encode(quality, z, index, s)
     coded = index > 0
     bits = float(gaussian_bits(torch.tensor(z), torch.tensor(sigma_z)).sum())
     bits += float(gaussian_bits(torch.tensor(s[coded]), torch.tensor(sigma[coded])).sum())
@@ -86,7 +152,7 @@ def test_stages_equal_the_codec_with_units_folded_in(codec: NeuralCodec) -> None
     with torch.inference_mode():
         for got, want in zip(analysis(x), halved.analyse(x), strict=True):
             assert torch.allclose(got, want, rtol=1e-4, atol=1e-3)
-        y_hat = torch.round(torch.randn(1, 128, 4, 6) * 100)
+        y_hat = torch.round(torch.randn(1, codec.cfg.latent_channels, 4, 6) * 100)
         assert torch.allclose(synthesis(y_hat), halved.synthesise(y_hat / 16), rtol=1e-4, atol=1e-2)
 
 
@@ -94,7 +160,8 @@ def test_receptive_halos_are_enough_and_not_generous(codec: NeuralCodec) -> None
     """A change just outside the halo moves nothing; one inside it does."""
     pixels, latents = receptive_halos(codec)
     analysis, synthesis = build_stages(codec)
-    y = torch.randn(1, 128, 16, 16, generator=torch.Generator().manual_seed(3)) * 200
+    shape = (1, codec.cfg.latent_channels, 16, 16)
+    y = torch.randn(shape, generator=torch.Generator().manual_seed(3)) * 200
     changed = y.clone()
     changed[:, :, :, 12:] += 500
     with torch.inference_mode():
