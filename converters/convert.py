@@ -13,16 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgecodec.bundle import (
-    GOLDEN,
-    MANIFEST,
-    TABLES,
-    ArtefactEntry,
-    Manifest,
-    hash_files,
-    short_id,
-    writing_bundle,
-)
+from edgecodec.bundle import GOLDEN, MANIFEST, TABLES, Bundle, short_id
+from edgecodec.bundle_writing import hash_files, size_of, writing_bundle
 from edgecodec.converters.calibration import (
     Calibration,
     demo_photo,
@@ -32,8 +24,10 @@ from edgecodec.converters.calibration import (
 from edgecodec.converters.graph import Graph
 from edgecodec.converters.precision import Precision
 from edgecodec.converters.report import ConversionReport, ConversionRow, make_row
+from edgecodec.converters.share_weights import share_weights
 from edgecodec.converters.targets import TARGETS, Target, plan, require
 from edgecodec.errors import ConversionError
+from edgecodec.manifest import ArtefactEntry, Manifest
 from edgecodec.runtimes.base import STAGES, Artefact, StageName
 
 if TYPE_CHECKING:
@@ -101,14 +95,23 @@ def convert_checkpoint(
         progress("making the golden vector")
         _write_golden(source, photos, folder)
         done = list(_write_artefacts(source, photos, work, folder, progress))
-        manifest = _manifest(source, photos, name, [entry for entry, _ in done], folder)
+        entries = [entry for entry, _ in done]
+        plain, hashes = size_of(folder), hash_files(folder)
+        share_weights(folder, source.graphs, entries)
+        hashes |= hash_files(folder)
+        manifest = _manifest(source, photos, name, entries, hashes)
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+        _read_back(folder)
+        stored = size_of(folder)
+        progress(f"weights stored once: {stored / 1e6:.2f} MB instead of {plain / 1e6:.2f} MB")
     return ConversionReport(
         out,
         name,
         manifest.model_id,
         manifest.tables_id,
         manifest.calibration,
+        stored,
+        plain,
         tuple(row for _, row in done),
         time.perf_counter() - started,
     )
@@ -225,7 +228,7 @@ def _manifest(
     photos: Calibration,
     name: str,
     entries: Sequence[ArtefactEntry],
-    folder: Path,
+    hashes: dict[str, str],
 ) -> Manifest:
     from edgecodec.model import config
     from edgecodec.model.stages import receptive_halos
@@ -244,5 +247,12 @@ def _manifest(
         synthesis_halo=halos[1],
         artefacts=tuple(entries),
         calibration=description,
-        files=hash_files(folder),
+        files=hashes,
     )
+
+
+def _read_back(folder: Path) -> None:
+    """Read every file as a device does; the hashes are those of what was checked."""
+    with Bundle(folder) as bundle:
+        for entry in bundle.manifest.artefacts:
+            bundle.artefact_file(entry)

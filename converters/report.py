@@ -72,6 +72,8 @@ class ConversionReport:
         model_id: of its weights.
         tables_id: of its tables, in every file made with it.
         calibration: what the parity was checked on.
+        stored_bytes: size of the bundle before it may have become a zip file.
+        plain_bytes: size it would have with every artefact whole.
         rows: one per artefact.
         seconds: in all.
     """
@@ -81,6 +83,8 @@ class ConversionReport:
     model_id: str
     tables_id: str
     calibration: dict[str, Any]
+    stored_bytes: int
+    plain_bytes: int
     rows: tuple[ConversionRow, ...]
     seconds: float
 
@@ -99,6 +103,8 @@ class ConversionReport:
             "in latent units (analysis) or levels (synthesis)",
             "moved: share of symbols at a step of 1, or of pixels, that round to another integer",
             f"model {self.model_id}, tables {self.tables_id}",
+            f"size {self.stored_bytes / 1e6:.2f} MB; with every artefact whole it would be "
+            f"{self.plain_bytes / 1e6:.2f} MB",
             f"written to {self.bundle} in {self.seconds:.1f} s",
         ]
         lines += [f"NOT CHECKED: {r.target} {r.stage}: {r.reason}" for r in self.rows if r.reason]

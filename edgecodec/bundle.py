@@ -3,7 +3,10 @@
     manifest.json     what is here, with a SHA-256 of every other file
     tables.bin        integer CDFs, hyper-synthesis and gains (docs/FORMAT.md)
     golden.npz        a small picture with its expected latents and pixels
+    weights.bin       the tensors of all graphs, each once
     onnx/ openvino/ tflite/ torch/   graphs: <stage>.<precision>.<suffix>
+
+A file may be stored in parts, as `<file>.parts`; it is put together when it is first used.
 
 All artefacts of a bundle share the tables, so that any of them decodes any other's files.
 """
@@ -12,149 +15,33 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
+import os
+import shutil
 import tempfile
+import threading
+import weakref
 import zipfile
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from edgecodec.container import HYPER_STRIDE
 from edgecodec.errors import BundleError
-from edgecodec.tables import LATENTS_PER_HYPER
+from edgecodec.manifest import ArtefactEntry, Manifest
+from edgecodec.parts import SUFFIX, Parts
 
-FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 TABLES = "tables.bin"
 GOLDEN = "golden.npz"
-ZIP = ".zip"
+WEIGHTS = "weights.bin"
 UNPACKED_LIMIT = 256 << 20
-"""Bytes that the files of a zipped bundle may have in all."""
+"""Bytes that the files of a zipped bundle may have in all, and those put together of parts."""
+DEFAULT = "default"
+EMBEDDED = Path(__file__).with_name("data")
+"""Where the bundles lie that ship with the package, each in `<name>.bundle`."""
 _MANIFEST_LIMIT = 1 << 20
-
-
-@dataclass(frozen=True)
-class ArtefactEntry:
-    """One stage for one target and precision, as the manifest lists it.
-
-    Attributes:
-        stage: `analysis` or `synthesis`.
-        target: `onnx`, `openvino`, `tflite` or `torch`.
-        precision: `fp32`, `fp16` or `int8`.
-        path: the file a runtime loads, relative to the bundle.
-        bytes: size of all its files.
-        exact: whether every runtime gives the same integers.
-        parity: differences from the reference as measured at conversion, by output name.
-        operators: how often each operator occurs.
-    """
-
-    stage: str
-    target: str
-    precision: str
-    path: str
-    bytes: int
-    exact: bool = False
-    parity: dict[str, Any] = field(default_factory=dict)
-    operators: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """Content of `manifest.json`.
-
-    Attributes:
-        name: what people call the model.
-        model_id: SHA-256 over the weights, shortened to 16 hexadecimal digits.
-        tables_id: SHA-256 over `tables.bin`, shortened to 16 hexadecimal digits; in every file.
-        latent_channels: M.
-        hyper_channels: Z.
-        latent_stride: pixels per latent.
-        hyper_stride: pixels per hyper-latent; images are padded to a multiple of it.
-        analysis_halo: pixels around a tile that the analysis must see, multiple of hyper_stride.
-        synthesis_halo: latents around a tile that the synthesis must see.
-        artefacts: the graphs.
-        calibration: what the conversion was checked on.
-        files: SHA-256 of every file but the manifest, by relative path.
-        format: version of the bundle format.
-    """
-
-    name: str
-    model_id: str
-    tables_id: str
-    latent_channels: int
-    hyper_channels: int
-    latent_stride: int
-    hyper_stride: int
-    analysis_halo: int
-    synthesis_halo: int
-    artefacts: tuple[ArtefactEntry, ...]
-    calibration: dict[str, Any]
-    files: dict[str, str]
-    format: int = FORMAT_VERSION
-
-    def to_json(self) -> str:
-        """Return the text of `manifest.json`."""
-        return json.dumps(asdict(self), indent=1) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str, source: str) -> Manifest:
-        """Parse `manifest.json`.
-
-        Raises:
-            BundleError: not JSON, another format version, or fields missing or of wrong kind.
-        """
-        try:
-            values = json.loads(text)
-        except (ValueError, RecursionError) as exc:
-            raise BundleError(f"{source}: the manifest is not JSON ({exc})") from exc
-        if not isinstance(values, dict) or values.get("format") != FORMAT_VERSION:
-            raise BundleError(
-                f"{source}: not a bundle of format {FORMAT_VERSION}; "
-                "convert the checkpoint again with this version of edgecodec"
-            )
-        try:
-            entries = tuple(ArtefactEntry(**entry) for entry in values.pop("artefacts"))
-            manifest = cls(artefacts=entries, **values)
-        except (KeyError, TypeError) as exc:
-            raise BundleError(f"{source}: the manifest is incomplete ({exc})") from exc
-        wrong = [*_wrong_kinds(manifest), *(w for e in entries for w in _wrong_kinds(e))]
-        wrong += [] if wrong else _wrong_values(manifest)
-        if wrong:
-            raise BundleError(f"{source}: the manifest is damaged: {', '.join(wrong)} cannot be")
-        return manifest
-
-
-_KINDS = {"str": str, "int": int, "bool": bool}
-
-
-def _wrong_kinds(record: Manifest | ArtefactEntry) -> list[str]:
-    """Name the fields that do not hold what their annotation says."""
-    wrong = []
-    for item in fields(record):
-        value = getattr(record, item.name)
-        kind = _KINDS.get(str(item.type), tuple if item.name == "artefacts" else dict)
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            wrong.append(item.name)
-    return wrong
-
-
-def _wrong_values(m: Manifest) -> list[str]:
-    """Name the fields whose values no bundle of this format has."""
-    hyper_stride = HYPER_STRIDE
-    checks = {
-        "latent_channels": m.latent_channels > 0,
-        "hyper_channels": m.hyper_channels > 0,
-        "latent_stride": m.latent_stride * LATENTS_PER_HYPER == hyper_stride,
-        "hyper_stride": m.hyper_stride == hyper_stride,
-        "analysis_halo": m.analysis_halo >= 0 and m.analysis_halo % hyper_stride == 0,
-        "synthesis_halo": m.synthesis_halo >= 0,
-        "files": all(isinstance(value, str) for value in m.files.values()),
-    }
-    return [name for name, good in checks.items() if not good]
 
 
 def sha256_of(path: Path) -> str:
@@ -168,34 +55,78 @@ def short_id(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
 
 
-def default_bundle_path() -> Path:
-    """Return the folder of the bundle that ships with the package."""
-    return Path(__file__).with_name("data") / "default.bundle"
+def default_bundle_path(embedded: Path | None = None) -> Path:
+    """Return the folder of the bundle that is used where none is named."""
+    return (embedded or EMBEDDED) / f"{DEFAULT}.bundle"
+
+
+def embedded_bundles(embedded: Path | None = None) -> dict[str, Path]:
+    """Return the bundles that can be named, the default one first.
+
+    Args:
+        embedded: folder they lie in; None is that of the package.
+    """
+    found = {path.stem: path for path in sorted((embedded or EMBEDDED).glob("*.bundle"))}
+    return dict(sorted(found.items(), key=lambda item: item[0] != DEFAULT))
+
+
+def find_bundle(name_or_path: str | Path, embedded: Path | None = None) -> Path:
+    """Return the path of a bundle: one that exists, else the embedded bundle of that name.
+
+    Raises:
+        BundleError: neither; lists the names there are.
+    """
+    known = embedded_bundles(embedded)
+    path = Path(name_or_path)
+    if os.path.lexists(path):
+        return path
+    if str(name_or_path) in known:
+        return known[str(name_or_path)]
+    raise BundleError(
+        f"{name_or_path}: no such bundle; give its path, or the name of an embedded one: "
+        f"{', '.join(known) or 'none'}"
+    )
+
+
+def bundle_with_tables(tables_id: str, embedded: Path | None = None) -> Path | None:
+    """Return the embedded bundle with these tables, from the manifests alone; None without one."""
+    for path in embedded_bundles(embedded).values():
+        with contextlib.suppress(BundleError), Bundle(path) as bundle:
+            if bundle.manifest.tables_id == tables_id:
+                return path
+    return None
 
 
 class Bundle:
     """A bundle opened for reading. Files are checked against their hash when first used.
 
+    Can be shared among threads. Temporary copies, of a zip file's content or of files stored in
+    parts, live until `close`, or until the bundle is forgotten.
+
     Args:
-        path: folder or zip file; None takes the one that ships with the package.
+        path: folder or zip file, or the name of an embedded bundle; None takes the default one.
+        embedded: folder of the embedded bundles; None is that of the package.
 
     Raises:
         BundleError: nothing there, or not a bundle.
     """
 
-    def __init__(self, path: str | Path | None = None) -> None:
-        self.path = default_bundle_path() if path is None else Path(path)
-        self._unpacked: tempfile.TemporaryDirectory[str] | None = None
+    def __init__(self, path: str | Path | None = None, *, embedded: Path | None = None) -> None:
+        self.path = default_bundle_path(embedded) if path is None else find_bundle(path, embedded)
+        self._lock = threading.RLock()
+        self._scratch: Path | None = None
+        self._remove: Callable[[], object] = lambda: None
+        self._paths: dict[str, Path] = {}
+        self._put_together = 0
         if not self.path.exists():
             raise BundleError(f"{self.path}: no such bundle")
         packed = not self.path.is_dir()
-        self.root = self._scratch() if packed else self.path
+        self.root = self._temporary("bundle") if packed else self.path
         try:
             self.manifest = self._unpack() if packed else self._read_manifest()
         except BundleError:
             self.close()
             raise
-        self._checked: set[str] = set()
 
     def __enter__(self) -> Bundle:
         return self
@@ -210,9 +141,15 @@ class Bundle:
             raise BundleError(f"{self.path}: not a bundle, {MANIFEST} cannot be read") from exc
         return Manifest.from_json(text, str(self.path))
 
-    def _scratch(self) -> Path:
-        self._unpacked = tempfile.TemporaryDirectory(prefix="edgecodec-")
-        return Path(self._unpacked.name)
+    def _temporary(self, name: str) -> Path:
+        """Return a folder that vanishes with this bundle."""
+        if self._scratch is None:
+            try:
+                self._scratch = Path(tempfile.mkdtemp(prefix="edgecodec-"))
+            except OSError as exc:
+                raise BundleError(f"{self.path}: no temporary folder can be made ({exc})") from exc
+            self._remove = weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
+        return self._scratch / name
 
     def _unpack(self) -> Manifest:
         try:
@@ -249,24 +186,75 @@ class Bundle:
     def file(self, name: str) -> Path:
         """Return the path of a file of the bundle after checking its content.
 
+        A file stored in parts is put together on first use, in a temporary folder.
+
         Raises:
-            BundleError: not listed, missing, or its hash differs.
+            BundleError: not listed, missing, too large, or its hash differs.
         """
+        with self._lock:
+            if name not in self._paths:
+                stored_in_parts = name + SUFFIX in self.manifest.files
+                self._paths[name] = self._make(name) if stored_in_parts else self._checked(name)
+            return self._paths[name]
+
+    def _listed(self, name: str) -> str:
+        """Return the hash that the manifest lists, for names that stay within a folder."""
         expected = self.manifest.files.get(name)
         parts = PurePosixPath(name)
-        if expected is None or parts.is_absolute() or ".." in parts.parts:
+        outside = parts.is_absolute() or ".." in parts.parts or set(name) & set("\\:\0")
+        if expected is None or outside:
             raise BundleError(f"{self.path}: the manifest lists no file {name}")
+        return expected
+
+    def _checked(self, name: str) -> Path:
+        """Return a stored file, its content checked."""
+        expected = self._listed(name)
         path = self.root / name
-        if name not in self._checked:
+        try:
             if not path.is_file():
                 raise BundleError(f"{self.path}: {name} is missing; convert or install it again")
-            if sha256_of(path) != expected:
-                raise BundleError(
-                    f"{self.path}: {name} is damaged, its hash differs from the manifest's; "
-                    "convert or install it again"
-                )
-            self._checked.add(name)
+            found = sha256_of(path)
+        except OSError as exc:
+            raise BundleError(f"{self.path}: {name} cannot be read ({exc.strerror})") from exc
+        if found != expected:
+            raise BundleError(
+                f"{self.path}: {name} is damaged, its hash differs from the manifest's; "
+                "convert or install it again"
+            )
         return path
+
+    def _make(self, name: str) -> Path:
+        """Put together a file that is stored in parts."""
+        expected = self._listed(name)
+        recipe = self._checked(name + SUFFIX)
+        self._check_room(name, recipe.stat().st_size)
+        parts = Parts.from_bytes(recipe.read_bytes(), f"{self.path}: {name}{SUFFIX}")
+        self._check_room(name, parts.size)
+        path, digest = self._temporary("parts") / name, hashlib.sha256()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with (self.root / WEIGHTS).open("rb") as weights, path.open("wb") as out:
+                for chunk in parts.chunks(weights):
+                    digest.update(chunk)
+                    out.write(chunk)
+        except (OSError, ValueError) as exc:
+            self._checked(WEIGHTS)  # where that is what is wrong, it is named
+            raise BundleError(f"{self.path}: {name} cannot be put together ({exc})") from exc
+        if digest.hexdigest() != expected:
+            self._checked(WEIGHTS)
+            raise BundleError(
+                f"{self.path}: the parts of {name} do not make the file that the manifest lists; "
+                "convert or install it again"
+            )
+        self._put_together += parts.size
+        return path
+
+    def _check_room(self, name: str, size: int) -> None:
+        if self._put_together + size > UNPACKED_LIMIT:
+            raise BundleError(
+                f"{self.path}: {name} would have {size / 2**20:.0f} MB; files stored in parts may "
+                f"have {UNPACKED_LIMIT >> 20} MB in all"
+            )
 
     def tables(self) -> bytes:
         """Return `tables.bin`.
@@ -280,12 +268,34 @@ class Bundle:
         return data
 
     def artefact_file(self, entry: ArtefactEntry) -> Path:
-        """Return the file of an artefact; those beside it of the same stem are checked too."""
+        """Return the file of an artefact; those beside it of the same stem are checked too.
+
+        Where one of them is stored in parts, all of them are beside each other in a temporary
+        folder.
+
+        Raises:
+            BundleError: see `file`.
+        """
         stem = entry.path.rsplit(".", 1)[0] + "."
-        for name in self.manifest.files:
-            if name.startswith(stem):
-                self.file(name)
-        return self.file(entry.path)
+        own = [name for name in self.manifest.files if name.startswith(stem)]
+        own = [name for name in own if not name.endswith(SUFFIX)]
+        with self._lock:
+            found = {name: self.file(name) for name in (*own, entry.path)}
+            if any(name + SUFFIX in self.manifest.files for name in own):
+                for name, path in found.items():
+                    self._paths[name] = self._beside(name, path)
+            return self._paths[entry.path]
+
+    def _beside(self, name: str, path: Path) -> Path:
+        """Return a checked file as it lies among those put together, copied where it does not."""
+        target = self._temporary("parts") / name
+        if path != target:
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target)
+            except OSError as exc:
+                raise BundleError(f"{self.path}: {name} cannot be copied ({exc})") from exc
+        return target
 
     def golden(self) -> dict[str, npt.NDArray[Any]]:
         """Return the golden vector.
@@ -301,86 +311,9 @@ class Bundle:
             raise BundleError(f"{self.path}: {GOLDEN} cannot be read") from exc
 
     def close(self) -> None:
-        """Remove the unpacked copy of a zip file."""
-        if self._unpacked is not None:
-            self._unpacked.cleanup()
-            self._unpacked = None
-
-
-@contextlib.contextmanager
-def writing_bundle(target: Path, *, force: bool = False) -> Iterator[Path]:
-    """Give a folder to fill that becomes `target` when all went well, and vanishes otherwise.
-
-    A `target` ending in `.zip` becomes a zip file. An earlier bundle is replaced only at the end,
-    and only with `force`.
-
-    Raises:
-        BundleError: `target` exists and is not a bundle, or is one and `force` is not set; its
-            folder is missing; it cannot be written.
-    """
-    try:
-        _check_target(target, force)
-        place = target.resolve()  # `.` has no name
-        with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}-") as scratch:
-            folder = Path(scratch) / "bundle"
-            folder.mkdir()
-            yield folder
-            _check_target(target, force)  # again, as filling it may have taken minutes
-            _move(folder, place, target.suffix == ZIP)
-    except BrokenPipeError:
-        raise  # of who listens to the progress, not of the file
-    except OSError as exc:
-        raise BundleError(f"{target}: cannot be written ({exc})") from exc
-
-
-def _check_target(target: Path, force: bool) -> None:
-    """Refuse a target that cannot be written, or whose replacement could lose data."""
-    if not target.parent.is_dir():
-        raise BundleError(f"{target.parent}: no such folder")
-    zipped, is_folder = target.suffix == ZIP, target.is_dir()
-    if not target.exists() or (is_folder and not zipped and not any(target.iterdir())):
-        return
-    if is_folder == zipped or not _holds_manifest(target):
-        kind = "a zipped bundle" if zipped else "a bundle"
-        raise BundleError(f"{target}: exists and is not {kind}; choose another name")
-    if not force:
-        raise BundleError(f"{target}: exists already; add --force to replace it")
-
-
-def _holds_manifest(path: Path) -> bool:
-    if path.is_dir():
-        return (path / MANIFEST).is_file()
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return MANIFEST in archive.namelist()
-    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
-        return False
-
-
-def _move(folder: Path, target: Path, zipped: bool) -> None:
-    """Put a filled folder, or a zip file of its content, where the target is to be."""
-    if zipped:
-        packed = folder.with_suffix(ZIP)
-        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-            for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-                archive.write(path, path.relative_to(folder).as_posix())
-        packed.replace(target)
-        return
-    old = folder.with_name("old")
-    if target.is_dir():
-        target.rename(old)
-    try:
-        folder.rename(target)
-    except OSError:
-        if old.exists():
-            old.rename(target)
-        raise
-
-
-def hash_files(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file below `folder` but the manifest, by relative path."""
-    return {
-        path.relative_to(folder).as_posix(): sha256_of(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST
-    }
+        """Remove temporary copies: of a zip file's content, and of files stored in parts."""
+        with self._lock:
+            self._remove()
+            self._scratch = None
+            self._paths.clear()
+            self._put_together = 0

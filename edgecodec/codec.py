@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from edgecodec.bundle import Bundle
+from edgecodec.bundle import Bundle, bundle_with_tables
 from edgecodec.container import (
     MAX_TILE,
     ContainerFile,
     Header,
     Tile,
     read_container,
+    read_header,
     write_container,
 )
 from edgecodec.effort import PLANS, decide
@@ -75,14 +76,16 @@ class Codec:
     """A model and a backend, loaded once and used many times, from many threads.
 
     Args:
-        bundle: folder or zip file of a bundle, or an open Bundle; None takes the shipped model.
+        bundle: folder or zip file of a bundle, the name of an embedded one, or an open Bundle.
+            None encodes with the default one and decodes with whichever embedded one a file names.
         backend: `auto` measures what is here; a name takes that backend or fails.
         precision: `auto`, `fp32`, `fp16` or `int8`.
         threads: worker threads of the runtime; None leaves the choice to it.
         entropy_coder: `auto` (the C core where it is built), `c` or `numpy`.
+        embedded: folder of the embedded bundles; None is that of the package.
 
     Raises:
-        BundleError: the bundle is damaged or missing.
+        BundleError: the bundle is damaged or missing, or no embedded one has that name.
     """
 
     def __init__(
@@ -93,12 +96,15 @@ class Codec:
         threads: int | None = None,
         *,
         entropy_coder: str = "auto",
+        embedded: Path | None = None,
     ) -> None:
         if threads is not None:
             threads = _whole("threads", threads, 1, 1024)
         self._owns_bundle = not isinstance(bundle, Bundle)
-        self.bundle = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
+        self.bundle = bundle if isinstance(bundle, Bundle) else Bundle(bundle, embedded=embedded)
         self.backend, self.precision, self.threads = backend, precision, threads
+        self._any_embedded, self._embedded = bundle is None, embedded
+        self._entropy_coder = entropy_coder
         try:
             self.coder = self._load_coder(entropy_coder)
         except EdgeCodecError:
@@ -107,6 +113,7 @@ class Codec:
         self._lock = threading.Lock()
         self._closed = False
         self._sessions: dict[str, tuple[Session, Choice]] = {}
+        self._others: dict[str, Codec] = {}
 
     def _load_coder(self, implementation: str) -> LatentCoder:
         m, coder = self.bundle.manifest, LatentCoder(self.bundle.tables(), implementation)
@@ -155,6 +162,9 @@ class Codec:
             for session, _ in self._sessions.values():
                 session.close()
             self._sessions.clear()
+            for other in self._others.values():
+                other.close()
+            self._others.clear()
         self._close_bundle()
 
     def __enter__(self) -> Codec:
@@ -247,6 +257,40 @@ class Codec:
 
     # -- decoding ---------------------------------------------------------------------------
 
+    def for_file(self, data: bytes) -> Codec:
+        """Return the codec that `decode` uses for a file.
+
+        Args:
+            data: the bytes of an `.ecx` file.
+
+        Returns:
+            this codec; or where no bundle was asked for and an embedded one other than the
+            default has the tables that the file names, one with that bundle and the same options,
+            which is made once and closed with this one.
+
+        Raises:
+            BitstreamError: not an `.ecx` file, or its header is damaged.
+            BundleError: the embedded bundle is damaged.
+        """
+        wanted = read_header(_as_bytes(data)).tables_id
+        if not self._any_embedded or wanted == self.bundle.manifest.tables_id:
+            return self
+        with self._lock:
+            if self._closed:
+                raise ConfigError("the codec is closed; make a new one")
+            if wanted not in self._others:
+                path = bundle_with_tables(wanted, self._embedded)
+                if path is None:
+                    return self  # which refuses the file, naming both
+                self._others[wanted] = Codec(
+                    path,
+                    self.backend,
+                    self.precision,
+                    self.threads,
+                    entropy_coder=self._entropy_coder,
+                )
+            return self._others[wanted]
+
     def decode(
         self, data: bytes, *, keep_going: bool = False, profile: Profile | None = None
     ) -> Image.Image:
@@ -262,11 +306,13 @@ class Codec:
             an RGB or L image with its metadata in `info`.
 
         Raises:
-            BitstreamError: not an intact `.ecx` file of this model.
+            BitstreamError: not an intact `.ecx` file of this model, or of an embedded one.
             BackendError: the runtime failed.
         """
         from edgecodec.image import from_pixels  # noqa: PLC0415
 
+        if (other := self.for_file(data)) is not self:
+            return other.decode(data, keep_going=keep_going, profile=profile)
         profile = profile or Profile()
         with profile.stage("entropy decoding"):
             file, latents, damaged = self._latents(data, keep_going)
@@ -295,9 +341,9 @@ class Codec:
             (h, w, M) int16 in units of 1/16, for the padded image.
 
         Raises:
-            BitstreamError: not an intact `.ecx` file of this model.
+            BitstreamError: not an intact `.ecx` file of this model, or of an embedded one.
         """
-        return self._latents(data, keep_going=False)[1]
+        return self.for_file(data)._latents(data, keep_going=False)[1]
 
     def _latents(
         self, data: bytes, keep_going: bool
@@ -436,5 +482,5 @@ def encode(
 
 
 def decode(data: bytes) -> Image.Image:
-    """Decompress a file made with the shipped model; see `Codec.decode`."""
+    """Decompress a file made with any embedded model; see `Codec.decode`."""
     return default_codec().decode(data)

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 
-from edgecodec.bundle import ArtefactEntry, Bundle
+from edgecodec.bundle import Bundle
 from edgecodec.errors import (
     BackendError,
     BackendUnavailableError,
@@ -15,6 +15,7 @@ from edgecodec.errors import (
     EdgeCodecError,
     UnknownPluginError,
 )
+from edgecodec.manifest import ArtefactEntry
 from edgecodec.runtimes.base import (
     Artefact,
     Availability,

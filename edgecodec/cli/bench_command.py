@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from edgecodec.cli.common import check_json, expand_images, name_list, whole_number, write_json
+from edgecodec.cli.common import (
+    add_bundle_option,
+    check_json,
+    expand_images,
+    name_list,
+    whole_number,
+    write_json,
+)
 
 
 def add_parser(sub: Any) -> None:
@@ -24,7 +31,7 @@ def add_parser(sub: Any) -> None:
     add("--against", type=name_list, default=(), metavar="LIST", help="such as jpeg,webp,avif")
     add("-q", "--quality", type=whole_number(1, 100), default=60)
     add("--runs", type=whole_number(3, 10000), default=20, help="timed runs (default 20)")
-    add("--bundle", metavar="PATH", help="folder or zip (default: shipped model)")
+    add_bundle_option(parser)
     add("--threads", type=whole_number(1, 1024), metavar="N")
     add("--json", metavar="FILE", help="all samples; - is stdout")
     parser.set_defaults(run=run)

@@ -69,8 +69,17 @@ def add_backend_options(parser: argparse.ArgumentParser) -> None:
         help="auto (measure and take the fastest), onnxruntime, openvino, tflite or torch",
     )
     parser.add_argument("--precision", default="auto", choices=PRECISIONS)
-    parser.add_argument("--bundle", metavar="PATH", help="folder or zip (default: shipped model)")
+    add_bundle_option(parser)
     parser.add_argument("--threads", type=whole_number(1, 1024), metavar="N")
+
+
+def add_bundle_option(parser: argparse.ArgumentParser) -> None:
+    """Add --bundle."""
+    parser.add_argument(
+        "--bundle",
+        metavar="NAME_OR_PATH",
+        help="a shipped model, or a folder or zip file (default: default, or what a file needs)",
+    )
 
 
 def make_codec(args: argparse.Namespace) -> Codec:

@@ -43,8 +43,9 @@ def run(args: argparse.Namespace) -> int:
     refuse_overwriting(args.output, args.force)
     data = read_input(args.input)
     profile = Profile()
-    with make_codec(args) as codec:
+    with make_codec(args) as made:
         with naming(args.input):
+            codec = made.for_file(data)
             image = codec.decode(data, keep_going=args.keep_going, profile=profile)
         damaged = image.info.pop("damaged_tiles", [])
         used = codec.choice("synthesis")

@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from edgecodec.cli.common import check_json, expand_images, number_list, whole_number, write_json
+from edgecodec.cli.common import (
+    add_bundle_option,
+    check_json,
+    expand_images,
+    number_list,
+    whole_number,
+    write_json,
+)
 
 
 def add_parser(sub: Any) -> None:
@@ -21,7 +28,7 @@ def add_parser(sub: Any) -> None:
     add = parser.add_argument
     add("images", nargs="*", metavar="IMAGES", help="default: the demo photo")
     add("--qualities", type=number_list, default=(10, 50, 90), metavar="LIST")
-    add("--bundle", metavar="PATH", help="folder or zip (default: shipped model)")
+    add_bundle_option(parser)
     add("--threads", type=whole_number(1, 1024), metavar="N")
     add("--json", metavar="FILE", help="write the results; - is stdout")
     parser.set_defaults(run=run)

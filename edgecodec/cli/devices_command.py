@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any
 
-from edgecodec.cli.common import whole_number
+from edgecodec.cli.common import add_bundle_option, whole_number
 
 
 def add_parser(sub: Any) -> None:
@@ -20,7 +20,7 @@ def add_parser(sub: Any) -> None:
     parser.add_argument(
         "--refresh", action="store_true", help="measure again (every run measures at present)"
     )
-    parser.add_argument("--bundle", metavar="PATH", help="folder or zip (default: shipped model)")
+    add_bundle_option(parser)
     parser.add_argument("--threads", type=whole_number(1, 1024), metavar="N")
     parser.set_defaults(run=run)
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from edgecodec.bundle import Bundle
+from edgecodec.bundle import WEIGHTS, Bundle
+from edgecodec.bundle_writing import size_of
 from edgecodec.container import read_container
 from edgecodec.converters.convert import convert_checkpoint
 from edgecodec.converters.report import ConversionReport
@@ -22,7 +23,7 @@ from edgecodec.errors import (
     MissingDependencyError,
     ParityError,
 )
-from edgecodec.model.checkpoint import save_checkpoint
+from edgecodec.model.checkpoint import load_codec, save_checkpoint
 from edgecodec.model.config import CodecConfig
 from edgecodec.model.network import NeuralCodec
 from edgecodec.runtimes.base import Artefact, SessionOptions
@@ -139,7 +140,28 @@ def test_conversion_is_reproducible(checkpoint: Path, photos: Path, tmp_path: Pa
     first = convert(checkpoint, photos, tmp_path / "first", **options)
     second = convert(checkpoint, photos, tmp_path / "second", **options)
     assert first.model_id == second.model_id
-    assert Bundle(tmp_path / "first").manifest.files == Bundle(tmp_path / "second").manifest.files
+    files = Bundle(tmp_path / "first").manifest.files
+    assert WEIGHTS in files
+    assert files == Bundle(tmp_path / "second").manifest.files
+
+
+def test_weights_are_stored_once(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
+    """Not by path alone: nowhere in the bundle do the bytes of a weight stand as they are."""
+    targets = ["onnx", "openvino", "tflite", "torch"]
+    report = convert(checkpoint, photos, tmp_path / "b", targets=targets)
+    assert report.stored_bytes == size_of(tmp_path / "b") < report.plain_bytes
+    assert f"size {report.stored_bytes / 1e6:.2f} MB" in report.table()
+    with Bundle(tmp_path / "b") as bundle:
+        names = {e.path for e in bundle.manifest.artefacts}
+        names |= {n.replace(".xml", ".bin") for n in names}
+        assert {n for n in names if (bundle.root / n).exists()} == {
+            n for n in names if n.endswith(".xml")
+        }
+        weight = load_codec(checkpoint).state_dict()["g_s.0.weight"].half().numpy().tobytes()
+        whole = [bundle.artefact_file(e) for e in bundle.manifest.artefacts]
+        assert sum(weight in path.read_bytes() for path in whole) >= 2
+        stored = [p.read_bytes() for p in bundle.root.rglob("*.*")]
+        assert not [data for data in stored if weight in data]
 
 
 def test_demo_photo_serves_where_no_folder_is_named(checkpoint: Path, tmp_path: Path) -> None:

@@ -9,20 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgecodec.bundle import (
-    GOLDEN,
-    MANIFEST,
-    ArtefactEntry,
-    Bundle,
-    Manifest,
-    hash_files,
-    writing_bundle,
-)
+from edgecodec.bundle import GOLDEN, MANIFEST, Bundle
+from edgecodec.bundle_writing import hash_files, writing_bundle
 from edgecodec.converters.graph import Conv2d, DepthToSpace, Graph, Relu, Value
 from edgecodec.converters.graph_to_onnx import write_onnx
 from edgecodec.converters.graph_to_openvino import write_openvino
 from edgecodec.converters.graph_to_tflite import write_tflite
 from edgecodec.converters.graph_to_torch import write_torch
+from edgecodec.manifest import ArtefactEntry, Manifest
 from edgecodec.runtimes import registry, select
 
 Float32Array = npt.NDArray[np.float32]

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgecodec.bundle import GOLDEN, MANIFEST, ArtefactEntry, Bundle, hash_files
+from edgecodec.bundle import GOLDEN, MANIFEST, Bundle
+from edgecodec.bundle_writing import hash_files
 from edgecodec.errors import (
     BackendError,
     BackendUnavailableError,
@@ -19,6 +20,7 @@ from edgecodec.errors import (
     ConfigError,
     UnknownPluginError,
 )
+from edgecodec.manifest import ArtefactEntry
 from edgecodec.runtimes import registry, select
 from edgecodec.runtimes.base import Artefact, Availability, Session, SessionOptions
 from edgecodec.runtimes.onnxruntime_backend import OnnxRuntimeBackend
