@@ -212,8 +212,9 @@ class Codec:
         picture = to_picture(image)
         height, width = picture.pixels.shape[:2]
         header = Header(width, height, picture.mode, quality, tile, self.bundle.manifest.tables_id)
-        for stage in ("analysis", "synthesis")[: 1 + (effort > 1)]:
-            self._open(stage)  # so that loading it counts as no stage
+        self._open("analysis")  # so that loading it counts as no stage
+        if effort > 1:
+            self._open("synthesis")
         substreams = [
             self._encode_tile(picture.pixels, header, part, effort, profile)
             for part in header.tiles()
@@ -253,7 +254,8 @@ class Codec:
         """Return the y of the picture that y_hat decodes to, both (h, w, M)."""
         shown = self.run_stage("synthesis", {"y_hat": y_hat[None].astype(np.float32)})["x_hat"]
         x = np.floor(np.clip(shown + np.float32(0.5), 0, 255))
-        return self.run_stage("analysis", {"x": x})["y"][0]
+        y: npt.NDArray[np.float32] = self.run_stage("analysis", {"x": x})["y"][0]
+        return y
 
     # -- decoding ---------------------------------------------------------------------------
 

@@ -116,8 +116,8 @@ def dequantize(
     s, _ = coder.quantize(quality, z, y, reluctance)
     mu, _ = coder.predict(quality, z, s)
     step = coder.tables.step_y[quality - 1]
-    y_hat = ((s.astype(np.int32) * step + 32) >> 6) + mu
-    return np.clip(y_hat, -32768, 32767).astype(np.int16)
+    y_hat = np.clip(((s.astype(np.int32) * step + 32) >> 6) + mu, -32768, 32767)
+    return np.asarray(y_hat, np.int16)
 
 
 def _thresholds(tables: Tables, reluctance: float) -> Float32Array:
@@ -150,7 +150,7 @@ def _search_hyper(
         moved = False
         for channel, direction in _moves(coder, quality):
             trial = z.copy()
-            trial[..., channel] = np.clip(trial[..., channel] + direction, -HYPER_LIMIT, HYPER_LIMIT)
+            trial[..., channel] = (z[..., channel] + direction).clip(-HYPER_LIMIT, HYPER_LIMIT)
             cost = coder.price(quality, trial, y, reluctance, weight=STEP_WEIGHT)
             better = cost < best
             if better.any():

@@ -118,9 +118,7 @@ class CoreImplementation:
         zh, zw, _ = z.shape
         cost = np.empty((zh, zw), np.float32)
         thresholds = b"" if reluctance is None else reluctance
-        self._core.price(
-            self._model, quality, zh, zw, z, y, thresholds, self._bits, weight, cost
-        )
+        self._core.price(self._model, quality, zh, zw, z, y, thresholds, self._bits, weight, cost)
         return cost
 
     def encode(self, quality: int, z: Int16Array, index: UInt8Array, s: Int16Array) -> bytes:

@@ -75,7 +75,10 @@ class NumpyImplementation:
         return mu.astype(np.int16), np.clip(index, 0, len(self._cdf) - 1).astype(np.uint8)
 
     def _residual(self, quality: int, s: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
-        return (s.astype(np.int64) * self._t.step_y[quality - 1] + 32) >> 6
+        residual: npt.NDArray[np.int64] = (
+            s.astype(np.int64) * self._t.step_y[quality - 1] + 32
+        ) >> 6
+        return residual
 
     def _walk(
         self, quality: int, z: Int16Array, symbols: _Symbols
@@ -145,7 +148,7 @@ class NumpyImplementation:
         price = self._bits[row + np.where(inside, s + half, 2 * half + 1)]
         cost += np.where(index > 0, price + np.where(inside, 0.0, ESCAPE_BITS), 0.0)
         cells = cost.sum(2).reshape(z.shape[0], 2, z.shape[1], 2).sum((1, 3))
-        return cells.astype(np.float32)
+        return np.asarray(cells, np.float32)
 
     def encode(self, quality: int, z: Int16Array, index: UInt8Array, s: Int16Array) -> bytes:
         """Write one substream."""
@@ -199,7 +202,8 @@ class NumpyImplementation:
             return s
 
         s, _, mu = self._walk(quality, z, symbols)
-        return np.clip(self._residual(quality, s) + mu, -32768, 32767).astype(np.int16)
+        y_hat = np.clip(self._residual(quality, s) + mu, -32768, 32767)
+        return np.asarray(y_hat, np.int16)
 
     def _read(self, reader: _Reader, level: int, limit: int) -> int:
         cdf, half = self._cdf[level], self._half[level]

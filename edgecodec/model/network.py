@@ -126,17 +126,20 @@ class IntegerHyperSynthesis(nn.Module):
         self.latent_channels = m
         self.first = IntegerLinear(cfg.hyper_channels, cfg.hyper_hidden, fixed.Z_FRAC)
         self.second = IntegerLinear(cfg.hyper_hidden, 4 * cfg.hyper_features, fixed.ACTIVATION_FRAC)
-        self.context = nn.ModuleList(
-            [IntegerLinear(k * m, c, fixed.RESIDUAL_FRAC) for k in (1, 2, 3)]
-        )
+        contexts = [IntegerLinear(k * m, c, fixed.RESIDUAL_FRAC) for k in (1, 2, 3)]
+        self.context = nn.ModuleList(contexts)
         self.heads = IntegerLinear(cfg.hyper_features + c, 2 * m, fixed.ACTIVATION_FRAC)
         with torch.no_grad():
             self.heads.weight.mul_(0.1)
-            for layer in self.context:
+            for layer in self.contexts():
                 layer.weight.mul_(0.5)
             # Start at a standard deviation near one step: neither skipped nor flat.
             start = math.log(1.0 / fixed.SCALE_MIN) / fixed.log_scale_step()
             self.heads.bias[m:] = start / 2.0**fixed.HEAD_GAIN_LOG2
+
+    def contexts(self) -> list[IntegerLinear]:
+        """Return the layers that see one, two and three earlier latents of a cell."""
+        return [layer for layer in self.context if isinstance(layer, IntegerLinear)]
 
     def features(self, z_fix: Tensor, hidden_bias: Tensor) -> Tensor:
         """Return the features of every latent, (N, F, 2h, 2w).
@@ -165,7 +168,7 @@ class IntegerHyperSynthesis(nn.Module):
         if before:
             limit = fixed.RESIDUAL_LIMIT
             seen = round_clip(torch.cat(before, 1), fixed.RESIDUAL_FRAC, -limit, limit)
-            context = torch.relu(self.context[len(before) - 1](seen))
+            context = torch.relu(self.contexts()[len(before) - 1](seen))
             context = round_clip(context, fixed.ACTIVATION_FRAC, 0, 255)
         extra = torch.cat([torch.zeros_like(index_bias), index_bias], 1)
         out = self.heads(torch.cat([features, context], 1), extra) * 2.0**fixed.HEAD_GAIN_LOG2
@@ -212,8 +215,8 @@ class CodedLatents(NamedTuple):
     """Symbols before rounding."""
     s_hat: Tensor
     """Symbols."""
-    index: Tensor
-    """Scale indexes."""
+    scale_index: Tensor
+    """Scale indexes, whole numbers."""
     y_hat: Tensor
     """Dequantized latents, multiples of 2**-Y_FRAC."""
 
@@ -230,9 +233,7 @@ class NeuralCodec(nn.Module):
         self.g_s = build_synthesis(cfg)
         # Half the logarithm, because MSE goes with the step squared; the uniform quantizer that
         # spends bits at the slope lambda = 0.12 has a step of about one unit of y.
-        coarsest, finest = (
-            -0.5 * math.log(v / 0.12) for v in (cfg.lambda_min, cfg.lambda_max)
-        )
+        coarsest, finest = (-0.5 * math.log(v / 0.12) for v in (cfg.lambda_min, cfg.lambda_max))
         n, m, z = cfg.anchors, cfg.latent_channels, cfg.hyper_channels
         self.log_step_y = QualityTable(coarsest, finest, n, m)
         self.log_enc_z = QualityTable(1.0, 2.0, n, z)
@@ -300,7 +301,7 @@ class NeuralCodec(nn.Module):
             z = z * self.log_enc_z(quality).exp()[:, :, None, None]
             z_hat = round_clip(z, 0, -fixed.HYPER_LIMIT, fixed.HYPER_LIMIT)
             coded = self.code(y, z_hat, quality)
-            sigma = fixed.SCALE_MIN * torch.exp(coded.index * fixed.log_scale_step())
+            sigma = fixed.SCALE_MIN * torch.exp(coded.scale_index * fixed.log_scale_step())
             sigma_z = self.log_sigma_z(quality).exp().clamp(fixed.SCALE_MIN, fixed.SCALE_MAX)
             if self.training:
                 s_rate = coded.s + torch.rand_like(coded.s) - 0.5

@@ -80,15 +80,18 @@ def build_tables(codec: NeuralCodec) -> Tables:
     rows = [gaussian_frequencies(fixed.scale_of(i)) for i in range(1, fixed.SCALE_LEVELS)]
     heads = _bias(h_s.heads)
     index_bias = h_s.heads.bias[m:] + codec.index_bias(q)
+    c1, c2, c3 = (_weight(layer) for layer in h_s.contexts())
     return Tables(
         frequencies=(np.zeros(0, np.uint16), *rows),
         w1=_weight(h_s.first),
         w2=_weight(h_s.second),
-        **{f"c{k}": _weight(layer) for k, layer in enumerate(h_s.context, 1)},
+        c1=c1,
+        c2=c2,
+        c3=c3,
         w3=_weight(h_s.heads),
         b1=_bias(h_s.first, codec.hidden_bias(q)),
         b2=_bias(h_s.second),
-        bc=np.stack([_bias(layer) for layer in h_s.context]),
+        bc=np.stack([_bias(layer) for layer in h_s.contexts()]),
         b3=heads[:m],
         index_bias=_units(index_bias, h_s.heads.accumulator_frac, -(1 << 22), 1 << 22).astype(
             np.int32

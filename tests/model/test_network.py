@@ -99,7 +99,7 @@ def test_training_model_and_integer_decoder_agree_to_the_bit(
         step = exact_codec.log_step_y(q).exp()[0].numpy() * 1024.0
         coded = exact_codec.code(y, torch.from_numpy(z).permute(2, 0, 1)[None].float(), q)
     s_hat, want_index, want_y_hat = (
-        v[0].permute(1, 2, 0).numpy() for v in (coded.s_hat, coded.index, coded.y_hat)
+        v[0].permute(1, 2, 0).numpy() for v in (coded.s_hat, coded.scale_index, coded.y_hat)
     )
     assert np.array_equal(step, coder.tables.step_y[quality - 1])  # what agreement rests on
     assert len(np.unique(step)) > 10
