@@ -71,7 +71,9 @@ class NumpyImplementation:
         return mu.astype(np.int16), np.clip(index, 0, len(self._cdf) - 1).astype(np.uint8)
 
     def _residual(self, quality: int, s: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
-        return (s.astype(np.int64) * self._t.step_y[quality - 1] + 32) >> 6
+        step = self._t.step_y[quality - 1]
+        residual: npt.NDArray[np.int64] = (s.astype(np.int64) * step + 32) >> 6
+        return residual
 
     def _walk(
         self, quality: int, z: Int16Array, symbols: _Symbols
@@ -175,7 +177,8 @@ class NumpyImplementation:
             return s
 
         s, _, mu = self._walk(quality, z, symbols)
-        return np.clip(self._residual(quality, s) + mu, -32768, 32767).astype(np.int16)
+        y_hat: Int16Array = np.clip(self._residual(quality, s) + mu, -32768, 32767).astype(np.int16)
+        return y_hat
 
     def _read(self, reader: _Reader, level: int, limit: int) -> int:
         cdf, half = self._cdf[level], self._half[level]
