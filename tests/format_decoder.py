@@ -43,7 +43,7 @@ class FormatTables:
         assert data[20] == 14
         assert data[22:32] == bytes([4, 4, 4, 6, 2, 6, 4, 2, 2, 0])
         self.m, self.z, self.f, self.levels = m, z, f, data[21]
-        self.w = self._take("H", self.levels)
+        self.w: list[int] = self._take("H", self.levels)
         self.frequencies = [[], *(self._take("H", 2 * w + 2) for w in self.w[1:])]
         self.start = [[0, *accumulate(row)] for row in self.frequencies]
         self.w1 = self._rows("b", h, z)
@@ -139,7 +139,7 @@ class FormatDecoder:
             [[self._symbol(level, 127) for level in t.index_z[self.q]] for _ in range(columns)]
             for _ in range(rows)
         ]
-        empty = [[[] for _ in range(2 * columns)] for _ in range(2 * rows)]
+        empty: Field = [[[] for _ in range(2 * columns)] for _ in range(2 * rows)]
         s, mu, index, y_hat = ([list(row) for row in empty] for _ in range(4))
         for v in range(rows):
             features = [self._features(z[v][u]) for u in range(columns)]

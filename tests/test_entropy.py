@@ -227,7 +227,7 @@ def test_context_reaches_later_latents_of_its_cell_and_no_others(
     after = coder.predict(50, z, s)
     changed = np.zeros(s.shape[:2], bool)
     for a, b in zip(before, after, strict=True):
-        changed |= (a != b).any(2)
+        changed |= np.any(a != b, 2)
     expected = {(2 * cell[0] + y, 2 * cell[1] + x) for y, x in CELL_ORDER[earlier + 1 :]}
     assert set(zip(*map(np.ndarray.tolist, np.nonzero(changed)), strict=True)) == expected
 
@@ -275,7 +275,8 @@ def test_latents_do_not_depend_on_the_cut_into_tiles(tables: bytes, implementati
         assert np.array_equal(part_s, s[fine])
         assert np.array_equal(part_index, index[fine])
         data = coder.encode(50, part_z, part_index, part_s)
-        assert np.array_equal(coder.decode(50, *part_z.shape[:2], data)[1], whole[fine])
+        zh, zw, _ = part_z.shape
+        assert np.array_equal(coder.decode(50, zh, zw, data)[1], whole[fine])
 
 
 # -- quantization ----------------------------------------------------------------------------------

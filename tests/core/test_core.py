@@ -84,7 +84,8 @@ def test_c_program_gets_the_latents_of_python(
     (tmp_path / "cut").write_bytes(data[:-2])
 
     def run(name: str) -> list[bytes]:
-        command = [program, tmp_path / "tables.bin", tmp_path / name, "60", "2", "3"]
+        command: list[str | Path] = [program, tmp_path / "tables.bin", tmp_path / name]
+        command += ["60", "2", "3"]
         return subprocess.run(command, capture_output=True, check=True).stdout.split()
 
     y_hat = core.decode(60, 2, 3, data)[1]
