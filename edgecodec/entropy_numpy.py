@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from edgecodec.tables import (
     CELL_ORDER,
+    ESCAPE_BITS,
     HYPER_LIMIT,
     PRECISION,
     RELUCTANCES,
@@ -42,6 +43,9 @@ class NumpyImplementation:
         self._t = tables
         self._cdf = [[0, *np.cumsum(row, dtype=np.int64).tolist()] for row in tables.frequencies]
         self._gain = tables.gain_y
+        bits = tables.bits()
+        self._bits = np.concatenate(bits)
+        self._row_of = np.cumsum([0, *map(len, bits[:-1])])
         self._half = [max(0, len(row) - 2) // 2 for row in tables.frequencies]
 
     def _features(self, quality: int, z: Int16Array) -> npt.NDArray[np.int64]:
@@ -124,6 +128,26 @@ class NumpyImplementation:
 
         s, index, _ = self._walk(quality, z, symbols)
         return s, index
+
+    def price(
+        self,
+        quality: int,
+        z: Int16Array,
+        y: npt.NDArray[np.float32],
+        reluctance: npt.NDArray[np.float32] | None,
+        weight: float,
+    ) -> npt.NDArray[np.float32]:
+        """Return bits and weighted squared errors of the symbols, by cell."""
+        s, index = self.quantize(quality, z, y, reluctance)
+        mu, _ = self.predict(quality, z, s)
+        error = (y - mu.astype(np.float32) * np.float32(0.0625)) * self._gain[quality - 1] - s
+        cost = weight * error.astype(np.float64) ** 2
+        half, row = np.array(self._half)[index], self._row_of[index]
+        inside = np.abs(s) <= half
+        price = self._bits[row + np.where(inside, s + half, 2 * half + 1)]
+        cost += np.where(index > 0, price + np.where(inside, 0.0, ESCAPE_BITS), 0.0)
+        cells = cost.sum(2).reshape(z.shape[0], 2, z.shape[1], 2).sum((1, 3))
+        return np.asarray(cells, np.float32)
 
     def encode(self, quality: int, z: Int16Array, index: UInt8Array, s: Int16Array) -> bytes:
         """Write one substream."""
