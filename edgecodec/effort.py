@@ -94,7 +94,7 @@ def decide(
     z_hat = coder.quantize_hyper(quality, z)
     if plan == Plan():
         return Decision(z_hat, y, None)
-    thresholds = _thresholds(coder.tables, plan.reluctance)
+    thresholds = thresholds_of(coder.tables, plan.reluctance)
     target = y = np.ascontiguousarray(y)
     for loop in range(plan.loops + 1):
         if loop in (0, plan.loops):
@@ -120,13 +120,21 @@ def dequantize(
     return np.asarray(y_hat, np.int16)
 
 
-def _thresholds(tables: Tables, reluctance: float) -> Float32Array:
-    """Return (levels, 4): by how many steps each symbol's lower threshold moves up."""
+def thresholds_of(tables: Tables, reluctance: float) -> Float32Array:
+    """Return by how many steps the lower threshold of each magnitude moves up.
+
+    Args:
+        tables: with the frequencies that say what a symbol costs.
+        reluctance: see Plan.
+
+    Returns:
+        (levels, 4) float32, for `LatentCoder.quantize`: half the bits saved by k - 1 instead of k,
+        over STEP_WEIGHT.
+    """
     out = np.zeros((len(tables.frequencies), RELUCTANCES), np.float32)
     for index, bits in enumerate(tables.bits()[1:], 1):
         half = len(bits) // 2 - 1
         for k in range(1, RELUCTANCES + 1):
-            # Half the bits saved by k - 1 instead of k, in units of the weight of an error.
             at = min(k, half)
             saved = bits[half + at] - bits[half + at - 1]
             out[index, k - 1] = reluctance * saved / (2.0 * STEP_WEIGHT)
