@@ -41,12 +41,13 @@ def check_compiler(device: torch.device) -> None:
         ValueError: no C++ compiler, or whatever else `torch.compile` lacks.
     """
     # From the cache it would work without a compiler.
-    trial = torch.compile(lambda t: t.exp() + 1, options={"force_disable_caches": True})
+    trial = torch.compile(lambda t: t.exp() + 1, options={"fx_graph_cache": False})
     try:
         trial(torch.zeros(8, device=device))
     # Whatever class: the compiler's, the loader's and torch's own failures come out as they are.
     except Exception as exc:
-        reason = " ".join(str(exc).split())[:200]
+        # Torch's advice on debugging follows on further lines.
+        reason = next(iter(str(exc).splitlines()), "")[:200]
         raise ValueError(
             f"torch.compile does not work here; install a C++ compiler such as g++, or leave out "
             f"--compile ({type(exc).__name__}: {reason})"

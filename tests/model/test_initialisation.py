@@ -35,10 +35,9 @@ def crops(photos: Path) -> UInt8Array:
 @pytest.fixture(scope="module")
 def energies(crops: UInt8Array) -> npt.NDArray[np.float64]:
     """(768,) what the principal components of 16 x 16 blocks share of the squares, descending."""
-    levels = crops.astype(np.float64) - 127.5
+    levels: npt.NDArray[np.float64] = crops.astype(np.float64) - 127.5
     rows = levels.reshape(-1, 4, 16, 4, 16, 3).transpose(0, 1, 3, 2, 4, 5).reshape(-1, 768)
-    shares: npt.NDArray[np.float64] = np.linalg.eigvalsh(rows.T @ rows / rows.size)[::-1]
-    return shares
+    return np.linalg.eigvalsh(rows.T @ rows / rows.size)[::-1].astype(np.float64)
 
 
 def best_psnr(energies: npt.NDArray[np.float64], kept: int) -> float:

@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,6 @@ from PIL import Image
 
 from edgecodec.cli import main
 from edgecodec.metrics import ms_ssim_db
-from edgecodec.model import checkpoint
 from edgecodec.model.checkpoint import export_weights, load_checkpoint, load_codec
 from edgecodec.model.config import CodecConfig
 from edgecodec.model.data import load_photos, random_crop
@@ -333,12 +333,12 @@ def test_resume_reads_the_checkpoint_once(
 ) -> None:
     read: list[Path] = []
 
-    def counted(path: Path, **options: object) -> object:
+    def counted(path: Path, **options: Any) -> Any:
         read.append(path)
         return original(path, **options)
 
     original = torch.load
-    monkeypatch.setattr(checkpoint.torch, "load", counted)
+    monkeypatch.setattr(torch, "load", counted)
     command = ["train", "--images", str(photos), "--out", str(tmp_path / "x.pt")]
     command += ["--device", "cpu", "--resume", str(trained), "--steps"]
     assert main([*command, "31"]) == 0
@@ -346,6 +346,7 @@ def test_resume_reads_the_checkpoint_once(
     assert read == [trained, trained]
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # of its own imports
 def test_compile_without_a_compiler_ends_in_one_line(
     photos: Path,
     tmp_path: Path,
