@@ -106,7 +106,8 @@ def test_dequantize_is_what_the_decoder_sees(coders: tuple[LatentCoder, LatentCo
     z_hat = coder.quantize_hyper(80, z)
     thresholds = thresholds_of(coder.tables, 0.5)
     s, index = coder.quantize(80, z_hat, y, thresholds)
-    _, y_hat = coder.decode(80, *z_hat.shape[:2], coder.encode(80, z_hat, index, s))
+    zh, zw, _ = z_hat.shape
+    _, y_hat = coder.decode(80, zh, zw, coder.encode(80, z_hat, index, s))
     assert (dequantize(coder, 80, z_hat, y, thresholds) == y_hat).all()
 
 
@@ -116,12 +117,10 @@ def test_search_of_hyper_latents_never_costs_more(
     coder, _ = coders
     y, z = latents(coder, 8)
     thresholds = thresholds_of(coder.tables, PLANS[9].reluctance)
-    target: list[Float32Array] = []
 
     def still(y_hat: npt.NDArray[np.int16]) -> Float32Array:
         """A perfect transform: analysis finds what the synthesis was given."""
-        target.append(y_hat / np.float32(16))
-        return target[-1]
+        return y_hat.astype(np.float32) / np.float32(16)
 
     choice = decide(coder, 50, y, z, 9, still)
     plain = coder.price(50, coder.quantize_hyper(50, z), choice.y, thresholds, weight=STEP_WEIGHT)
