@@ -52,14 +52,14 @@ class Plan:
 
 PLANS = {
     1: Plan(),
-    2: Plan(loops=1, reluctance=0.3),
-    3: Plan(loops=2, reluctance=0.3),
-    4: Plan(loops=3, reluctance=0.3),
-    5: Plan(loops=3, reluctance=0.3, passes=1),
-    6: Plan(loops=4, reluctance=0.3, passes=1),
-    7: Plan(loops=5, reluctance=0.3, passes=2),
-    8: Plan(loops=6, reluctance=0.3, passes=3),
-    9: Plan(loops=8, reluctance=0.3, passes=4),
+    2: Plan(loops=1, reluctance=0.1),
+    3: Plan(loops=1, reluctance=0.1, passes=1),
+    4: Plan(loops=2, reluctance=0.1, passes=1),
+    5: Plan(loops=3, reluctance=0.1, passes=2),
+    6: Plan(loops=4, reluctance=0.1, passes=2),
+    7: Plan(loops=5, reluctance=0.1, passes=3),
+    8: Plan(loops=6, reluctance=0.1, passes=4),
+    9: Plan(loops=8, reluctance=0.1, passes=6),
 }
 
 
