@@ -260,6 +260,8 @@ def test_interruption_is_told_and_leaves_nothing(
         ("encode", "a", "b", "-q", "101"),
         ("encode", "a", "b", "-q", "high"),
         ("encode", "a", "b", "-q", "5.5"),
+        ("encode", "a", "b", "-e", "0"),
+        ("encode", "a", "b", "--effort", "10"),
         ("encode", "a", "b", "--tile", "33"),
         ("encode", "a", "b", "--tile", "0"),
         ("encode", "a", "b", "--threads", "0"),
@@ -269,6 +271,7 @@ def test_interruption_is_told_and_leaves_nothing(
         ("bench", "--backends", ","),
         ("eval",),
         ("eval", "a", "--qualities", "10,200"),
+        ("eval", "a", "--effort", "1,11"),
         ("convert", "a"),
         ("train",),
     ],
@@ -370,6 +373,28 @@ def test_eval_prints_a_table(folder: Path, call: Call) -> None:
     assert call(*args, *FAST) == 0
     assert "edgecodec" in call.out
     assert len((folder / "x.csv").read_text().splitlines()) > 3
+
+
+def test_eval_of_several_efforts_compares_them(folder: Path, call: Call) -> None:
+    args = ("eval", "photo.png", "--qualities", "20,60", "--against", "jpeg", "-e", "1,3")
+    assert call(*args, "--json", "x.json", "--html", "x.html", *FAST) == 0
+    assert "BD-rate of effort 3" in call.out
+    result = json.loads((folder / "x.json").read_text())
+    assert result["variants"] == ["effort 3"]
+    pairs = {(r["codec"], r["anchor"]) for r in result["bd_rates"]}
+    assert pairs == {("edgecodec", "jpeg"), ("effort 3", "jpeg"), ("effort 3", "edgecodec")}
+    sizes = {(r["codec"], r["quality"]): r["bytes"] for r in result["rows"]}
+    assert sizes["effort 3", 20] != sizes["edgecodec", 20]
+    assert "bits of effort 3 vs edgecodec" in (folder / "x.html").read_text()
+
+
+def test_encode_takes_an_effort(folder: Path, call: Call) -> None:
+    assert call("encode", "photo.png", "a.ecx", *FAST) == 0
+    assert call("encode", "photo.png", "b.ecx", "-e", "3", *FAST) == 0
+    assert "optimisation" in call.err
+    plain, optimised = (folder / name for name in ("a.ecx", "b.ecx"))
+    assert plain.read_bytes() != optimised.read_bytes()
+    assert call("decode", "b.ecx", "b.png", *FAST) == 0
 
 
 @pytest.mark.slow
