@@ -25,8 +25,9 @@ struct ecx_model {
   const int16_t *half_width; /* [levels] */
   const uint16_t *cdf[MAX_LEVELS]; /* 2 * half_width + 3 entries each; level 0 has none */
   const uint16_t *bucket[MAX_LEVELS]; /* first symbol that may hold a slot with these top bits */
-  const int16_t *w1, *w2, *w3; /* rows of pad_* entries, multiples of 16; w3 features, context */
-  const int16_t *wc[3];        /* [context][(k + 1) * pad_latent] */
+  /* Weights in pairs of columns, [columns / 2][rows][2], rows and columns padded with zeros to
+   * multiples of 16: the columns of w3 are features, then context; of wc[k], k + 1 latents. */
+  const int16_t *w1, *w2, *w3, *wc[3];
   int pad_hyper, pad_hidden, pad_features, pad_context, pad_latent;
   const int32_t *b1, *b2, *b3; /* b1 [100][hidden], b2 [4 features], b3 [M] of mu */
   const int32_t *bc;           /* [3][context] */
@@ -111,10 +112,10 @@ size_t ecx_model_bytes(const uint8_t *tables, size_t length) {
   n = aligned(sizeof(ecx_model)) + aligned(2u * (size_t)l.levels);
   n += aligned(2u * (l.entries + (size_t)l.levels));
   n += aligned(2u * BUCKETS * (size_t)l.levels);
-  n += aligned(2u * (size_t)l.hidden * (size_t)pad16(l.hyper));
-  n += aligned(2u * 4u * (size_t)l.features * (size_t)pad16(l.hidden));
-  n += 6u * 2u * (size_t)l.context * (size_t)pad16(l.latent);
-  n += aligned(2u * 2u * m * ((size_t)pad16(l.features) + (size_t)pad16(l.context)));
+  n += 2u * (size_t)pad16(l.hidden) * (size_t)pad16(l.hyper);
+  n += 2u * (size_t)pad16(4 * l.features) * (size_t)pad16(l.hidden);
+  n += 6u * 2u * (size_t)pad16(l.context) * (size_t)pad16(l.latent);
+  n += 2u * (size_t)pad16(2 * l.latent) * (size_t)(pad16(l.features) + pad16(l.context));
   n += aligned(4u * ECX_QUALITIES * (size_t)l.hidden) + aligned(16u * (size_t)l.features);
   n += aligned(12u * (size_t)l.context);
   n += aligned(4u * m) + 3u * aligned(4u * ECX_QUALITIES * m);
@@ -148,33 +149,36 @@ static const float *gains(arena *a, const int32_t *step, size_t count) {
   return to;
 }
 
-/* Copy a matrix of `parts` blocks of columns, each block padded with zeros to a multiple of 16. */
-static void copy_block(int16_t *to, const uint8_t *from, int rows, int columns, int parts,
-                       int to_stride, int from_stride) {
-  int width = pad16(columns), r, k, c;
-  for (r = 0; r < rows; r++)
-    for (k = 0; k < parts; k++)
-      for (c = 0; c < columns; c++)
-        to[r * to_stride + k * width + c] =
-            (int16_t)((int16_t)(from[r * from_stride + k * columns + c] ^ 0x80) - 0x80);
+/* Copy a block of columns, which lands at column `at`, in the order of pairs (see ecx_model). */
+static void copy_block(int16_t *to, const uint8_t *from, int rows, int columns, int from_stride,
+                       int at) {
+  size_t pair = 2u * (size_t)pad16(rows);
+  int r, c;
+  for (r = 0; r < rows; r++, from += from_stride)
+    for (c = 0; c < columns; c++)
+      to[(size_t)((at + c) / 2) * pair + 2u * (size_t)r + (size_t)((at + c) % 2)] =
+          (int16_t)((int16_t)(from[c] ^ 0x80) - 0x80);
 }
 
+/* A matrix of `parts` blocks of columns, each padded to a multiple of 16. */
 static const int16_t *copy_weights(arena *a, const uint8_t **from, int rows, int columns,
                                    int parts) {
-  int width = parts * pad16(columns);
-  int16_t *to = (int16_t *)take(a, 2u * (size_t)rows * (size_t)width);
-  copy_block(to, *from, rows, columns, parts, width, parts * columns);
+  int width = pad16(columns), k;
+  int16_t *to = (int16_t *)take(a, 2u * (size_t)pad16(rows) * (size_t)(parts * width));
+  for (k = 0; k < parts; k++)
+    copy_block(to, *from + k * columns, rows, columns, parts * columns, k * width);
   *from += (size_t)rows * (size_t)columns * (size_t)parts;
   return to;
 }
 
-/* Rows of two blocks of different widths: features, then context. */
+/* A matrix of two blocks of different widths: features, then context. */
 static const int16_t *copy_heads(arena *a, const uint8_t **from, int rows, int features,
                                  int context) {
-  int first = pad16(features), width = first + pad16(context), columns = features + context;
-  int16_t *to = (int16_t *)take(a, 2u * (size_t)rows * (size_t)width);
-  copy_block(to, *from, rows, features, 1, width, columns);
-  copy_block(to + first, *from + features, rows, context, 1, width, columns);
+  int first = pad16(features), columns = features + context;
+  int16_t *to =
+      (int16_t *)take(a, 2u * (size_t)pad16(rows) * (size_t)(first + pad16(context)));
+  copy_block(to, *from, rows, features, columns, 0);
+  copy_block(to, *from + features, rows, context, columns, first);
   *from += (size_t)rows * (size_t)columns;
   return to;
 }
@@ -294,58 +298,122 @@ static int valid_size(const ecx_model *m, int quality, int zh, int zw) {
 /* ---- hyper-synthesis ---------------------------------------------------------------------- */
 
 #if (defined(__GNUC__) || defined(__clang__)) && defined(__x86_64__) && !defined(ECX_NO_DISPATCH)
-#define DISPATCH_AVX2 1
+#define DISPATCH_X86 1
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
+#include <immintrin.h>
 #else
 #define ALWAYS_INLINE static
 #endif
 
-/* acc[p * rows + r] = bias[r] + sum over i < width of w[r * stride + i] * x[p * x_stride + i], for
- * BLOCK inputs at once. 16-bit factors and 32-bit sums: what compilers turn into multiply-add
- * instructions. Separate pointers, because `x[stride + i]` would keep them from it where int is
- * allowed to wrap. */
-ALWAYS_INLINE void multiply_block(const int16_t *w, int stride, const int32_t *bias,
-                                  const int16_t *x, int x_stride, int rows, int width,
-                                  int32_t *acc) {
-  const size_t n = (size_t)width, step = (size_t)x_stride;
-  const int16_t *x1 = x + step, *x2 = x1 + step, *x3 = x2 + step;
-  size_t i;
-  int r;
-  for (r = 0; r < rows; r++, w += stride) {
-    int32_t a0 = 0, a1 = 0, a2 = 0, a3 = 0;
-    for (i = 0; i < n; i++) {
-      a0 += (int32_t)w[i] * x[i];
-      a1 += (int32_t)w[i] * x1[i];
-      a2 += (int32_t)w[i] * x2[i];
-      a3 += (int32_t)w[i] * x3[i];
+/* acc[p * pad16(rows) + r] = bias[r] + sum over i < width of weight[r][i] * x[p * x_stride + i], for
+ * BLOCK inputs at once and `width` even. Two columns at a time: with weights in pairs, 16-bit
+ * factors multiply and add into 32-bit sums without a sum across lanes. Sums are exact, so that
+ * their order does not matter. */
+typedef void (*multiply_fn)(const int16_t *w, const int32_t *bias, const int16_t *x, int x_stride,
+                            int rows, int width, int32_t *acc);
+
+/* 16 biases from row r on; those of padding are 0. */
+static const int32_t *bias_at(const int32_t *bias, int r, int rows, int32_t *room) {
+  if (r + 16 <= rows) return bias + r;
+  memset(room, 0, 64);
+  memcpy(room, bias + r, 4u * (size_t)(rows - r));
+  return room;
+}
+
+#ifndef DISPATCH_X86
+static void multiply_portable(const int16_t *w, const int32_t *bias, const int16_t *x,
+                              int x_stride, int rows, int width, int32_t *acc) {
+  const size_t padded = (size_t)pad16(rows);
+  int32_t room[16];
+  int r, i, p, j;
+  for (r = 0; r < rows; r += 16) {
+    const int32_t *first = bias_at(bias, r, rows, room);
+    for (p = 0; p < BLOCK; p++) {
+      const int16_t *from = w + 2 * r, *in = x + (size_t)p * (size_t)x_stride;
+      int32_t sum[16];
+      memcpy(sum, first, sizeof sum);
+      for (i = 0; i < width; i += 2, from += 2u * padded) {
+        int32_t a = in[i], b = in[i + 1];
+        if (a || b)
+          for (j = 0; j < 16; j++) sum[j] += from[2 * j] * a + from[2 * j + 1] * b;
+      }
+      memcpy(acc + (size_t)p * padded + r, sum, sizeof sum);
     }
-    acc[r] = bias[r] + a0;
-    acc[rows + r] = bias[r] + a1;
-    acc[2 * rows + r] = bias[r] + a2;
-    acc[3 * rows + r] = bias[r] + a3;
+  }
+}
+static multiply_fn pick_multiply(void) { return multiply_portable; }
+#else
+ALWAYS_INLINE int32_t pair_at(const int16_t *x) {
+  int32_t pair;
+  memcpy(&pair, x, 4);
+  return pair;
+}
+
+static void multiply_sse2(const int16_t *w, const int32_t *bias, const int16_t *x, int x_stride,
+                          int rows, int width, int32_t *acc) {
+  const size_t padded = (size_t)pad16(rows);
+  int32_t room[16];
+  int r, i, p, half;
+  for (r = 0; r < rows; r += 16) {
+    const int32_t *first = bias_at(bias, r, rows, room);
+    for (half = 0; half < 16; half += 8) {
+      const int16_t *from = w + 2 * (r + half);
+      __m128i low[BLOCK], high[BLOCK];
+      for (p = 0; p < BLOCK; p++) {
+        low[p] = _mm_loadu_si128((const __m128i *)(const void *)(first + half));
+        high[p] = _mm_loadu_si128((const __m128i *)(const void *)(first + half + 4));
+      }
+      for (i = 0; i < width; i += 2, from += 2u * padded) {
+        __m128i a = _mm_loadu_si128((const __m128i *)(const void *)from);
+        __m128i b = _mm_loadu_si128((const __m128i *)(const void *)(from + 8));
+        for (p = 0; p < BLOCK; p++) {
+          __m128i pair = _mm_set1_epi32(pair_at(x + (size_t)p * (size_t)x_stride + i));
+          low[p] = _mm_add_epi32(low[p], _mm_madd_epi16(a, pair));
+          high[p] = _mm_add_epi32(high[p], _mm_madd_epi16(b, pair));
+        }
+      }
+      for (p = 0; p < BLOCK; p++) {
+        int32_t *to = acc + (size_t)p * padded + r + half;
+        _mm_storeu_si128((__m128i *)(void *)to, low[p]);
+        _mm_storeu_si128((__m128i *)(void *)(to + 4), high[p]);
+      }
+    }
   }
 }
 
-static void multiply_base(const int16_t *w, int stride, const int32_t *bias, const int16_t *x,
-                          int x_stride, int rows, int width, int32_t *acc) {
-  multiply_block(w, stride, bias, x, x_stride, rows, width, acc);
-}
-
-typedef void (*multiply_fn)(const int16_t *, int, const int32_t *, const int16_t *, int, int, int,
-                            int32_t *);
-
-#ifdef DISPATCH_AVX2
-__attribute__((target("avx2"))) static void multiply_avx2(const int16_t *w, int stride,
-                                                          const int32_t *bias, const int16_t *x,
-                                                          int x_stride, int rows, int width,
-                                                          int32_t *acc) {
-  multiply_block(w, stride, bias, x, x_stride, rows, width, acc);
+__attribute__((target("avx2"))) static void multiply_avx2(const int16_t *w, const int32_t *bias,
+                                                          const int16_t *x, int x_stride, int rows,
+                                                          int width, int32_t *acc) {
+  const size_t padded = (size_t)pad16(rows);
+  int32_t room[16];
+  int r, i, p;
+  for (r = 0; r < rows; r += 16) {
+    const int32_t *first = bias_at(bias, r, rows, room);
+    const int16_t *from = w + 2 * r;
+    __m256i low[BLOCK], high[BLOCK];
+    for (p = 0; p < BLOCK; p++) {
+      low[p] = _mm256_loadu_si256((const __m256i *)(const void *)first);
+      high[p] = _mm256_loadu_si256((const __m256i *)(const void *)(first + 8));
+    }
+    for (i = 0; i < width; i += 2, from += 2u * padded) {
+      __m256i a = _mm256_loadu_si256((const __m256i *)(const void *)from);
+      __m256i b = _mm256_loadu_si256((const __m256i *)(const void *)(from + 16));
+      for (p = 0; p < BLOCK; p++) {
+        __m256i pair = _mm256_set1_epi32(pair_at(x + (size_t)p * (size_t)x_stride + i));
+        low[p] = _mm256_add_epi32(low[p], _mm256_madd_epi16(a, pair));
+        high[p] = _mm256_add_epi32(high[p], _mm256_madd_epi16(b, pair));
+      }
+    }
+    for (p = 0; p < BLOCK; p++) {
+      int32_t *to = acc + (size_t)p * padded + r;
+      _mm256_storeu_si256((__m256i *)(void *)to, low[p]);
+      _mm256_storeu_si256((__m256i *)(void *)(to + 8), high[p]);
+    }
+  }
 }
 static multiply_fn pick_multiply(void) {
-  return __builtin_cpu_supports("avx2") ? multiply_avx2 : multiply_base;
+  return __builtin_cpu_supports("avx2") ? multiply_avx2 : multiply_sse2;
 }
-#else
-static multiply_fn pick_multiply(void) { return multiply_base; }
 #endif
 
 /* The latents of a cell (one hyper-latent, 2x2 latents) in the order of coding: dy and dx. */
@@ -411,16 +479,16 @@ static void features_of_row(row_state *r, const int16_t *z) {
       for (i = 0; i < m->hyper; i++)
         r->input[p * m->pad_hyper + i] =
             (int16_t)clamp(shift_right(z[i] * step[i] + 8, 4), -2047, 2047);
-    r->multiply(m->w1, m->pad_hyper, b1, r->input, m->pad_hyper, m->hidden, m->pad_hyper, r->acc);
+    r->multiply(m->w1, b1, r->input, m->pad_hyper, m->hidden, m->pad_hyper, r->acc);
     for (p = 0; p < count; p++)
       for (i = 0; i < m->hidden; i++)
-        r->hidden[p * m->pad_hidden + i] = activation(r->acc[p * m->hidden + i], 6);
-    r->multiply(m->w2, m->pad_hidden, m->b2, r->hidden, m->pad_hidden, rows, m->pad_hidden, r->acc);
+        r->hidden[p * m->pad_hidden + i] = activation(r->acc[p * m->pad_hidden + i], 6);
+    r->multiply(m->w2, m->b2, r->hidden, m->pad_hidden, rows, m->pad_hidden, r->acc);
     /* Row 4 * f + 2 * dy + dx belongs to feature f of the latent (dy, dx). */
     for (p = 0; p < count; p++)
       for (k = 0; k < 4; k++) {
         int16_t *to = r->feature + (size_t)(4 * (x + p) + k) * (size_t)r->head_stride;
-        const int32_t *acc = r->acc + p * rows + 2 * CELL_Y[k] + CELL_X[k];
+        const int32_t *acc = r->acc + p * pad16(rows) + 2 * CELL_Y[k] + CELL_X[k];
         for (i = 0; i < m->features; i++) to[i] = activation(acc[4 * i], 6);
       }
   }
@@ -432,18 +500,18 @@ static void predict_block(row_state *r, int x, int k) {
   int16_t *feature = r->feature + (size_t)(4 * x + k) * (size_t)r->head_stride;
   int M = m->latent, width = m->pad_features, top = m->levels - 1, p, c;
   if (k > 0) {
-    r->multiply(m->wc[k - 1], k * m->pad_latent, m->bc + (k - 1) * m->context,
+    r->multiply(m->wc[k - 1], m->bc + (k - 1) * m->context,
                 r->residual + (size_t)x * 3u * (size_t)m->pad_latent, 3 * m->pad_latent,
                 m->context, k * m->pad_latent, r->acc);
     for (p = 0; p < BLOCK; p++)
       for (c = 0; c < m->context; c++)
         feature[(size_t)(4 * p) * (size_t)r->head_stride + (size_t)(m->pad_features + c)] =
-            activation(r->acc[p * m->context + c], 4);
+            activation(r->acc[p * m->pad_context + c], 4);
     width = r->head_stride;
   }
-  r->multiply(m->w3, r->head_stride, r->bias, feature, 4 * r->head_stride, 2 * M, width, r->acc);
+  r->multiply(m->w3, r->bias, feature, 4 * r->head_stride, 2 * M, width, r->acc);
   for (p = 0; p < BLOCK; p++) {
-    const int32_t *acc = r->acc + p * 2 * M;
+    const int32_t *acc = r->acc + p * pad16(2 * M);
     for (c = 0; c < M; c++)
       r->mu[p * M + c] = (int16_t)clamp(shift_right(acc[c] + 8, 4), -16384, 16384);
     for (c = 0; c < M; c++)
