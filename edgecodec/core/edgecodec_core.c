@@ -341,7 +341,6 @@ static void multiply_portable(const int16_t *w, const int32_t *bias, const int16
     }
   }
 }
-static multiply_fn pick_multiply(void) { return multiply_portable; }
 #else
 ALWAYS_INLINE int32_t pair_at(const int16_t *x) {
   int32_t pair;
@@ -411,8 +410,66 @@ __attribute__((target("avx2"))) static void multiply_avx2(const int16_t *w, cons
     }
   }
 }
-static multiply_fn pick_multiply(void) {
-  return __builtin_cpu_supports("avx2") ? multiply_avx2 : multiply_sse2;
+#endif
+
+/* mu and scale index of one latent from the sums of its heads. */
+ALWAYS_INLINE void finish_inline(const int32_t *sums, int count, int top, int16_t *mu,
+                                 uint8_t *index) {
+  int c;
+  for (c = 0; c < count; c++) mu[c] = (int16_t)clamp(shift_right(sums[c] + 8, 4), -16384, 16384);
+  for (c = 0; c < count; c++)
+    index[c] = (uint8_t)clamp(shift_right(sums[count + c] + 128, 8), 0, top);
+}
+
+/* Residuals of one latent for the context of later ones; y_hat too unless it is NULL. */
+ALWAYS_INLINE void keep_inline(const int16_t *s, const int32_t *step, const int16_t *mu, int count,
+                               int16_t *kept, int16_t *y_hat) {
+  int c;
+  for (c = 0; c < count; c++)
+    kept[c] = (int16_t)clamp(shift_right(shift_right(s[c] * step[c] + 32, 6) + 2, 2), -511, 511);
+  if (y_hat)
+    for (c = 0; c < count; c++)
+      y_hat[c] = (int16_t)clamp(shift_right(s[c] * step[c] + 32, 6) + mu[c], -32768, 32767);
+}
+
+/* The loops that take time, for the instructions at hand; all give the same integers. */
+typedef struct {
+  multiply_fn multiply;
+  void (*finish)(const int32_t *sums, int count, int top, int16_t *mu, uint8_t *index);
+  void (*keep)(const int16_t *s, const int32_t *step, const int16_t *mu, int count, int16_t *kept,
+               int16_t *y_hat);
+} kernels;
+
+static void finish_base(const int32_t *sums, int count, int top, int16_t *mu, uint8_t *index) {
+  finish_inline(sums, count, top, mu, index);
+}
+
+static void keep_base(const int16_t *s, const int32_t *step, const int16_t *mu, int count,
+                      int16_t *kept, int16_t *y_hat) {
+  keep_inline(s, step, mu, count, kept, y_hat);
+}
+
+#ifdef DISPATCH_X86
+__attribute__((target("avx2"))) static void finish_avx2(const int32_t *sums, int count, int top,
+                                                        int16_t *mu, uint8_t *index) {
+  finish_inline(sums, count, top, mu, index);
+}
+
+__attribute__((target("avx2"))) static void keep_avx2(const int16_t *s, const int32_t *step,
+                                                      const int16_t *mu, int count, int16_t *kept,
+                                                      int16_t *y_hat) {
+  keep_inline(s, step, mu, count, kept, y_hat);
+}
+
+static kernels pick_kernels(void) {
+  kernels avx2 = {multiply_avx2, finish_avx2, keep_avx2};
+  kernels sse2 = {multiply_sse2, finish_base, keep_base};
+  return __builtin_cpu_supports("avx2") ? avx2 : sse2;
+}
+#else
+static kernels pick_kernels(void) {
+  kernels portable = {multiply_portable, finish_base, keep_base};
+  return portable;
 }
 #endif
 
@@ -423,7 +480,7 @@ static const uint8_t CELL_Y[4] = {0, 1, 0, 1}, CELL_X[4] = {0, 1, 1, 0};
  * multiple of BLOCK hold zeros or what an earlier row left: computed, never used. */
 typedef struct {
   const ecx_model *m;
-  multiply_fn multiply;
+  kernels use;
   int quality, zw, head_stride;
   int16_t *feature;  /* [cells][4 in order of coding][features, context] */
   int16_t *residual; /* [cells][3][pad_latent], of the latents coded before */
@@ -450,7 +507,7 @@ static size_t row_scratch_bytes(const ecx_model *m, int zw) {
 static void begin_rows(row_state *r, const ecx_model *m, int quality, int zw, void *scratch) {
   size_t M = (size_t)m->latent;
   r->m = m;
-  r->multiply = pick_multiply();
+  r->use = pick_kernels();
   r->quality = quality;
   r->zw = zw;
   r->head_stride = m->pad_features + m->pad_context;
@@ -479,11 +536,11 @@ static void features_of_row(row_state *r, const int16_t *z) {
       for (i = 0; i < m->hyper; i++)
         r->input[p * m->pad_hyper + i] =
             (int16_t)clamp(shift_right(z[i] * step[i] + 8, 4), -2047, 2047);
-    r->multiply(m->w1, b1, r->input, m->pad_hyper, m->hidden, m->pad_hyper, r->acc);
+    r->use.multiply(m->w1, b1, r->input, m->pad_hyper, m->hidden, m->pad_hyper, r->acc);
     for (p = 0; p < count; p++)
       for (i = 0; i < m->hidden; i++)
         r->hidden[p * m->pad_hidden + i] = activation(r->acc[p * m->pad_hidden + i], 6);
-    r->multiply(m->w2, m->b2, r->hidden, m->pad_hidden, rows, m->pad_hidden, r->acc);
+    r->use.multiply(m->w2, m->b2, r->hidden, m->pad_hidden, rows, m->pad_hidden, r->acc);
     /* Row 4 * f + 2 * dy + dx belongs to feature f of the latent (dy, dx). */
     for (p = 0; p < count; p++)
       for (k = 0; k < 4; k++) {
@@ -500,7 +557,7 @@ static void predict_block(row_state *r, int x, int k) {
   int16_t *feature = r->feature + (size_t)(4 * x + k) * (size_t)r->head_stride;
   int M = m->latent, width = m->pad_features, top = m->levels - 1, p, c;
   if (k > 0) {
-    r->multiply(m->wc[k - 1], m->bc + (k - 1) * m->context,
+    r->use.multiply(m->wc[k - 1], m->bc + (k - 1) * m->context,
                 r->residual + (size_t)x * 3u * (size_t)m->pad_latent, 3 * m->pad_latent,
                 m->context, k * m->pad_latent, r->acc);
     for (p = 0; p < BLOCK; p++)
@@ -509,14 +566,9 @@ static void predict_block(row_state *r, int x, int k) {
             activation(r->acc[p * m->pad_context + c], 4);
     width = r->head_stride;
   }
-  r->multiply(m->w3, r->bias, feature, 4 * r->head_stride, 2 * M, width, r->acc);
-  for (p = 0; p < BLOCK; p++) {
-    const int32_t *acc = r->acc + p * pad16(2 * M);
-    for (c = 0; c < M; c++)
-      r->mu[p * M + c] = (int16_t)clamp(shift_right(acc[c] + 8, 4), -16384, 16384);
-    for (c = 0; c < M; c++)
-      r->index[p * M + c] = (uint8_t)clamp(shift_right(acc[M + c] + 128, 8), 0, top);
-  }
+  r->use.multiply(m->w3, r->bias, feature, 4 * r->head_stride, 2 * M, width, r->acc);
+  for (p = 0; p < BLOCK; p++)
+    r->use.finish(r->acc + p * pad16(2 * M), M, top, r->mu + p * M, r->index + p * M);
 }
 
 /* Dequantize the symbols of latent k of cell x: remember for later latents of the cell how far it
@@ -525,15 +577,10 @@ static void keep_residual(row_state *r, int x, int k, const int16_t *s, const in
                           int16_t *y_hat) {
   const ecx_model *m = r->m;
   const int32_t *step = m->step_y + (size_t)(r->quality - 1) * (size_t)m->latent;
-  int c;
-  if (k < 3) {
-    int16_t *kept = r->residual + (size_t)(3 * x + k) * (size_t)m->pad_latent;
-    for (c = 0; c < m->latent; c++)
-      kept[c] = (int16_t)clamp(shift_right(shift_right(s[c] * step[c] + 32, 6) + 2, 2), -511, 511);
-  }
-  if (y_hat)
-    for (c = 0; c < m->latent; c++)
-      y_hat[c] = (int16_t)clamp(shift_right(s[c] * step[c] + 32, 6) + mu[c], -32768, 32767);
+  int16_t unused[MAX_CHANNELS];
+  int16_t *kept =
+      k < 3 ? r->residual + (size_t)(3 * x + k) * (size_t)m->pad_latent : unused;
+  r->use.keep(s, step, mu, m->latent, kept, y_hat);
 }
 
 /* Position of latent k of a cell among those of a row of cells. */
