@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from edgecodec.bundle import Bundle
 from edgecodec.classical import load_rgb
-from edgecodec.cli.common import expand_images, number_list
+from edgecodec.cli.common import expand_images, whole_numbers
 from edgecodec.codec import Codec
 from edgecodec.container import Header
 from edgecodec.entropy import LatentCoder
@@ -94,7 +94,7 @@ def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description="Speed and size of the entropy coder.")
     parser.add_argument("images", nargs="+")
-    parser.add_argument("--qualities", type=number_list, default=(10, 50, 90))
+    parser.add_argument("--qualities", type=whole_numbers(1, 100), default=(10, 50, 90))
     parser.add_argument("--coder", choices=("c", "numpy"), default="c")
     parser.add_argument("--bundle")
     args = parser.parse_args()

@@ -16,6 +16,7 @@ encoder uses.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -78,14 +79,19 @@ class CoreImplementation:
 
     name = "c"
 
-    def __init__(self, tables: bytes, bits: list[npt.NDArray[np.float64]]) -> None:
+    def __init__(self, tables: bytes, parsed: Tables) -> None:
         from edgecodec.core import _binding  # noqa: PLC0415 - absent where no compiler was
 
         self._core: Any = _binding
         self._model = _binding.load(tables)
         self._latent, self._hyper = _binding.channels(self._model)
-        # The core skips one entry behind each table.
-        self._bits = np.concatenate([np.append(b, 0.0) for b in bits]).astype(np.float32)
+        self._tables = parsed
+
+    @cached_property
+    def _bits(self) -> Float32Array:
+        """What symbols cost, as the core wants it: it skips one entry behind each table."""
+        rows = [np.append(bits, 0.0) for bits in self._tables.bits()[1:]]
+        return np.concatenate(rows).astype(np.float32)
 
     def predict(self, quality: int, z: Int16Array, s: Int16Array) -> tuple[Int16Array, UInt8Array]:
         """See LatentCoder.predict."""
@@ -163,18 +169,10 @@ class LatentCoder:
         built = implementation != "numpy" and core_available()
         if implementation == "c" and not built:
             raise ConfigError("the C core is not built; install a wheel, or gcc and reinstall")
-        # Bits of hyper-latents -127..127 by scale index; escapes roughly.
-        values = np.arange(-HYPER_LIMIT, HYPER_LIMIT + 1)
-        self._hyper_bits = [np.zeros(0, np.float32)]
-        for bits in self.tables.bits()[1:]:
-            half = len(bits) // 2 - 1
-            inside = bits[np.clip(values + half, 0, 2 * half)]
-            price = np.where(np.abs(values) <= half, inside, bits[-1] + ESCAPE_BITS)
-            self._hyper_bits.append(price.astype(np.float32))
         self._impl: Implementation
         if built:
             try:
-                self._impl = CoreImplementation(tables, self.tables.bits()[1:])
+                self._impl = CoreImplementation(tables, self.tables)
             except ValueError as exc:
                 raise BundleError(f"tables.bin is damaged ({exc})") from exc
         else:
@@ -283,9 +281,20 @@ class LatentCoder:
         y = _checked("y", y, np.float32, self.latent_channels, LATENTS_PER_HYPER)
         _check_cells(z, y, "y")
         cost = self._impl.price(quality, z, y, self._thresholds(reluctance), weight)
-        for channel, index in enumerate(self.tables.index_z[row].tolist()):
-            cost += self._hyper_bits[index][z[..., channel].astype(np.int64) + HYPER_LIMIT]
+        bits = self._hyper_bits[self.tables.index_z[row], z.astype(np.int64) + HYPER_LIMIT]
+        cost += bits.sum(2)
         return cost
+
+    @cached_property
+    def _hyper_bits(self) -> Float32Array:
+        """What hyper-latents cost, (levels, 255) for -127..127; escapes roughly."""
+        values = np.arange(-HYPER_LIMIT, HYPER_LIMIT + 1)
+        rows = [np.zeros(len(values))]
+        for bits in self.tables.bits()[1:]:
+            half = len(bits) // 2 - 1
+            inside = bits[np.clip(values + half, 0, 2 * half)]
+            rows.append(np.where(np.abs(values) <= half, inside, bits[-1] + ESCAPE_BITS))
+        return np.stack(rows).astype(np.float32)
 
     def _thresholds(self, reluctance: Float32Array | None) -> Float32Array | None:
         if reluctance is None:

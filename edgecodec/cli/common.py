@@ -40,16 +40,10 @@ def tile_side(text: str) -> int:
     return side
 
 
-def number_list(text: str) -> tuple[int, ...]:
-    """Parse `10,20,50` into qualities."""
-    one = whole_number(1, 100)
-    return tuple(dict.fromkeys(one(part) for part in text.split(",")))
-
-
-def effort_list(text: str) -> tuple[int, ...]:
-    """Parse `1,5,9` into efforts."""
-    one = whole_number(1, 9)
-    return tuple(dict.fromkeys(one(part) for part in text.split(",")))
+def whole_numbers(low: int, high: int) -> Any:
+    """Return an argparse type for lists such as `10,20,50` of whole numbers in a range."""
+    one = whole_number(low, high)
+    return lambda text: tuple(dict.fromkeys(one(part) for part in text.split(",")))
 
 
 def name_list(text: str) -> tuple[str, ...]:

@@ -9,8 +9,8 @@ from edgecodec.cli.common import (
     add_bundle_option,
     check_json,
     expand_images,
-    number_list,
     whole_number,
+    whole_numbers,
     write_json,
 )
 
@@ -27,7 +27,7 @@ def add_parser(sub: Any) -> None:
     )
     add = parser.add_argument
     add("images", nargs="*", metavar="IMAGES", help="default: the demo photo")
-    add("--qualities", type=number_list, default=(10, 50, 90), metavar="LIST")
+    add("--qualities", type=whole_numbers(1, 100), default=(10, 50, 90), metavar="LIST")
     add_bundle_option(parser)
     add("--threads", type=whole_number(1, 1024), metavar="N")
     add("--json", metavar="FILE", help="write the results; - is stdout")

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from edgecodec.cli.common import (
     add_backend_options,
-    effort_list,
     expand_images,
     make_codec,
     name_list,
-    number_list,
     refuse_overwriting,
     whole_number,
+    whole_numbers,
 )
 
 if TYPE_CHECKING:
@@ -38,11 +37,12 @@ def add_parser(sub: Any) -> None:
     )
     add = parser.add_argument
     add("images", nargs="+", metavar="IMAGES", help="pictures or folders of them")
-    add("--qualities", type=number_list, default=(1, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100),
-        metavar="LIST", help="default: 1,10,20,...,100")  # fmt: skip
+    add("--qualities", type=whole_numbers(1, 100), metavar="LIST",
+        default=(1, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100),
+        help="default: 1,10,20,...,100")  # fmt: skip
     add("--against", type=name_list, default=("jpeg", "webp", "avif"), metavar="LIST",
         help="classical codecs (default: jpeg,webp,avif)")  # fmt: skip
-    add("-e", "--effort", type=effort_list, default=(1,), metavar="LIST",
+    add("-e", "--effort", type=whole_numbers(1, 9), default=(1,), metavar="LIST",
         help="encoder efforts to measure, the first as the codec itself (default: 1)")  # fmt: skip
     add("--cache", metavar="FILE", help="keep results of the classical codecs here")
     add("--workers", type=whole_number(1, 64), default=1, help="images at a time")

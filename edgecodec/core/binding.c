@@ -96,6 +96,27 @@ static int check(const Py_buffer *b, Py_ssize_t values, Py_ssize_t size, const c
   return -1;
 }
 
+/* Scratch of the functions that walk through a tile; NULL with an error set. */
+static void *new_scratch(const ecx_model *m, int zh, int zw, size_t *bytes) {
+  void *scratch = PyMem_Malloc(*bytes = ecx_scratch_bytes(m, zh, zw));
+  if (!scratch) PyErr_NoMemory();
+  return scratch;
+}
+
+static PyObject *end_walk(int status, void *scratch) {
+  PyMem_Free(scratch);
+  return status == ECX_OK ? Py_NewRef(Py_None) : fail(status);
+}
+
+/* No thresholds at all round to the nearest. */
+static int check_reluctance(const ecx_model *m, const Py_buffer *b) {
+  return b->len == 0 ? 0 : check(b, (Py_ssize_t)ecx_levels(m) * ECX_RELUCTANCES, 4, "reluctance");
+}
+
+static const float *reluctance_of(const Py_buffer *b) {
+  return b->len ? (const float *)b->buf : NULL;
+}
+
 static PyObject *predict(PyObject *self, PyObject *args) {
   PyObject *capsule, *result = NULL;
   const ecx_model *m;
@@ -110,17 +131,13 @@ static PyObject *predict(PyObject *self, PyObject *args) {
   m = model_of(capsule);
   if (m && !counts(m, zh, zw, &nz, &ny) && !check(&z, nz, 2, "z") && !check(&s, ny, 2, "s") &&
       !check(&mu, ny, 2, "mu") && !check(&index, ny, 1, "index")) {
-    scratch_bytes = ecx_scratch_bytes(m, zh, zw);
-    scratch = PyMem_Malloc(scratch_bytes);
-    if (!scratch) {
-      PyErr_NoMemory();
-    } else {
+    scratch = new_scratch(m, zh, zw, &scratch_bytes);
+    if (scratch) {
       Py_BEGIN_ALLOW_THREADS
       status = ecx_predict(m, q, zh, zw, (const int16_t *)z.buf, (const int16_t *)s.buf, scratch,
                            scratch_bytes, (int16_t *)mu.buf, (uint8_t *)index.buf);
       Py_END_ALLOW_THREADS
-      result = status == ECX_OK ? Py_NewRef(Py_None) : fail(status);
-      PyMem_Free(scratch);
+      result = end_walk(status, scratch);
     }
   }
   PyBuffer_Release(&z);
@@ -143,23 +160,17 @@ static PyObject *quantize(PyObject *self, PyObject *args) {
                         &index))
     return NULL;
   m = model_of(capsule);
-  /* No thresholds at all round to the nearest. */
   if (m && !counts(m, zh, zw, &nz, &ny) && !check(&z, nz, 2, "z") && !check(&y, ny, 4, "y") &&
-      (reluctance.len == 0 ||
-       !check(&reluctance, (Py_ssize_t)ecx_levels(m) * ECX_RELUCTANCES, 4, "reluctance")) &&
+      !check_reluctance(m, &reluctance) &&
       !check(&s, ny, 2, "s") && !check(&index, ny, 1, "index")) {
-    scratch_bytes = ecx_scratch_bytes(m, zh, zw);
-    scratch = PyMem_Malloc(scratch_bytes);
-    if (!scratch) {
-      PyErr_NoMemory();
-    } else {
+    scratch = new_scratch(m, zh, zw, &scratch_bytes);
+    if (scratch) {
       Py_BEGIN_ALLOW_THREADS
       status = ecx_quantize(m, q, zh, zw, (const int16_t *)z.buf, (const float *)y.buf,
-                            reluctance.len ? (const float *)reluctance.buf : NULL, scratch,
+                            reluctance_of(&reluctance), scratch,
                             scratch_bytes, (int16_t *)s.buf, (uint8_t *)index.buf);
       Py_END_ALLOW_THREADS
-      result = status == ECX_OK ? Py_NewRef(Py_None) : fail(status);
-      PyMem_Free(scratch);
+      result = end_walk(status, scratch);
     }
   }
   PyBuffer_Release(&z);
@@ -185,23 +196,18 @@ static PyObject *price(PyObject *self, PyObject *args) {
     return NULL;
   m = model_of(capsule);
   if (m && !counts(m, zh, zw, &nz, &ny) && !check(&z, nz, 2, "z") && !check(&y, ny, 4, "y") &&
-      (reluctance.len == 0 ||
-       !check(&reluctance, (Py_ssize_t)ecx_levels(m) * ECX_RELUCTANCES, 4, "reluctance")) &&
+      !check_reluctance(m, &reluctance) &&
       !check(&bits, (Py_ssize_t)ecx_price_entries(m), 4, "bits") &&
       !check(&cost, (Py_ssize_t)zh * zw, 4, "cost")) {
-    scratch_bytes = ecx_scratch_bytes(m, zh, zw);
-    scratch = PyMem_Malloc(scratch_bytes);
-    if (!scratch) {
-      PyErr_NoMemory();
-    } else {
+    scratch = new_scratch(m, zh, zw, &scratch_bytes);
+    if (scratch) {
       Py_BEGIN_ALLOW_THREADS
       status = ecx_price(m, q, zh, zw, (const int16_t *)z.buf, (const float *)y.buf,
-                         reluctance.len ? (const float *)reluctance.buf : NULL,
+                         reluctance_of(&reluctance),
                          (const float *)bits.buf, weight, scratch, scratch_bytes,
                          (float *)cost.buf);
       Py_END_ALLOW_THREADS
-      result = status == ECX_OK ? Py_NewRef(Py_None) : fail(status);
-      PyMem_Free(scratch);
+      result = end_walk(status, scratch);
     }
   }
   PyBuffer_Release(&z);
@@ -266,17 +272,13 @@ static PyObject *decode(PyObject *self, PyObject *args) {
   if (!PyArg_ParseTuple(args, "Oiiiy*w*w*", &capsule, &q, &zh, &zw, &data, &z, &y)) return NULL;
   m = model_of(capsule);
   if (m && !counts(m, zh, zw, &nz, &ny) && !check(&z, nz, 2, "z") && !check(&y, ny, 2, "y_hat")) {
-    scratch_bytes = ecx_scratch_bytes(m, zh, zw);
-    scratch = PyMem_Malloc(scratch_bytes);
-    if (!scratch) {
-      PyErr_NoMemory();
-    } else {
+    scratch = new_scratch(m, zh, zw, &scratch_bytes);
+    if (scratch) {
       Py_BEGIN_ALLOW_THREADS
       status = ecx_decode(m, q, zh, zw, (const uint8_t *)data.buf, (size_t)data.len, scratch,
                           scratch_bytes, (int16_t *)z.buf, (int16_t *)y.buf);
       Py_END_ALLOW_THREADS
-      result = status == ECX_OK ? Py_NewRef(Py_None) : fail(status);
-      PyMem_Free(scratch);
+      result = end_walk(status, scratch);
     }
   }
   PyBuffer_Release(&data);

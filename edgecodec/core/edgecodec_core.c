@@ -599,37 +599,79 @@ size_t ecx_scratch_bytes(const ecx_model *model, int zh, int zw) {
   return valid_size(model, 1, zh, zw) ? row_scratch_bytes(model, zw) : 0;
 }
 
-int ecx_predict(const ecx_model *model, int quality, int zh, int zw, const int16_t *z,
-                const int16_t *s, void *scratch, size_t scratch_bytes, int16_t *mu,
-                uint8_t *index) {
-  row_state r;
-  int16_t coded[MAX_CHANNELS];
-  size_t M, row, i;
-  int y, x, k, p, c;
-  if (!valid_size(model, quality, zh, zw)) return ECX_ARGUMENT;
-  if (scratch_bytes < row_scratch_bytes(model, zw)) return ECX_CAPACITY;
-  if (!valid_z(model, (size_t)zh * (size_t)zw, z)) return ECX_ARGUMENT;
-  M = (size_t)model->latent;
-  row = 4u * (size_t)zw * M;
-  for (i = 0; i < (size_t)zh * row; i++)
-    if (s[i] < -ECX_SYMBOL_LIMIT || s[i] > ECX_SYMBOL_LIMIT) return ECX_ARGUMENT;
-  begin_rows(&r, model, quality, zw, scratch);
-  for (y = 0; y < zh; y++, s += row, mu += row, index += row) {
-    features_of_row(&r, z + (size_t)y * (size_t)zw * (size_t)model->hyper);
+/* What each function below does with a latent whose mu and scale index are known: fill `symbol`.
+ * `at` is its first value in (2*zh, 2*zw, M) arrays, `cell` its cell. */
+typedef int (*visit_fn)(void *task, size_t at, size_t cell, const int16_t *mu,
+                        const uint8_t *level, int16_t *symbol);
+
+/* Visit all latents in the order of coding; y_hat is written unless it is NULL. */
+static int walk(row_state *r, int zh, const int16_t *z, visit_fn visit, void *task,
+                int16_t *y_hat) {
+  const ecx_model *m = r->m;
+  size_t M = (size_t)m->latent, zw = (size_t)r->zw;
+  int16_t symbol[MAX_CHANNELS];
+  int y, x, k, p;
+  for (y = 0; y < zh; y++) {
+    features_of_row(r, z + (size_t)y * zw * (size_t)m->hyper);
     for (k = 0; k < 4; k++)
-      for (x = 0; x < zw; x += BLOCK) {
-        predict_block(&r, x, k);
-        for (p = 0; p < BLOCK && x + p < zw; p++) {
-          size_t at = place(zw, x + p, k) * M;
-          memcpy(mu + at, r.mu + (size_t)p * M, 2u * M);
-          memcpy(index + at, r.index + (size_t)p * M, M);
-          for (c = 0; c < model->latent; c++)
-            coded[c] = index[at + (size_t)c] ? s[at + (size_t)c] : (int16_t)0;
-          keep_residual(&r, x + p, k, coded, r.mu + (size_t)p * M, NULL);
+      for (x = 0; x < r->zw; x += BLOCK) {
+        predict_block(r, x, k);
+        for (p = 0; p < BLOCK && x + p < r->zw; p++) {
+          size_t at = ((size_t)y * 4u * zw + place(r->zw, x + p, k)) * M;
+          const int16_t *mu = r->mu + (size_t)p * M;
+          int status = visit(task, at, (size_t)y * zw + (size_t)(x + p), mu,
+                             r->index + (size_t)p * M, symbol);
+          if (status != ECX_OK) return status;
+          keep_residual(r, x + p, k, symbol, mu, y_hat ? y_hat + at : NULL);
         }
       }
   }
   return ECX_OK;
+}
+
+/* The checks that predicting, quantizing and pricing share. */
+static int check_tile(const ecx_model *m, int quality, int zh, int zw, const int16_t *z,
+                      size_t scratch_bytes) {
+  if (!valid_size(m, quality, zh, zw)) return ECX_ARGUMENT;
+  if (scratch_bytes < row_scratch_bytes(m, zw)) return ECX_CAPACITY;
+  return valid_z(m, (size_t)zh * (size_t)zw, z) ? ECX_OK : ECX_ARGUMENT;
+}
+
+typedef struct {
+  const ecx_model *m;
+  const int16_t *s;
+  int16_t *mu;
+  uint8_t *index;
+} predict_task;
+
+static int predict_visit(void *task, size_t at, size_t cell, const int16_t *mu,
+                         const uint8_t *level, int16_t *symbol) {
+  const predict_task *t = (const predict_task *)task;
+  size_t M = (size_t)t->m->latent, c;
+  (void)cell;
+  memcpy(t->mu + at, mu, 2u * M);
+  memcpy(t->index + at, level, M);
+  for (c = 0; c < M; c++) symbol[c] = level[c] ? t->s[at + c] : (int16_t)0;
+  return ECX_OK;
+}
+
+int ecx_predict(const ecx_model *model, int quality, int zh, int zw, const int16_t *z,
+                const int16_t *s, void *scratch, size_t scratch_bytes, int16_t *mu,
+                uint8_t *index) {
+  row_state r;
+  predict_task task;
+  size_t i, count;
+  int status = check_tile(model, quality, zh, zw, z, scratch_bytes);
+  if (status != ECX_OK) return status;
+  count = 4u * (size_t)zh * (size_t)zw * (size_t)model->latent;
+  for (i = 0; i < count; i++)
+    if (s[i] < -ECX_SYMBOL_LIMIT || s[i] > ECX_SYMBOL_LIMIT) return ECX_ARGUMENT;
+  task.m = model;
+  task.s = s;
+  task.mu = mu;
+  task.index = index;
+  begin_rows(&r, model, quality, zw, scratch);
+  return walk(&r, zh, z, predict_visit, &task, NULL);
 }
 
 /* Rounds halves away from zero; NaN becomes 0. */
@@ -661,38 +703,50 @@ static void shrink_latent(const float *y, const int16_t *mu, const uint8_t *inde
   }
 }
 
+/* Quantizing, and what its symbols would cost. */
+typedef struct {
+  const ecx_model *m;
+  const float *y, *gain, *reluctance, *bits;
+  float weight;
+  int16_t *s;
+  uint8_t *index;
+  float *cost;
+} quantize_task;
+
+static void quantize_into(const quantize_task *t, size_t at, const int16_t *mu,
+                          const uint8_t *level, int16_t *symbol) {
+  quantize_latent(t->y + at, mu, level, t->gain, t->m->latent, symbol);
+  if (t->reluctance)
+    shrink_latent(t->y + at, mu, level, t->gain, t->reluctance, t->m->latent, symbol);
+}
+
+static int quantize_visit(void *task, size_t at, size_t cell, const int16_t *mu,
+                          const uint8_t *level, int16_t *symbol) {
+  const quantize_task *t = (const quantize_task *)task;
+  size_t M = (size_t)t->m->latent;
+  (void)cell;
+  quantize_into(t, at, mu, level, symbol);
+  memcpy(t->s + at, symbol, 2u * M);
+  memcpy(t->index + at, level, M);
+  return ECX_OK;
+}
+
 int ecx_quantize(const ecx_model *model, int quality, int zh, int zw, const int16_t *z,
                  const float *y, const float *reluctance, void *scratch, size_t scratch_bytes,
                  int16_t *s, uint8_t *index) {
   row_state r;
-  const float *gain;
-  size_t M, row;
-  int i, x, k, p;
-  if (!valid_size(model, quality, zh, zw)) return ECX_ARGUMENT;
-  if (scratch_bytes < row_scratch_bytes(model, zw)) return ECX_CAPACITY;
-  if (!valid_z(model, (size_t)zh * (size_t)zw, z)) return ECX_ARGUMENT;
-  M = (size_t)model->latent;
-  row = 4u * (size_t)zw * M;
-  gain = model->gain_y + (size_t)(quality - 1) * M;
+  quantize_task task;
+  int status = check_tile(model, quality, zh, zw, z, scratch_bytes);
+  if (status != ECX_OK) return status;
+  memset(&task, 0, sizeof task);
+  task.m = model;
+  task.y = y;
+  task.gain = model->gain_y + (size_t)(quality - 1) * (size_t)model->latent;
+  task.reluctance = reluctance;
+  task.s = s;
+  task.index = index;
   begin_rows(&r, model, quality, zw, scratch);
-  for (i = 0; i < zh; i++, y += row, s += row, index += row) {
-    features_of_row(&r, z + (size_t)i * (size_t)zw * (size_t)model->hyper);
-    for (k = 0; k < 4; k++)
-      for (x = 0; x < zw; x += BLOCK) {
-        predict_block(&r, x, k);
-        for (p = 0; p < BLOCK && x + p < zw; p++) {
-          size_t at = place(zw, x + p, k) * M;
-          const int16_t *mu = r.mu + (size_t)p * M;
-          const uint8_t *level = r.index + (size_t)p * M;
-          memcpy(index + at, level, M);
-          quantize_latent(y + at, mu, level, gain, model->latent, s + at);
-          if (reluctance)
-            shrink_latent(y + at, mu, level, gain, reluctance, model->latent, s + at);
-          keep_residual(&r, x + p, k, s + at, mu, NULL);
-        }
-      }
-  }
-  return ECX_OK;
+  return walk(&r, zh, z, quantize_visit, &task, NULL);
 }
 
 size_t ecx_price_entries(const ecx_model *model) {
@@ -720,38 +774,34 @@ static float price_latent(const ecx_model *m, const float *y, const int16_t *mu,
   return rate + weight * error;
 }
 
+static int price_visit(void *task, size_t at, size_t cell, const int16_t *mu,
+                       const uint8_t *level, int16_t *symbol) {
+  const quantize_task *t = (const quantize_task *)task;
+  quantize_into(t, at, mu, level, symbol);
+  t->cost[cell] +=
+      price_latent(t->m, t->y + at, mu, level, t->gain, t->bits, t->weight, symbol);
+  return ECX_OK;
+}
+
 int ecx_price(const ecx_model *model, int quality, int zh, int zw, const int16_t *z,
               const float *y, const float *reluctance, const float *bits, float weight,
               void *scratch, size_t scratch_bytes, float *cost) {
   row_state r;
-  int16_t s[MAX_CHANNELS];
-  const float *gain;
-  size_t M;
-  int i, x, k, p;
-  if (!valid_size(model, quality, zh, zw)) return ECX_ARGUMENT;
-  if (scratch_bytes < row_scratch_bytes(model, zw)) return ECX_CAPACITY;
-  if (!valid_z(model, (size_t)zh * (size_t)zw, z)) return ECX_ARGUMENT;
-  M = (size_t)model->latent;
-  gain = model->gain_y + (size_t)(quality - 1) * M;
+  quantize_task task;
+  size_t i;
+  int status = check_tile(model, quality, zh, zw, z, scratch_bytes);
+  if (status != ECX_OK) return status;
+  memset(&task, 0, sizeof task);
+  task.m = model;
+  task.y = y;
+  task.gain = model->gain_y + (size_t)(quality - 1) * (size_t)model->latent;
+  task.reluctance = reluctance;
+  task.bits = bits;
+  task.weight = weight;
+  task.cost = cost;
+  for (i = 0; i < (size_t)zh * (size_t)zw; i++) cost[i] = 0.0f;
   begin_rows(&r, model, quality, zw, scratch);
-  for (i = 0; i < zh; i++, y += 4u * (size_t)zw * M, cost += zw) {
-    features_of_row(&r, z + (size_t)i * (size_t)zw * (size_t)model->hyper);
-    for (x = 0; x < zw; x++) cost[x] = 0.0f;
-    for (k = 0; k < 4; k++)
-      for (x = 0; x < zw; x += BLOCK) {
-        predict_block(&r, x, k);
-        for (p = 0; p < BLOCK && x + p < zw; p++) {
-          const float *from = y + place(zw, x + p, k) * M;
-          const int16_t *mu = r.mu + (size_t)p * M;
-          const uint8_t *level = r.index + (size_t)p * M;
-          quantize_latent(from, mu, level, gain, model->latent, s);
-          if (reluctance) shrink_latent(from, mu, level, gain, reluctance, model->latent, s);
-          keep_residual(&r, x + p, k, s, mu, NULL);
-          cost[x + p] += price_latent(model, from, mu, level, gain, bits, weight, s);
-        }
-      }
-  }
-  return ECX_OK;
+  return walk(&r, zh, z, price_visit, &task, NULL);
 }
 
 /* ---- rANS encoder -------------------------------------------------------------------------- */
@@ -961,43 +1011,33 @@ static int decode_z(const ecx_model *m, int quality, size_t cells, decoder *d, i
   return ECX_OK;
 }
 
-/* Latent k of cell x, whose mu and scale indexes are known. */
-static int decode_latent(row_state *r, int x, int k, const uint8_t *level, const int16_t *mu,
-                         decoder *d, int16_t *y_hat) {
-  const ecx_model *m = r->m;
-  int16_t channel[MAX_CHANNELS], symbol[MAX_CHANNELS];
-  int c, count = 0, status;
-  memset(symbol, 0, 2u * (size_t)m->latent);
-  for (c = 0; c < m->latent; c++) {
+typedef struct {
+  const ecx_model *m;
+  decoder *d;
+} decode_task;
+
+static int decode_visit(void *task, size_t at, size_t cell, const int16_t *mu,
+                        const uint8_t *level, int16_t *symbol) {
+  const decode_task *t = (const decode_task *)task;
+  int16_t channel[MAX_CHANNELS];
+  int c, count = 0;
+  (void)at;
+  (void)cell;
+  (void)mu;
+  memset(symbol, 0, 2u * (size_t)t->m->latent);
+  for (c = 0; c < t->m->latent; c++) {
     channel[count] = (int16_t)c;
     count += level[c] != 0;
   }
-  status = read_position(d, m, level, channel, count, ECX_SYMBOL_LIMIT, symbol);
-  if (status != ECX_OK) return status;
-  keep_residual(r, x, k, symbol, mu, y_hat);
-  return ECX_OK;
-}
-
-static int decode_row(row_state *r, decoder *d, int16_t *y_hat) {
-  size_t M = (size_t)r->m->latent;
-  int k, x, p;
-  for (k = 0; k < 4; k++)
-    for (x = 0; x < r->zw; x += BLOCK) {
-      predict_block(r, x, k);
-      for (p = 0; p < BLOCK && x + p < r->zw; p++) {
-        int status = decode_latent(r, x + p, k, r->index + (size_t)p * M, r->mu + (size_t)p * M, d,
-                                   y_hat + place(r->zw, x + p, k) * M);
-        if (status != ECX_OK) return status;
-      }
-    }
-  return ECX_OK;
+  return read_position(t->d, t->m, level, channel, count, ECX_SYMBOL_LIMIT, symbol);
 }
 
 int ecx_decode(const ecx_model *model, int quality, int zh, int zw, const uint8_t *data,
                size_t length, void *scratch, size_t scratch_bytes, int16_t *z, int16_t *y_hat) {
   row_state r;
   decoder d;
-  int y, status;
+  decode_task task;
+  int status;
   if (!valid_size(model, quality, zh, zw)) return ECX_ARGUMENT;
   if (scratch_bytes < row_scratch_bytes(model, zw)) return ECX_CAPACITY;
   if (length < 8) return ECX_TRUNCATED;
@@ -1010,11 +1050,10 @@ int ecx_decode(const ecx_model *model, int quality, int zh, int zw, const uint8_
   status = decode_z(model, quality, (size_t)zh * (size_t)zw, &d, z);
   if (status != ECX_OK) return status;
   begin_rows(&r, model, quality, zw, scratch);
-  for (y = 0; y < zh; y++, y_hat += 4u * (size_t)zw * (size_t)model->latent) {
-    features_of_row(&r, z + (size_t)y * (size_t)zw * (size_t)model->hyper);
-    status = decode_row(&r, &d, y_hat);
-    if (status != ECX_OK) return status;
-  }
+  task.m = model;
+  task.d = &d;
+  status = walk(&r, zh, z, decode_visit, &task, y_hat);
+  if (status != ECX_OK) return status;
   /* The encoder began with both states at their lower bound: anything else is not its work. */
   if (d.next != d.end || d.current != STATE_LOW || d.other != STATE_LOW) return ECX_CORRUPT;
   return ECX_OK;
