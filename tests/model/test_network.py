@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,13 @@ from edgecodec.model.config import CodecConfig
 from edgecodec.model.network import NeuralCodec, gaussian_bits, multiply_accumulates
 from edgecodec.model.quantizers import round_clip
 from edgecodec.model.stages import build_stages, receptive_halos
-from edgecodec.model.tables import build_tables, export_tables, gaussian_frequencies
+from edgecodec.model.tables import (
+    SCALE_ERROR,
+    build_tables,
+    export_tables,
+    symbol_frequencies,
+    symbol_probabilities,
+)
 from edgecodec.tables import CELL_ORDER, scale_of
 
 
@@ -118,28 +126,39 @@ def test_training_model_and_integer_decoder_agree_to_the_bit(
     assert (coder.predict(quality, z, np.zeros_like(s))[0] != mu)[1::2].mean() > 0.5
 
 
+def mixture_symbols(rng: np.random.Generator, sigma: np.ndarray) -> np.ndarray:
+    scale = sigma * np.exp(SCALE_ERROR * rng.normal(size=sigma.shape) - SCALE_ERROR**2)
+    return np.rint(rng.normal(size=sigma.shape) * scale).astype(np.int64)
+
+
+def mixture_bits(s: np.ndarray, sigma: np.ndarray) -> float:
+    total = 0.0
+    for value in np.unique(sigma):
+        k = np.abs(s[sigma == value])
+        total -= np.log2(symbol_probabilities(float(value), int(k.max()))[0][k]).sum()
+    return total
+
+
 @pytest.mark.parametrize("quality", [1, 50, 100])
 def test_coded_size_is_the_information_content(codec: NeuralCodec, quality: int) -> None:
-    """Symbols drawn from the model's own distributions cost what the training model says."""
+    """Symbols drawn from the model's own distributions cost their information content."""
     coder = LatentCoder(export_tables(codec))
     rng = np.random.default_rng(quality)
-    q = torch.tensor([float(quality)])
-    with torch.inference_mode():
-        sigma_z = codec.log_sigma_z(q).exp().numpy()[0]
-    z = np.clip(np.rint(rng.normal(size=(12, 10, len(sigma_z))) * sigma_z), -127, 127)
+    sigmas = np.array([scale_of(i) for i in range(64)])
+    index_z = coder.tables.index_z[quality - 1]
+    z = np.clip(
+        mixture_symbols(rng, np.broadcast_to(sigmas[index_z], (12, 10, len(index_z)))), -127, 127
+    )
     z = z.astype(np.int16)
     s = np.zeros((24, 20, coder.latent_channels), np.int16)
-    sigmas = np.array([scale_of(i) for i in range(64)], np.float32)
     for dy, dx in CELL_ORDER:  # each depends on those before it
         level = coder.predict(quality, z, s)[1][dy::2, dx::2]
-        drawn = np.rint(rng.normal(size=level.shape) * sigmas[level])
-        s[dy::2, dx::2] = np.where(level > 0, drawn, 0)
+        s[dy::2, dx::2] = np.where(level > 0, mixture_symbols(rng, sigmas[level]), 0)
     _, index = coder.predict(quality, z, s)
-    sigma = sigmas[index]
     data = coder.encode(quality, z, index, s)
     coded = index > 0
-    bits = float(gaussian_bits(torch.tensor(z), torch.tensor(sigma_z)).sum())
-    bits += float(gaussian_bits(torch.tensor(s[coded]), torch.tensor(sigma[coded])).sum())
+    bits = mixture_bits(np.abs(z), np.broadcast_to(sigmas[index_z], z.shape))
+    bits += mixture_bits(np.abs(s[coded]), sigmas[index[coded]])
     assert bits > 8000
     assert abs(8 * len(data) / bits - 1) <= 0.005
 
@@ -179,18 +198,38 @@ def test_receptive_halos_are_enough_and_not_generous(codec: NeuralCodec) -> None
     assert min(first_y, first_z) < 256
 
 
-@pytest.mark.parametrize("sigma", [0.13, 0.5, 1.0, 7.3, 64.0])
-def test_gaussian_frequencies_are_close_to_the_gaussian(sigma: float) -> None:
-    f = gaussian_frequencies(sigma).astype(np.int64)
+SIGMAS = [0.13, 0.5, 1.0, 7.3, 64.0]
+
+
+@pytest.mark.parametrize("sigma", SIGMAS)
+def test_symbol_probabilities_are_a_heavy_tailed_distribution_of_that_variance(
+    sigma: float,
+) -> None:
+    half = math.ceil(30 * sigma)
+    p, beyond = symbol_probabilities(sigma, half)
+    assert p[0] + 2 * p[1:].sum() + beyond == pytest.approx(1.0, abs=1e-12)
+    assert (np.diff(p[1:]) <= 0).all()
+    if sigma >= 1:  # Rounding to whole steps adds 1/12.
+        k = np.arange(half + 1.0)
+        assert 2 * (p * k * k).sum() == pytest.approx(sigma**2 + 1 / 12, rel=0.01)
+        # The fourth moment of the mixture, 3 exp(4 tau^2) sigma^4.
+        kurtosis = 2 * (p * k**4).sum() / (sigma**2 + 1 / 12) ** 2
+        assert kurtosis > 4
+
+
+@pytest.mark.parametrize("sigma", SIGMAS)
+def test_symbol_frequencies_cost_hardly_more_than_the_entropy(sigma: float) -> None:
+    f = symbol_frequencies(sigma).astype(np.int64)
     half = (len(f) - 2) // 2
     assert f.sum() == 1 << 14
     assert f.min() >= 1
     assert np.array_equal(f[:-1], f[:-1][::-1])
-    s = torch.arange(-half, half + 1).float()
-    bits = gaussian_bits(s, torch.tensor(sigma)).numpy()
-    p = 2.0**-bits
-    excess = float((p * (-np.log2(f[:-1] / (1 << 14)) - bits)).sum())
-    assert excess <= 0.004 * float((p * bits).sum()) + 0.001
+    side, beyond = symbol_probabilities(sigma, half)
+    assert f[-1] == max(2, round(beyond * (1 << 14)))
+    p = np.concatenate([side[:0:-1], side, [beyond]])
+    entropy = -(p * np.log2(p)).sum()
+    excess = (p * -np.log2(f / (1 << 14))).sum() - entropy
+    assert excess <= 0.004 * entropy + 0.001
 
 
 def test_tables_grow_with_quality(codec: NeuralCodec) -> None:
