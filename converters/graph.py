@@ -2,8 +2,8 @@
 
 Values are feature maps of one image. Their channel count is fixed, height and width are not:
 `infer_sizes` gives them for a size of the input. Weights are float32, output channels first
-(O, I / groups, kh, kw). Quantization parameters can be attached to each value and to each
-convolution's weights; the float writers ignore them.
+(O, I / groups, kh, kw). Values are float32, or int8 codes that stand for real numbers; nodes of
+their own lead from one to the other.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -26,17 +26,17 @@ of a block comes from channel c * r * r + i * r + j (crd, torch) or (i * r + j) 
 TFLite)."""
 
 
-@dataclass(frozen=True, eq=False)
-class Quantization:
-    """Symmetric integers that stand for real numbers: real = scale * integer.
+@dataclass(frozen=True)
+class Coding:
+    """int8 codes that stand for real numbers: real = scale * (code - zero_point).
 
     Attributes:
-        scale: (1,) float32 for a whole tensor or (O,) for each output channel of a weight.
-        bits: width of the integers.
+        scale: of all channels.
+        zero_point: 0, or -128 for what is never negative.
     """
 
-    scale: Float32Array
-    bits: int = 8
+    scale: float
+    zero_point: int = 0
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,12 @@ class Value:
     Attributes:
         name: unique in its graph; inputs and outputs of a graph carry their public name.
         channels: number of channels.
-        quantization: how its integers map to numbers; None is floating point.
+        coding: how its codes map to numbers; None is float32.
     """
 
     name: str
     channels: int
-    quantization: Quantization | None = None
+    coding: Coding | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,6 @@ class Conv2d:
         padding: rows and columns of zeros above, left, below, right.
         dilation: down and right.
         groups: blocks of channels that do not see each other.
-        weight_quantization: per output channel; None is floating point.
     """
 
     name: str
@@ -80,12 +79,92 @@ class Conv2d:
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
     dilation: Size = (1, 1)
     groups: int = 1
-    weight_quantization: Quantization | None = None
 
     @property
     def is_depthwise(self) -> bool:
         """Whether every group has a single input channel, and there are several groups."""
         return self.groups > 1 and self.weight.shape[1] == 1
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedConv2d:
+    """Convolution of int8 codes, of which int8 codes come out.
+
+    With sum = bias + sum over weight * (code - zero point), padding counting as real zero, the
+    result is clip(zero_point' + round(sum * scale * scale_in / scale_out), -128, 127), where
+    scale_in and scale_out are those of the values and zero_point' is that of the output: -128
+    there makes it a ReLU.
+
+    Attributes:
+        name: unique in its graph.
+        inputs: name of the value read, which has a coding.
+        output: name of the value made, which has a coding.
+        weight: (O, I / groups, kh, kw) int8.
+        bias: (O,) int32.
+        scale: (O,) float32, of the weights.
+        stride: down and right.
+        padding: rows and columns of zeros above, left, below, right.
+        dilation: down and right.
+        groups: blocks of channels that do not see each other.
+    """
+
+    name: str
+    inputs: tuple[str]
+    output: str
+    weight: npt.NDArray[np.int8]
+    bias: npt.NDArray[np.int32]
+    scale: Float32Array
+    stride: Size = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: Size = (1, 1)
+    groups: int = 1
+
+    @property
+    def is_depthwise(self) -> bool:
+        """Whether every group has a single input channel, and there are several groups."""
+        return self.groups > 1 and self.weight.shape[1] == 1
+
+
+@dataclass(frozen=True)
+class Quantize:
+    """float32 to the coding of the output: clip(zero_point + round(x / scale), -128, 127)."""
+
+    name: str
+    inputs: tuple[str]
+    output: str
+
+
+@dataclass(frozen=True)
+class Dequantize:
+    """Codes to the float32 they stand for."""
+
+    name: str
+    inputs: tuple[str]
+    output: str
+
+
+@dataclass(frozen=True, eq=False)
+class Scale:
+    """Product with a factor per channel.
+
+    Attributes:
+        factor: (C,) float32.
+    """
+
+    name: str
+    inputs: tuple[str]
+    output: str
+    factor: Float32Array
+
+
+@dataclass(frozen=True)
+class Snap:
+    """floor(clip(x, -limit, limit)) + 0.5: half-integers of bounded magnitude."""
+
+    name: str
+    inputs: tuple[str]
+    output: str
+    limit: float
 
 
 @dataclass(frozen=True)
@@ -128,7 +207,9 @@ class SpaceToDepth:
     order: Order = "crd"
 
 
-Node: TypeAlias = Conv2d | Relu | Add | DepthToSpace | SpaceToDepth
+FloatNode: TypeAlias = Conv2d | Relu | Add | DepthToSpace | SpaceToDepth
+"""What float networks are made of."""
+Node: TypeAlias = FloatNode | QuantizedConv2d | Quantize | Dequantize | Scale | Snap
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,6 +241,7 @@ class Graph:
             if missing or node.output in known or node.output not in self.values:
                 raise ConversionError(f"node {node.name} reads or writes a wrong value", self.stage)
             self._check_channels(node)
+            self._check_codings(node)
             known.add(node.output)
         if not set(self.outputs) <= known - set(self.inputs):
             raise ConversionError("an output is not made by any node", self.stage)
@@ -170,11 +252,14 @@ class Graph:
         expected = given[0]
         fits = True
         match node:
-            case Conv2d():
+            case Conv2d() | QuantizedConv2d():
                 expected = node.weight.shape[0]
                 fits = given[0] == node.weight.shape[1] * node.groups
                 fits = fits and expected % node.groups == 0 and node.bias.shape == (expected,)
-                fits = fits and node.weight.dtype == np.float32 and node.bias.dtype == np.float32
+                kinds = ("f4", "f4") if isinstance(node, Conv2d) else ("i1", "i4")
+                fits = fits and (node.weight.dtype.str[1:], node.bias.dtype.str[1:]) == kinds
+            case Scale():
+                fits = node.factor.shape == (expected,)
             case Add():
                 fits = given[0] == given[1]
             case DepthToSpace():
@@ -186,6 +271,24 @@ class Graph:
             raise ConversionError(
                 f"node {node.name}: channels {given} -> {found} do not fit", self.stage
             )
+
+    def _check_codings(self, node: Node) -> None:
+        """Codes go into and come out of the nodes made for them, and through shuffles."""
+        given = {self.values[name].coding for name in node.inputs}
+        made = self.values[node.output].coding
+        match node:
+            case Quantize():
+                fits = given == {None} and made is not None
+            case Dequantize():
+                fits = None not in given and made is None
+            case QuantizedConv2d():
+                fits = None not in given and made is not None
+            case DepthToSpace() | SpaceToDepth():
+                fits = given == {made}
+            case _:
+                fits = given == {None} and made is None
+        if not fits:
+            raise ConversionError(f"node {node.name} reads or makes the wrong kind", self.stage)
 
     def consumers(self, value: str) -> list[Node]:
         """Return the nodes that read a value."""
@@ -202,8 +305,8 @@ class Graph:
         for node in self.nodes:
             numbers[node.output] = len(numbers)
             parts: list[object] = [type(node).__name__, [numbers[name] for name in node.inputs]]
-            arrays: tuple[Float32Array, ...] = ()
-            if isinstance(node, Conv2d):
+            arrays: tuple[npt.NDArray[Any], ...] = ()
+            if isinstance(node, Conv2d | QuantizedConv2d):
                 arrays = (node.weight, node.bias)
                 parts += [node.stride, node.padding, node.dilation, node.groups]
                 parts += [array.shape for array in arrays]
@@ -211,7 +314,7 @@ class Graph:
                 parts += [node.block, node.order]
             digest.update(repr(parts).encode())
             for array in arrays:
-                digest.update(np.ascontiguousarray(array, "<f4").tobytes())
+                digest.update(np.asarray(array, array.dtype.newbyteorder("<"), order="C").tobytes())
         digest.update(repr([numbers[name] for name in self.outputs]).encode())
         return digest.digest()
 
@@ -259,7 +362,7 @@ def _output_size(stage: str, node: Node, given: list[Size]) -> Size:
     height, width = given[0]
     fits = True
     match node:
-        case Conv2d():
+        case Conv2d() | QuantizedConv2d():
             top, left, bottom, right = node.padding
             kernel = [
                 d * (k - 1) + 1 for k, d in zip(node.weight.shape[2:], node.dilation, strict=True)
