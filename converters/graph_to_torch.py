@@ -37,6 +37,20 @@ _OPS = {
 }
 
 
+def describe(graph: Graph, precision: Precision = "fp32") -> dict[str, Any]:
+    """Return the content of the file, also what `runtimes.torch_graph.TorchGraph` takes."""
+    tensors: dict[str, torch.Tensor] = {}
+    return {
+        "format": FORMAT,
+        "stage": graph.stage,
+        "precision": precision,
+        "inputs": list(graph.inputs),
+        "outputs": list(graph.outputs),
+        "nodes": [_describe(node, tensors) for node in graph.nodes],
+        "tensors": tensors,
+    }
+
+
 def write_torch(graph: Graph, path: Path, precision: Precision = "fp32") -> dict[str, int]:
     """Write `<path>` (.pt); return how often each operator occurs.
 
@@ -45,20 +59,10 @@ def write_torch(graph: Graph, path: Path, precision: Precision = "fp32") -> dict
             shuffle that is not in torch's order.
     """
     check_precision(precision, ("fp32",), graph.stage)
-    tensors: dict[str, torch.Tensor] = {}
-    nodes = [_describe(node, tensors) for node in graph.nodes]
-    payload = {
-        "format": FORMAT,
-        "stage": graph.stage,
-        "precision": precision,
-        "inputs": list(graph.inputs),
-        "outputs": list(graph.outputs),
-        "nodes": nodes,
-        "tensors": tensors,
-    }
+    payload = describe(graph, precision)
     with path.open("wb") as handle:  # by name, torch.save would put the name into the file
         torch.save(payload, handle)
-    return dict(sorted(Counter(str(node["op"]) for node in nodes).items()))
+    return dict(sorted(Counter(str(node["op"]) for node in payload["nodes"]).items()))
 
 
 def _tensor(array: Float32Array) -> torch.Tensor:

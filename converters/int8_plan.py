@@ -1,0 +1,108 @@
+"""Which convolutions of a float network become int8, and which stay whole.
+
+The residual trunk keeps its precision: what flows along it is rounded again and again otherwise,
+and its few strong channels (the local mean of the picture) drown in that (docs/exact-int8.md).
+Trunk are the inputs and outputs of a graph, sums, and what sums add to; a convolution that makes a
+trunk value stays in float32. All others, the branches, become int8: most of the work.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgecodec.converters.graph import (
+    Add,
+    Conv2d,
+    DepthToSpace,
+    Graph,
+    Node,
+    Relu,
+    SpaceToDepth,
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is int8.
+
+    Attributes:
+        trunk: names of the values that stay float32.
+        int8: names of the convolutions that become int8.
+        fused: name of the ReLU that is part of a convolution, by the convolution's name.
+    """
+
+    trunk: frozenset[str]
+    int8: frozenset[str]
+    fused: dict[str, Relu]
+
+
+def make_plan(graph: Graph) -> Plan:
+    """Return what of a float graph becomes int8."""
+    trunk = {*graph.inputs, *graph.outputs}
+    for node in graph.nodes:
+        if isinstance(node, Add):
+            trunk |= {node.output, *node.inputs} - _branch(graph, node)
+    for node in graph.nodes:
+        readers = graph.consumers(node.output)
+        several = len(readers) > 1 and any(isinstance(r, Relu) for r in readers)
+        if isinstance(node, Conv2d) and several:
+            trunk.add(node.output)  # its codes would have to be read with their sign and without
+    _close(graph, trunk)
+    int8, fused = set(), {}
+    for node in graph.nodes:
+        if isinstance(node, Conv2d) and node.output not in trunk:
+            int8.add(node.name)
+            readers = graph.consumers(node.output)
+            if (
+                len(readers) == 1
+                and isinstance(readers[0], Relu)
+                and readers[0].output not in trunk
+            ):
+                fused[node.name] = readers[0]
+    return Plan(frozenset(trunk), frozenset(int8), fused)
+
+
+def _branch(graph: Graph, add: Add) -> set[str]:
+    """Return the operand that a convolution makes for this sum alone; the second where both are."""
+    found = [
+        name
+        for name in add.inputs
+        if isinstance(graph.producer(name), Conv2d)
+        and graph.consumers(name) == [add]
+        and name not in graph.outputs
+        and add.inputs.count(name) == 1
+    ]
+    return set(found[-1:])
+
+
+def _close(graph: Graph, trunk: set[str]) -> None:
+    """Add what shuffles and ReLUs make trunk values of."""
+    for node in reversed(graph.nodes):
+        if isinstance(node, DepthToSpace | SpaceToDepth | Relu) and node.output in trunk:
+            trunk.update(node.inputs)
+    for node in graph.nodes:
+        if isinstance(node, DepthToSpace | SpaceToDepth | Relu) and node.inputs[0] in trunk:
+            trunk.add(node.output)
+
+
+def stream_of(graph: Graph, value: str) -> list[str]:
+    """Return a trunk value and what sums and ReLUs make of it, which shares its units."""
+    found = [value]
+    for node in graph.nodes:
+        if not isinstance(node, Relu | Add):
+            continue
+        if any(name in found for name in node.inputs) and node.output not in found:
+            found.append(node.output)
+    return found
+
+
+def shuffles_after(graph: Graph, value: str) -> tuple[str, list[DepthToSpace]]:
+    """Follow the pixel shuffles that alone read a value; return where they lead, and them."""
+    passed: list[DepthToSpace] = []
+    while value not in graph.outputs:
+        readers: list[Node] = graph.consumers(value)
+        if len(readers) != 1 or not isinstance(readers[0], DepthToSpace):
+            break
+        passed.append(readers[0])
+        value = readers[0].output
+    return value, passed

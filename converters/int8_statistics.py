@@ -1,0 +1,88 @@
+"""How large the values of a network become on real photos, channel by channel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from edgecodec.converters.graph import Float32Array, Graph
+from edgecodec.converters.graph_to_torch import describe
+from edgecodec.runtimes.torch_graph import TorchGraph
+
+_SAMPLES = 20_000
+_STEPS = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """What was seen of a value.
+
+    Attributes:
+        samples: (C, n) float32, at n places drawn at random.
+        largest: (C,) float32, the largest magnitude anywhere.
+    """
+
+    samples: Float32Array
+    largest: Float32Array
+
+
+def pooled(parts: Sequence[Statistics]) -> Statistics:
+    """Return what was seen of several values of the same channels."""
+    return Statistics(
+        np.concatenate([part.samples for part in parts], 1),
+        np.max([part.largest for part in parts], 0),
+    )
+
+
+@torch.inference_mode()
+def collect(
+    graph: Graph,
+    inputs: Sequence[Mapping[str, Float32Array]],
+    progress: Callable[[int], None] = lambda done: None,
+) -> dict[str, Statistics]:
+    """Run a float graph and look at every value.
+
+    Args:
+        graph: to run.
+        inputs: (1, H, W, C) float32 by name, one mapping per run.
+        progress: told how many runs are done.
+    """
+    everything = replace(graph, outputs=tuple(node.output for node in graph.nodes))
+    network = TorchGraph(describe(everything)).eval()
+    rng = np.random.default_rng(0)
+    seen: dict[str, list[Statistics]] = {}
+    for done, given in enumerate(inputs, 1):
+        tensors = {name: torch.from_numpy(array) for name, array in given.items()}
+        for name, value in {**tensors, **network(tensors)}.items():
+            flat = value.reshape(-1, value.shape[-1])
+            rows = torch.from_numpy(rng.integers(0, len(flat), -(-_SAMPLES // len(inputs))))
+            seen.setdefault(name, []).append(
+                Statistics(flat[rows].T.numpy().copy(), flat.abs().amax(0).numpy())
+            )
+        progress(done)
+    return {name: pooled(parts) for name, parts in seen.items()}
+
+
+def best_scale(seen: Statistics, low: int, high: int) -> Float32Array:
+    """Return the scale of each channel at which codes low..high have the least squared error.
+
+    Clipping a few extremes makes all other steps finer: scales from the largest magnitude down to
+    a 32nd of it are tried.
+
+    Returns:
+        (C,) float32, above zero.
+    """
+    top = np.maximum(seen.largest, 1e-6) / high
+    best = np.full(len(top), np.inf, np.float32)
+    chosen = top.copy()
+    for step in range(_STEPS + 1):
+        scale = top * np.float32(2.0 ** (-step / 2))
+        codes = np.clip(np.rint(seen.samples / scale[:, None]), low, high)
+        error = np.mean(np.square(codes * scale[:, None] - seen.samples), 1)
+        # At equal errors (a channel that is always zero) the first, largest one stays.
+        chosen = np.where(error < best, scale, chosen)
+        best = np.minimum(error, best)
+    return chosen.astype(np.float32)

@@ -1,0 +1,136 @@
+"""Integers for the weights of one convolution, and the proof that their sums are exact."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from edgecodec.converters.graph import Float32Array
+from edgecodec.errors import ConversionError
+
+Float64Array = npt.NDArray[np.float64]
+
+MAX_DIVISOR = 2047
+MAX_BIAS = 1 << 20
+"""With these bounds no float32 kernel, in whatever order it scales, adds the bias and moves the
+zero point, can err by as much as half of 1 / divisor, the distance to the nearest halfway case."""
+_LARGEST = 127
+_LEAST_FRACTION = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Int8Weights:
+    """What a `QuantizedConv2d` holds, for codes that count in units of their own.
+
+    Attributes:
+        weight: (O, I / groups, kh, kw) int8.
+        bias: (O,) int32.
+        scale: (O,) float32: units of the output per unit of the sum.
+        units: (O,) float64: real numbers per unit of the output, at least what was asked for.
+    """
+
+    weight: npt.NDArray[np.int8]
+    bias: npt.NDArray[np.int32]
+    scale: Float32Array
+    units: Float64Array
+
+
+def int8_weights(
+    weight: Float64Array, bias: Float64Array, units: Float64Array, *, exact: bool, stage: str
+) -> Int8Weights:
+    """Round a convolution that takes codes.
+
+    Exact means that every scale is one over an odd number: sum / divisor = n + 1/2 would make
+    2 * sum = divisor * (2 n + 1), an even number equal to an odd one, so no sum of whatever
+    integers lies halfway between two results.
+
+    Args:
+        weight: (O, I / groups, kh, kw), real output per code of the input.
+        bias: (O,), real.
+        units: (O,), real numbers per code of the output; doubled where the scale asks for it.
+        exact: by the scheme above; otherwise the scale is free.
+        stage: for errors.
+
+    Raises:
+        ConversionError: a bias is too large beside the weights.
+    """
+    units = units.copy()
+    largest = np.maximum(np.abs(weight).max((1, 2, 3)), 1e-30)
+    if exact:
+        while (steep := largest > _LARGEST * units).any():
+            units[steep] *= 2.0
+        divisor = np.floor(np.minimum(_LARGEST * units / largest, MAX_DIVISOR))
+        factor = 1.0 / (divisor - 1 + divisor % 2)
+    else:
+        factor = np.maximum(largest / units, 1e-9) / _LARGEST
+    real = units * factor  # of one unit of the sum
+    whole, offset = np.rint(weight / real[:, None, None, None]), np.rint(bias / real)
+    if np.abs(offset).max(initial=0) >= (MAX_BIAS if exact else 1 << 30):
+        raise ConversionError("a bias is too large beside the weights for int8", stage)
+    return Int8Weights(
+        np.clip(whole, -_LARGEST, _LARGEST).astype(np.int8),
+        offset.astype(np.int32),
+        factor.astype(np.float32),
+        units,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class WholeWeights:
+    """A float32 convolution whose every sum is exact.
+
+    Attributes:
+        weight: (O, I / groups, kh, kw) float32, even multiples of the step.
+        bias: (O,) float32, multiples of the step: whichever make sums over half-integers odd ones.
+        step: (O,) float64, what outputs are odd multiples of.
+        bound: (O,) float64, largest magnitude of an output.
+    """
+
+    weight: Float32Array
+    bias: Float32Array
+    step: Float64Array
+    bound: Float64Array
+
+
+def whole_weights(
+    weight: Float64Array, bias: Float64Array, bound: Float64Array, room: float, *, stage: str
+) -> WholeWeights:
+    """Round a convolution of half-integers so that float32 holds each partial sum exactly.
+
+    Each output takes as many fractional bits as leave the sum of |weight| * bound, in half units,
+    below `room`, for the worst input there can be.
+
+    Args:
+        weight: (O, I / groups, kh, kw), units of the output per unit of the input.
+        bias: (O,), units of the output.
+        bound: (I,), largest magnitude of each input channel.
+        room: at most 2**24, the multiples of a step that float32 holds.
+        stage: for errors.
+
+    Raises:
+        ConversionError: fewer than 3 fractional bits would be left.
+    """
+    groups = len(bound) // weight.shape[1]
+    limits = np.repeat(bound.reshape(groups, -1), len(weight) // groups, 0)
+    fraction = np.full(len(weight), 30.0)
+    while True:
+        unit = 2.0**-fraction
+        whole = np.rint(weight / unit[:, None, None, None])
+        worst = (np.abs(whole).sum((2, 3)) * limits).sum(1)
+        # In halves of the unit: half-integers in, and a sum that is odd in its last place.
+        odd = (whole.sum((1, 2, 3)) + 1) % 2
+        halves = 2.0 * np.rint((2.0 * bias / unit - odd) / 2.0) + odd
+        over = 2.0 * worst + np.abs(halves) >= room
+        if not over.any():
+            break
+        fraction[over] -= 1
+        if (fraction < _LEAST_FRACTION).any():
+            raise ConversionError("the sums of a convolution do not fit float32 exactly", stage)
+    return WholeWeights(
+        (whole * unit[:, None, None, None]).astype(np.float32),
+        (0.5 * halves * unit).astype(np.float32),
+        0.5 * unit,
+        (worst + 0.5 * np.abs(halves)) * unit,
+    )
