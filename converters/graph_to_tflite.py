@@ -10,6 +10,10 @@ unpacks once and TFLite's own kernels compute once. `fp16` stores every constant
 it has to be, and declares `reduced_precision_support = fp16accfp16`: XNNPACK then computes in
 float16 where the processor does (Arm v8.2 and later) and in float32 elsewhere, as do TFLite's own
 kernels.
+
+`int8` is for graphs with codes (docs/exact-int8.md). Their tensors are int8 with the scale and zero
+point of the coding, weights int8 with a scale per output channel; what is float32 stays it, weights
+as in `fp32`. XNNPACK, TFLite's own kernels and its reference kernels give the same bits.
 """
 
 from __future__ import annotations
@@ -24,18 +28,25 @@ from edgecodec.converters.graph import (
     Add,
     Conv2d,
     DepthToSpace,
+    Dequantize,
     Float32Array,
     Graph,
     Node,
+    Quantize,
+    QuantizedConv2d,
     Relu,
+    Scale,
     Size,
+    Snap,
     SpaceToDepth,
+    Value,
     fits_half,
     infer_sizes,
     to_half,
 )
 from edgecodec.converters.precision import Precision, check_precision
 from edgecodec.converters.tflite_model import Kind, ModelBuilder
+from edgecodec.errors import ConversionError
 
 
 def write_tflite(
@@ -46,16 +57,27 @@ def write_tflite(
     Args:
         graph: the stage.
         path: .tflite file.
-        precision: `fp32` or `fp16`.
+        precision: `fp32` or `fp16`; `int8` for a graph with codes, and for no other.
         size: height and width of the inputs until a runtime resizes them.
 
     Raises:
         ConversionError: the precision is not available, or a weight is beyond its range.
     """
-    check_precision(precision, ("fp32", "fp16"), graph.stage)
+    check_precision(precision, ("fp32", "fp16", "int8"), graph.stage)
+    if (precision == "int8") != _has_codes(graph):
+        raise ConversionError(
+            "int8 is not available for a graph without int8 codes"
+            if precision == "int8"
+            else f"{precision} is not available for a graph with int8 codes: int8 alone is",
+            graph.stage,
+        )
     writer = _Writer(with_dcr_shuffles(graph), precision, size)
     path.write_bytes(writer.write())
     return dict(sorted(Counter(writer.builder.used).items()))
+
+
+def _has_codes(graph: Graph) -> bool:
+    return any(value.coding is not None for value in graph.values.values())
 
 
 class _Writer:
@@ -81,11 +103,13 @@ class _Writer:
 
     def _activation(self, name: str) -> int:
         if name not in self.tensors:
-            height, width = self.sizes[name]
-            self.tensors[name] = self.builder.activation(
-                name, (1, height, width, self.graph.values[name].channels)
-            )
+            self.tensors[name] = self._new(name, self.graph.values[name], self.sizes[name])
         return self.tensors[name]
+
+    def _new(self, name: str, like: Value, size: Size) -> int:
+        """Add a tensor with the channels and coding of a value."""
+        coding = None if like.coding is None else (like.coding.scale, like.coding.zero_point)
+        return self.builder.activation(name, (1, *size, like.channels), coding=coding)
 
     def _fused_relu(self, node: Node) -> Relu | None:
         """Return the ReLU that alone reads a convolution or sum."""
@@ -105,8 +129,17 @@ class _Writer:
         inputs = [self._activation(name) for name in node.inputs]
         output = self._activation(node.output if relu is None else relu.output)
         match node:
-            case Conv2d():
+            case Conv2d() | QuantizedConv2d():
                 self._convolution(node, inputs[0], output, relu=relu is not None)
+            case Quantize():
+                self.builder.simple(Kind.QUANTIZE, inputs, output)
+            case Dequantize():
+                self.builder.simple(Kind.DEQUANTIZE, inputs, output)
+            case Scale():
+                factor = self.builder.constant(f"{node.name}.factor", node.factor)
+                self.builder.simple(Kind.MUL, [*inputs, factor], output)
+            case Snap():
+                self._snap(node, inputs[0], output)
             case Add():
                 self.builder.add(inputs, output, relu=relu is not None)
             case Relu():
@@ -126,18 +159,15 @@ class _Writer:
             return output
         return self.builder.constant(name, array)
 
-    def _convolution(self, node: Conv2d, source: int, output: int, *, relu: bool) -> None:
+    def _convolution(
+        self, node: Conv2d | QuantizedConv2d, source: int, output: int, *, relu: bool
+    ) -> None:
         axes = (1, 2, 3, 0) if node.is_depthwise else (0, 2, 3, 1)
-        weight = np.ascontiguousarray(node.weight.transpose(axes))
         same = _is_same_padding(node)
         if any(node.padding) and not same:
             source = self._pad(node, source)
         self.builder.convolution(
-            [
-                source,
-                self._constant(f"{node.name}.weight", weight, bias=False),
-                self._constant(f"{node.name}.bias", node.bias, bias=True),
-            ],
+            [source, *self._parameters(node, axes)],
             output,
             same=same,
             stride=node.stride,
@@ -147,19 +177,53 @@ class _Writer:
             grouped=node.groups > 1,
         )
 
-    def _pad(self, node: Conv2d, source: int) -> int:
+    def _parameters(
+        self, node: Conv2d | QuantizedConv2d, axes: tuple[int, int, int, int]
+    ) -> tuple[int, int]:
+        """Store weight and bias; integers with what a step of each output channel stands for."""
+        names = f"{node.name}.weight", f"{node.name}.bias"
+        if isinstance(node, Conv2d):
+            weight = np.ascontiguousarray(node.weight.transpose(axes))
+            return (
+                self._constant(names[0], weight, bias=False),
+                self._constant(names[1], node.bias, bias=True),
+            )
+        coding = self.graph.values[node.inputs[0]].coding
+        assert coding is not None  # Graph has checked that
+        codes = self.builder.constant(
+            names[0], node.weight.transpose(axes), scale=node.scale, axis=axes.index(0)
+        )
+        scale = (node.scale * np.float64(coding.scale)).astype(np.float32)
+        return codes, self.builder.constant(names[1], node.bias, scale=scale)
+
+    def _pad(self, node: Conv2d | QuantizedConv2d, source: int) -> int:
         top, left, bottom, right = node.padding
         height, width = self.sizes[node.inputs[0]]
-        channels = self.graph.values[node.inputs[0]].channels
-        shape = (1, height + top + bottom, width + left + right, channels)
-        output = self.builder.activation(f"{node.name}.padded", shape)
+        size = (height + top + bottom, width + left + right)
+        output = self._new(f"{node.name}.padded", self.graph.values[node.inputs[0]], size)
         amounts = np.array([[0, 0], [top, bottom], [left, right], [0, 0]], np.int32)
         paddings = self.builder.constant(f"{node.name}.padding", amounts)
         self.builder.simple(Kind.PAD, [source, paddings], output)
         return output
 
+    def _snap(self, node: Snap, source: int, output: int) -> None:
+        value, size = self.graph.values[node.output], self.sizes[node.output]
+        steps = (
+            (Kind.MINIMUM, node.limit),
+            (Kind.MAXIMUM, -node.limit),
+            (Kind.FLOOR, None),
+            (Kind.ADD, 0.5),
+        )
+        for i, (kind, number) in enumerate(steps):
+            name = f"{node.name}.{kind.value.lower()}"
+            inputs = [source]
+            if number is not None:
+                inputs.append(self.builder.constant(f"{name}.with", np.array(number, np.float32)))
+            source = output if i == len(steps) - 1 else self._new(name, value, size)
+            self.builder.simple(kind, inputs, source)
 
-def _is_same_padding(node: Conv2d) -> bool:
+
+def _is_same_padding(node: Conv2d | QuantizedConv2d) -> bool:
     """Return whether SAME pads as the node does for every size.
 
     With a stride, SAME puts zeros where the size happens to need them, so that it is the same

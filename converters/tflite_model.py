@@ -24,7 +24,12 @@ class Kind(Enum):
     DEPTHWISE_CONV_2D = "DEPTHWISE_CONV_2D"
     DEPTH_TO_SPACE = "DEPTH_TO_SPACE"
     DEQUANTIZE = "DEQUANTIZE"
+    FLOOR = "FLOOR"
+    MAXIMUM = "MAXIMUM"
+    MINIMUM = "MINIMUM"
+    MUL = "MUL"
     PAD = "PAD"
+    QUANTIZE = "QUANTIZE"
     RELU = "RELU"
     SPACE_TO_DEPTH = "SPACE_TO_DEPTH"
 
@@ -35,10 +40,27 @@ _OPTIONS = {
     Kind.DEPTHWISE_CONV_2D: "DepthwiseConv2DOptions",
     Kind.DEPTH_TO_SPACE: "DepthToSpaceOptions",
     Kind.DEQUANTIZE: "DequantizeOptions",
+    Kind.MAXIMUM: "MaximumMinimumOptions",
+    Kind.MINIMUM: "MaximumMinimumOptions",
+    Kind.MUL: "MulOptions",
     Kind.PAD: "PadOptions",
+    Kind.QUANTIZE: "QuantizeOptions",
     Kind.SPACE_TO_DEPTH: "SpaceToDepthOptions",
 }
-_TYPES = {"float32": "FLOAT32", "float16": "FLOAT16", "int32": "INT32"}
+_TYPES = {"float32": "FLOAT32", "float16": "FLOAT16", "int8": "INT8", "int32": "INT32"}
+_VERSIONS = {
+    (Kind.CONV_2D, "INT8"): 3,
+    (Kind.DEPTHWISE_CONV_2D, "INT8"): 3,
+    (Kind.DEQUANTIZE, "INT8"): 2,
+    (Kind.DEQUANTIZE, "FLOAT16"): 3,
+    (Kind.PAD, "INT8"): 2,
+    (Kind.SPACE_TO_DEPTH, "INT8"): 2,
+}
+"""First version that takes a type as its first input, where that is not 1.
+
+DEPTH_TO_SPACE of int8 is 2 by TFLite's own rules; its kernels take int8 whatever the version, and
+the set of reference kernels has version 1 alone.
+"""
 
 
 class _AlignedBuilder(flatbuffers.Builder):  # type: ignore[misc]  # the package has no types
@@ -59,21 +81,66 @@ class ModelBuilder:
         self._codes: dict[tuple[Kind, int], int] = {}
         self._buffers = [schema.BufferT()]  # the first one is empty by convention
         self._tensors: list[Any] = []
+        self._types: list[str] = []
         self._operators: list[Any] = []
         self._model = schema.ModelT()
         self._model.version = 3
         self._model.description = description
         self._model.metadata = []
 
-    def activation(self, name: str, shape: Sequence[int], *, fixed: bool = False) -> int:
-        """Add a float32 tensor without content; height and width stay free unless `fixed`."""
-        signature = None if fixed else [shape[0], -1, -1, shape[3]]
-        return self._tensor(name, shape, "float32", 0, signature)
+    def activation(
+        self,
+        name: str,
+        shape: Sequence[int],
+        *,
+        fixed: bool = False,
+        coding: tuple[float, int] | None = None,
+    ) -> int:
+        """Add a tensor without content.
 
-    def constant(self, name: str, array: npt.NDArray[Any]) -> int:
-        """Add a tensor with content: float32, float16 or int32."""
+        Args:
+            name: of the tensor.
+            shape: height and width of which stay free unless `fixed`.
+            fixed: whether no dimension is free.
+            coding: scale and zero point of int8; None is float32.
+        """
+        signature = None if fixed else [shape[0], -1, -1, shape[3]]
+        if coding is None:
+            return self._tensor(name, shape, "float32", 0, signature)
+        tensor = self._tensor(name, shape, "int8", 0, signature)
+        self._quantize(tensor, [coding[0]], [coding[1]], 0)
+        return tensor
+
+    def constant(
+        self,
+        name: str,
+        array: npt.NDArray[Any],
+        *,
+        scale: npt.NDArray[np.float32] | None = None,
+        axis: int = 0,
+    ) -> int:
+        """Add a tensor with content: float32, float16, int8 or int32.
+
+        Args:
+            name: of the tensor.
+            array: its content.
+            scale: what one step of each channel stands for, zero meaning zero.
+            axis: that of the channels.
+        """
         buffer = self._buffer(np.ascontiguousarray(array).tobytes())
-        return self._tensor(name, array.shape, array.dtype.name, buffer, None)
+        tensor = self._tensor(name, array.shape, array.dtype.name, buffer, None)
+        if scale is not None:
+            self._quantize(tensor, scale, np.zeros(len(scale)), axis)
+        return tensor
+
+    def _quantize(
+        self, tensor: int, scale: npt.ArrayLike, zero_point: npt.ArrayLike, axis: int
+    ) -> None:
+        parameters = schema.QuantizationParametersT()
+        parameters.scale = np.asarray(scale, np.float32)
+        parameters.zeroPoint = np.asarray(zero_point, np.int64)
+        parameters.quantizedDimension = axis
+        self._tensors[tensor].quantization = parameters
 
     def _buffer(self, data: bytes) -> int:
         buffer = schema.BufferT()
@@ -88,6 +155,7 @@ class ModelBuilder:
         tensor.name, tensor.buffer = name, buffer
         tensor.shape, tensor.shapeSignature = list(shape), signature
         tensor.type = getattr(schema.TensorType, _TYPES[dtype])
+        self._types.append(_TYPES[dtype])
         tensor.hasRank = True
         self._tensors.append(tensor)
         return len(self._tensors) - 1
@@ -108,6 +176,7 @@ class ModelBuilder:
         options: Mapping[str, Any] | None = None,
     ) -> None:
         operator = schema.OperatorT()
+        version = max(version, _VERSIONS.get((kind, self._types[inputs[0]]), 1))
         operator.opcodeIndex = self._codes.setdefault((kind, version), len(self._codes))
         operator.inputs, operator.outputs = list(inputs), [output]
         if kind in _OPTIONS:
@@ -120,8 +189,8 @@ class ModelBuilder:
         self.used.append(kind.value)
 
     def simple(self, kind: Kind, inputs: Sequence[int], output: int) -> None:
-        """Add an operator without options (DEQUANTIZE of float16 exists since version 3)."""
-        self._operator(kind, inputs, output, version=3 if kind is Kind.DEQUANTIZE else 1)
+        """Add an operator without options."""
+        self._operator(kind, inputs, output)
 
     def add(self, inputs: Sequence[int], output: int, *, relu: bool) -> None:
         """Add a sum."""
