@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from edgecodec.errors import ConversionError
 
 UInt8Array = npt.NDArray[np.uint8]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-MAX_PHOTOS = 16
+MAX_PHOTOS = 32
 MAX_SIDE = 512
 _MULTIPLE = 32
 
@@ -32,6 +33,16 @@ class Calibration:
 
     photos: tuple[UInt8Array, ...]
     source: str
+
+    @property
+    def for_ranges(self) -> tuple[UInt8Array, ...]:
+        """Every other photo: what scales are chosen by."""
+        return self.photos[::2]
+
+    @property
+    def held_out(self) -> tuple[UInt8Array, ...]:
+        """The others: what losses are measured on. A single photo has to serve for both."""
+        return self.photos[1::2] or self.photos
 
     def describe(self) -> dict[str, Any]:
         """Return what the manifest records: source, number, and a hash of the pixels."""
@@ -54,14 +65,15 @@ def demo_photo() -> Path:
     return found[0]
 
 
-def load_calibration(folder: Path | None) -> Calibration:
+def load_calibration(folder: Path | None, progress: Callable[[str], None]) -> Calibration:
     """Read photos, at most MAX_PHOTOS of them, spread evenly over their sorted names.
 
     Args:
         folder: searched with all folders in it, or one photo; None takes the demo photo.
+        progress: told how many were read, and the name of each that is left out and why.
 
     Raises:
-        ConversionError: no such folder, no photo in it, or one that cannot be read.
+        ConversionError: no such folder, no photo in it, or none that can be read.
     """
     if folder is None:
         path = demo_photo()
@@ -73,7 +85,18 @@ def load_calibration(folder: Path | None) -> Calibration:
         raise ConversionError(f"{folder}: holds no photos ({', '.join(SUFFIXES)})")
     count = min(MAX_PHOTOS, len(files))
     chosen = [files[i * len(files) // count] for i in range(count)]
-    return Calibration(tuple(read_photo(path) for path in chosen), folder.name)
+    photos = []
+    for path in chosen:
+        try:
+            photos.append(read_photo(path))
+        except ConversionError as exc:
+            if len(chosen) == 1:
+                raise
+            progress(f"LEFT OUT: {exc}")
+    if not photos:
+        raise ConversionError(f"{folder}: holds no photo that can be used")
+    progress(f"read {len(photos)} of {len(files)} photos in {folder}")
+    return Calibration(tuple(photos), folder.name)
 
 
 def _is_photo(path: Path) -> bool:

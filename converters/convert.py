@@ -6,12 +6,10 @@ Heavy packages are imported when a conversion starts, so that a missing one is r
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from edgecodec.bundle import GOLDEN, MANIFEST, TABLES, Bundle, short_id
 from edgecodec.bundle_writing import hash_files, size_of, writing_bundle
@@ -23,7 +21,7 @@ from edgecodec.converters.calibration import (
 )
 from edgecodec.converters.graph import Graph
 from edgecodec.converters.precision import Precision
-from edgecodec.converters.report import ConversionReport, ConversionRow, make_row
+from edgecodec.converters.report import ConversionReport, ConversionRow
 from edgecodec.converters.share_weights import share_weights
 from edgecodec.converters.targets import TARGETS, Target, plan, require
 from edgecodec.errors import ConversionError
@@ -31,26 +29,25 @@ from edgecodec.manifest import ArtefactEntry, Manifest
 from edgecodec.runtimes.base import STAGES, Artefact, StageName
 
 if TYPE_CHECKING:
-    from torch import nn
+    from edgecodec.converters.checkpoint_source import Source
+    from edgecodec.converters.gate import Gate
 
-    from edgecodec.converters.parity import Sample
-    from edgecodec.model.network import NeuralCodec
+DEFAULT_MAX_LOSS = 4.0
+"""BD-rate in percent that an artefact may cost."""
 
 Progress = Callable[[str], None]
+Graphs = dict[tuple[StageName, Precision], Graph]
 
 
 @dataclass(frozen=True, eq=False)
-class _Source:
-    """A checkpoint, read: networks, their graphs and the integer tables."""
+class _Job:
+    """What every step of a conversion needs."""
 
-    codec: NeuralCodec
-    modules: dict[StageName, nn.Module]
-    graphs: dict[StageName, Graph]
-    tables: bytes
-
-    @property
-    def model_id(self) -> str:
-        return short_id(b"".join(self.graphs[stage].weights_digest() for stage in STAGES))
+    source: Source
+    photos: Calibration
+    folder: Path
+    graphs: Graphs
+    progress: Progress
 
 
 def convert_checkpoint(
@@ -63,18 +60,22 @@ def convert_checkpoint(
     name: str,
     progress: Callable[[str], None],
     force: bool = False,
+    max_loss: float = DEFAULT_MAX_LOSS,
 ) -> ConversionReport:
     """Write a bundle; it appears whole or not at all.
+
+    Artefacts that cost more than `max_loss` are left out of it; the report says which.
 
     Args:
         checkpoint: file that `edgecodec train` wrote.
         out: folder, or a .zip file; refused, before anything is read, where it cannot be written.
         targets: among `onnx`, `openvino`, `tflite`, `torch`; torch in fp32 is always written.
-        precisions: among `fp32` and `fp16`.
-        calibration: photos to check parity on; None takes the demo photo.
+        precisions: among `fp32`, `fp16` and `int8`.
+        calibration: photos to measure ranges and losses on; None takes the demo photo.
         name: what people call the model.
         progress: told one line per step.
         force: replace a bundle that is there already.
+        max_loss: BD-rate in percent that an artefact may cost against the reference.
 
     Raises:
         ConversionError: the checkpoint or the photos cannot be read, or a network cannot be
@@ -88,16 +89,23 @@ def convert_checkpoint(
     require(TARGETS["torch"].requires)
     work = plan(targets, precisions)
     with writing_bundle(out, force=force) as folder:
+        from edgecodec.converters.checkpoint_source import read_source
+
         progress(f"reading {checkpoint}")
-        source = _read(checkpoint)
-        photos = load_calibration(calibration)
+        source = read_source(checkpoint)
+        photos = load_calibration(calibration, progress)
         (folder / TABLES).write_bytes(source.tables)
+        job = _Job(source, photos, folder, _float_graphs(source), progress)
+        gate = _reference_files(job)
+        if any(precision == "int8" for _, precision in work):
+            _add_int8(job)
         progress("making the golden vector")
-        _write_golden(source, photos, folder)
-        done = list(_write_artefacts(source, photos, work, folder, progress))
-        entries = [entry for entry, _ in done]
+        _write_golden(job)
+        done = _write_artefacts(job, work)
+        done = _judge(job, gate, done, max_loss)
+        entries = [entry for entry, row in done if not row.refused]
         plain, hashes = size_of(folder), hash_files(folder)
-        share_weights(folder, source.graphs, entries)
+        share_weights(folder, job.graphs, entries)
         hashes |= hash_files(folder)
         manifest = _manifest(source, photos, name, entries, hashes)
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
@@ -114,127 +122,125 @@ def convert_checkpoint(
         plain,
         tuple(row for _, row in done),
         time.perf_counter() - started,
+        max_loss,
     )
 
 
-def _read(checkpoint: Path) -> _Source:
-    from edgecodec.converters.torch_to_graph import graph_from_module
-    from edgecodec.model.checkpoint import load_codec
-    from edgecodec.model.stages import build_stages
-    from edgecodec.model.tables import export_tables
-
-    try:
-        codec = load_codec(checkpoint)
-        analysis, synthesis = build_stages(codec)
-        tables = export_tables(codec)
-    except ValueError as exc:
-        raise ConversionError(" ".join(str(exc).split())) from exc
-    channels = codec.cfg.latent_channels
-    graphs: dict[StageName, Graph] = {
-        "analysis": graph_from_module(
-            analysis, stage="analysis", inputs={"x": 3}, outputs=("y", "z")
-        ),
-        "synthesis": graph_from_module(
-            synthesis, stage="synthesis", inputs={"y_hat": channels}, outputs=("x_hat",)
-        ),
-    }
-    for graph in graphs.values():
-        _check_finite(graph)
-    return _Source(codec, {"analysis": analysis, "synthesis": synthesis}, graphs, tables)
+def _float_graphs(source: Source) -> Graphs:
+    precisions: tuple[Precision, ...] = ("fp32", "fp16")
+    return {(stage, p): graph for stage, graph in source.graphs.items() for p in precisions}
 
 
-def _check_finite(graph: Graph) -> None:
-    for node in graph.nodes:
-        for what in ("weight", "bias"):
-            array = getattr(node, what, None)
-            if array is not None and not np.isfinite(array).all():
-                raise ConversionError(f"{node.name}.{what} is not finite", graph.stage)
+def _reference_files(job: _Job) -> Gate:
+    """Return the files that the reference makes of the held-out photos."""
+    from edgecodec.converters.gate import Gate
+
+    held_out = job.photos.held_out
+    job.progress(f"running the reference on {_count(len(held_out), 'photo')}")
+    return Gate(job.source.tables, held_out, job.source.analyse, job.source.synthesise)
 
 
-def _write_golden(source: _Source, photos: Calibration, folder: Path) -> None:
-    from edgecodec.converters.golden import make_golden, save_golden
+def _add_int8(job: _Job) -> None:
+    """Quantize both stages by what the photos set aside for that need."""
+    from edgecodec.converters.gate import Gate
+    from edgecodec.converters.int8_graphs import int8_graphs
+
+    ranges = job.photos.for_ranges
+    files = Gate(job.source.tables, ranges, job.source.analyse, job.source.synthesise)
+    made = int8_graphs(job.source.graphs, ranges, files.latents(), job.progress)
+    for stage, graph in made.items():
+        job.graphs[stage, "int8"] = graph
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def _write_golden(job: _Job) -> None:
+    from edgecodec.converters.golden import add_exact, make_golden, save_golden
 
     try:
         photo = read_photo(demo_photo())
     except ConversionError:
-        photo = photos.photos[0]
-    modules = [source.modules[stage] for stage in STAGES]
-    save_golden(folder / GOLDEN, make_golden(modules, source.tables, photo))
+        photo = job.photos.photos[0]
+    modules = [job.source.modules[stage] for stage in STAGES]
+    golden = make_golden(modules, job.source.tables, photo)
+    if ("synthesis", "int8") in job.graphs:
+        golden = add_exact(golden, job.graphs["synthesis", "int8"])
+    save_golden(job.folder / GOLDEN, golden)
 
 
 def _write_artefacts(
-    source: _Source,
-    photos: Calibration,
-    work: Sequence[tuple[Target, Precision]],
-    folder: Path,
-    progress: Progress,
+    job: _Job, work: Sequence[tuple[Target, Precision]]
 ) -> list[tuple[ArtefactEntry, ConversionRow]]:
-    from edgecodec.converters.parity import make_samples
+    from edgecodec.converters.parity import Reference
 
-    count = len(photos.photos)
-    progress(f"running the reference on {count} photo{'s' * (count != 1)}")
-    samples = make_samples(source.modules["analysis"], source.modules["synthesis"], photos.photos)
+    reference = Reference(job.source.modules, job.photos.photos, job.graphs)
     done = []
     for target, precision in work:
         for stage in STAGES:
-            entry, row = _write_one(
-                source.graphs[stage], target, precision, stage, samples, folder, progress
-            )
-            progress(_line(row))
+            entry, row = _write_one(job, target, precision, stage, reference.check)
+            job.progress(row.line())
             done.append((entry, row))
     return done
 
 
 def _write_one(
-    graph: Graph,
+    job: _Job,
     target: Target,
     precision: Precision,
     stage: StageName,
-    samples: Sequence[Sample],
-    folder: Path,
-    progress: Progress,
+    check: Callable[[Artefact, str, Progress], dict[str, object]],
 ) -> tuple[ArtefactEntry, ConversionRow]:
-    from edgecodec.converters.parity import check_artefact
-
     started = time.perf_counter()
-    path = folder / target.name / f"{stage}.{precision}.{target.suffix}"
+    path = job.folder / target.name / f"{stage}.{precision}.{target.suffix}"
     path.parent.mkdir(exist_ok=True)
-    operators = target.load_writer()(graph, path, precision)
-    artefact = Artefact(stage, target.name, precision, path)
-    parity = check_artefact(artefact, target.backend, samples, progress)
+    operators = target.load_writer()(job.graphs[stage, precision], path, precision)
+    parity = check(Artefact(stage, target.name, precision, path), target.backend, job.progress)
     size = sum(p.stat().st_size for p in path.parent.glob(f"{path.stem}.*"))
     entry = ArtefactEntry(
         stage,
         target.name,
         precision,
-        path.relative_to(folder).as_posix(),
+        path.relative_to(job.folder).as_posix(),
         size,
+        exact=precision == "int8" and stage == "synthesis",
         parity=parity,
         operators=operators,
+        requires=f"{target.backend}>={target.minimum}" if target.minimum else target.backend,
     )
-    seconds = time.perf_counter() - started
-    return entry, make_row(target.name, precision, stage, size, parity, seconds)
+    return entry, ConversionRow.of(entry, time.perf_counter() - started)
 
 
-def _line(row: ConversionRow) -> str:
-    error = "" if row.max_abs_err is None else f", max error {row.max_abs_err:.2g}"
-    return (
-        f"{row.target} {row.precision} {row.stage}: {row.bytes / 1e6:.2f} MB{error}, {row.status}"
-    )
+def _judge(
+    job: _Job,
+    gate: Gate,
+    done: Sequence[tuple[ArtefactEntry, ConversionRow]],
+    max_loss: float,
+) -> list[tuple[ArtefactEntry, ConversionRow]]:
+    """Measure loss and speed of what could be run, and delete what loses too much."""
+    from edgecodec.converters.judging import judge_pairs
+
+    judged = judge_pairs(job.folder, gate, done, max_loss, job.progress)
+    for entry, row in judged:
+        if row.refused:
+            path = job.folder / entry.path
+            for file in path.parent.glob(f"{path.stem}.*"):
+                file.unlink()
+    return judged
 
 
 def _manifest(
-    source: _Source,
+    source: Source,
     photos: Calibration,
     name: str,
     entries: Sequence[ArtefactEntry],
-    hashes: dict[str, str],
+    hashes: Mapping[str, str],
 ) -> Manifest:
     from edgecodec.model import config
     from edgecodec.model.stages import receptive_halos
 
     halos = receptive_halos(source.codec)
-    description: dict[str, Any] = photos.describe()
     return Manifest(
         name=name,
         model_id=source.model_id,
@@ -246,8 +252,8 @@ def _manifest(
         analysis_halo=halos[0],
         synthesis_halo=halos[1],
         artefacts=tuple(entries),
-        calibration=description,
-        files=hashes,
+        calibration=photos.describe(),
+        files=dict(hashes),
     )
 
 

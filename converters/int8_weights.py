@@ -64,7 +64,7 @@ def int8_weights(
         divisor = np.floor(np.minimum(_LARGEST * units / largest, MAX_DIVISOR))
         factor = 1.0 / (divisor - 1 + divisor % 2)
     else:
-        factor = np.maximum(largest / units, 1e-9) / _LARGEST
+        factor = np.maximum(largest / units, 1e-4) / _LARGEST  # kernels know no scale below 2**-32
     real = units * factor  # of one unit of the sum
     whole, offset = np.rint(weight / real[:, None, None, None]), np.rint(bias / real)
     if np.abs(offset).max(initial=0) >= (MAX_BIAS if exact else 1 << 30):

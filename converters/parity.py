@@ -21,12 +21,18 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from edgecodec.converters.graph import Graph
+from edgecodec.converters.integer_oracle import run_oracle
+from edgecodec.converters.precision import Precision
 from edgecodec.errors import BackendError, BackendUnavailableError, ParityError
 from edgecodec.runtimes.base import Artefact, Float32Array, Session, SessionOptions, StageName
 from edgecodec.runtimes.registry import get_backend
 
 Y_UNIT = 16
 """y_hat counts in units of 1/16 (see edgecodec.runtimes.base)."""
+
+
+_EXACT_SAMPLES = 2
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,12 @@ class Tolerance:
     rms: float
 
 
-TOLERANCES = {"fp32": Tolerance(0.005, 1, 0.02), "fp16": Tolerance(2.0, 8, 0.75)}
+TOLERANCES = {
+    "fp32": Tolerance(0.005, 1, 0.02),
+    "fp16": Tolerance(2.0, 8, 0.75),
+    # What int8 may cost is the gate's to say; here only what no codec survives is refused.
+    "int8": Tolerance(512.0, 255, 16.0),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +116,56 @@ def make_samples(
             )
         )
     return samples
+
+
+class Reference:
+    """What artefacts are compared with: the torch modules, and the oracle for what is exact.
+
+    Args:
+        modules: by stage.
+        photos: (H, W, 3), sides multiples of 32.
+        graphs: by stage and precision; of these the exact int8 synthesis is asked for.
+    """
+
+    def __init__(
+        self,
+        modules: Mapping[StageName, nn.Module],
+        photos: Sequence[npt.NDArray[np.uint8]],
+        graphs: Mapping[tuple[StageName, Precision], Graph],
+    ) -> None:
+        self._samples = make_samples(modules["analysis"], modules["synthesis"], photos)
+        exact = graphs.get(("synthesis", "int8"))
+        self._exact: list[tuple[Float32Array, Float32Array]] = []
+        for sample in self._samples[:_EXACT_SAMPLES] if exact is not None else []:
+            y_hat = sample.synthesis_inputs["y_hat"]
+            # Whole and cut to an odd size, where other kernels may be chosen.
+            for part in (y_hat, np.ascontiguousarray(y_hat[:, :5, :9])):
+                self._exact.append((part, run_oracle(exact, {"y_hat": part})["x_hat"]))
+
+    def check(
+        self, artefact: Artefact, backend: str, warn: Callable[[str], None]
+    ) -> dict[str, Any]:
+        """Do what `check_artefact` does, and compare an exact artefact with the oracle.
+
+        Raises:
+            ParityError: likewise, or a single value of an exact artefact differs.
+            BackendError: the runtime refuses it.
+        """
+        parity = check_artefact(artefact, backend, self._samples, warn)
+        if artefact.precision != "int8" or artefact.stage != "synthesis" or not parity["checked"]:
+            return parity
+        session = get_backend(backend).load(artefact, SessionOptions())
+        try:
+            worst = max(
+                float(np.abs(session.run({"y_hat": y_hat})["x_hat"] - x_hat).max())
+                for y_hat, x_hat in self._exact
+            )
+        finally:
+            session.close()
+        if worst > 0:
+            what = f"{artefact.target} int8 output x_hat, which must be exact,"
+            raise ParityError(artefact.stage, what, worst, 0.0)
+        return {**parity, "exact_inputs": len(self._exact)}
 
 
 def check_artefact(

@@ -10,18 +10,17 @@ Precision: TypeAlias = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
 
-def check_precision(precision: str, available: tuple[str, ...], stage: str = "") -> None:
-    """Refuse what a writer cannot make.
+def check_precision(
+    precision: str, available: tuple[Precision, ...] = PRECISIONS, stage: str = ""
+) -> Precision:
+    """Return a precision, refuse what there is not.
 
     Raises:
         ConversionError: `precision` is not among `available`.
     """
-    if precision in available:
-        return
-    if precision == "int8":
-        raise ConversionError(
-            "int8 is not available: this version of edgecodec converts to fp32 and fp16 only", stage
-        )
+    for known in available:
+        if precision == known:
+            return known
     raise ConversionError(
         f"precision {precision!r} is not available; there are: {', '.join(available)}", stage
     )

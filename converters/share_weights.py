@@ -1,8 +1,9 @@
 """Store the numbers of all artefacts once: `weights.bin`, and a `.parts` file for each artefact.
 
 Every writer has its own format, and the tensors stand in each as they are: whole, little-endian,
-float16 or float32, in one of a few layouts. So they are found as strings of bytes, without knowing
-the formats; what is not found stays literal, and the file that comes back is the same to the byte.
+float16, float32, int8 or int32, in one of a few layouts. So they are found as strings of bytes,
+without knowing the formats; what is not found stays literal, and the file that comes back is the
+same to the byte.
 """
 
 from __future__ import annotations
@@ -15,7 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from edgecodec.bundle import WEIGHTS
-from edgecodec.converters.graph import Conv2d, DepthToSpace, Graph, SpaceToDepth
+from edgecodec.converters.graph import (
+    Conv2d,
+    DepthToSpace,
+    Graph,
+    QuantizedConv2d,
+    SpaceToDepth,
+)
+from edgecodec.converters.precision import Precision, check_precision
 from edgecodec.manifest import ArtefactEntry
 from edgecodec.parts import SUFFIX, Parts, Slice, to_planes
 from edgecodec.runtimes.base import StageName
@@ -25,7 +33,8 @@ Layout = tuple[tuple[int, ...], tuple[int, ...]]
 
 _WORTH = 256
 """Bytes of a tensor from which on a slice is smaller than what it replaces, also compressed."""
-_STORED = ("<f2", "<f4")
+_STORED = {"f4": ("<f2", "<f4"), "i1": ("<i1",), "i4": ("<i4",)}
+"""What writers store an array of a type as."""
 _ORDERS = {
     1: ((0,),),
     4: ((0, 1, 2, 3), (0, 2, 3, 1), (1, 2, 3, 0)),  # OIHW, OHWI, and IHWO of depthwise ones
@@ -33,7 +42,9 @@ _ORDERS = {
 
 
 def share_weights(
-    folder: Path, graphs: Mapping[StageName, Graph], artefacts: Sequence[ArtefactEntry]
+    folder: Path,
+    graphs: Mapping[tuple[StageName, Precision], Graph],
+    artefacts: Sequence[ArtefactEntry],
 ) -> None:
     """Replace the files of artefacts by their parts, and write `weights.bin`.
 
@@ -41,12 +52,13 @@ def share_weights(
 
     Args:
         folder: the bundle, its artefacts written.
-        graphs: by stage, in torch's layout and channel order.
+        graphs: by stage and precision, in torch's layout and channel order.
         artefacts: what to look at.
     """
     pool = _Pool()
     for entry in artefacts:
-        graph = graphs["analysis" if entry.stage == "analysis" else "synthesis"]
+        stage: StageName = "analysis" if entry.stage == "analysis" else "synthesis"
+        graph = graphs[stage, check_precision(entry.precision)]
         path = folder / entry.path
         for file in sorted(path.parent.glob(f"{path.stem}.*")):
             parts = find_parts(file.read_bytes(), graph, pool)
@@ -63,7 +75,7 @@ class _Pool:
         self.data = bytearray()
         self._known: dict[bytes, int] = {}
 
-    def add(self, array: npt.NDArray[np.floating]) -> int:
+    def add(self, array: npt.NDArray[np.generic]) -> int:
         """Return where the planes of an array lie."""
         planes = to_planes(array.tobytes(), array.itemsize)
         if planes not in self._known:
@@ -77,7 +89,8 @@ def find_parts(data: bytes, graph: Graph, pool: _Pool) -> Parts:
     blocks = sorted(
         {node.block for node in graph.nodes if isinstance(node, DepthToSpace | SpaceToDepth)}
     )
-    arrays = [a for n in graph.nodes if isinstance(n, Conv2d) for a in (n.weight, n.bias)]
+    nodes = [n for n in graph.nodes if isinstance(n, Conv2d | QuantizedConv2d)]
+    arrays = [a for n in nodes for a in (n.weight, n.bias)]
     taken: list[tuple[int, int, Slice]] = []
     for array in sorted(arrays, key=lambda a: -a.size):
         for form, (shape, axes), needle in _needles(array, blocks):
@@ -95,8 +108,8 @@ def find_parts(data: bytes, graph: Graph, pool: _Pool) -> Parts:
 
 
 def _needles(
-    array: npt.NDArray[np.float32], blocks: Sequence[int]
-) -> Iterator[tuple[npt.NDArray[np.floating], Layout, bytes]]:
+    array: npt.NDArray[np.generic], blocks: Sequence[int]
+) -> Iterator[tuple[npt.NDArray[np.generic], Layout, bytes]]:
     """Yield the forms that writers store an array in, the likeliest first, each once.
 
     Yields:
@@ -104,7 +117,7 @@ def _needles(
     """
     seen = set()
     for layout in _layouts(array.shape, blocks):
-        for stored in _STORED:
+        for stored in _STORED[array.dtype.str[1:]]:
             with np.errstate(over="ignore"):  # then its writer did not store it so
                 form = array.astype(stored)
             needle = form.reshape(layout[0]).transpose(layout[1]).tobytes()

@@ -33,6 +33,7 @@ class Target:
         backend: name of the backend that checks it.
         requires: packages the writer imports, each with the extra that brings it.
         precisions: those it has an honest form of.
+        minimum: version of the runtime from which on it reads the artefacts.
     """
 
     name: str
@@ -40,7 +41,8 @@ class Target:
     suffix: str
     backend: str
     requires: tuple[tuple[str, str], ...]
-    precisions: tuple[Precision, ...] = ("fp32", "fp16")
+    precisions: tuple[Precision, ...] = PRECISIONS
+    minimum: str = ""
 
     def load_writer(self) -> Writer:
         """Import the writer.
@@ -64,6 +66,7 @@ TARGETS = {
             "onnx",
             "onnxruntime",
             (("onnx", "convert"),),
+            minimum="1.17",
         ),
         Target(
             "openvino",
@@ -71,6 +74,7 @@ TARGETS = {
             "xml",
             "openvino",
             (("onnx", "convert"), ("openvino", "openvino")),
+            minimum="2024.0",
         ),
         Target(
             "tflite",
@@ -78,6 +82,7 @@ TARGETS = {
             "tflite",
             "tflite",
             (("ai_edge_litert", "tflite"), ("flatbuffers", "convert")),
+            minimum="2.14",
         ),
         Target(
             "torch",
@@ -110,7 +115,7 @@ def plan(targets: Sequence[str], precisions: Sequence[str]) -> list[tuple[Target
 
     Raises:
         UnknownPluginError: no such target.
-        ConversionError: no such precision, or int8, which this version does not convert to.
+        ConversionError: no such precision.
         ConfigError: nothing asked for.
         MissingDependencyError: a package that a writer needs is not installed.
     """
@@ -120,7 +125,7 @@ def plan(targets: Sequence[str], precisions: Sequence[str]) -> list[tuple[Target
         if name not in TARGETS:
             raise UnknownPluginError("target", name, tuple(TARGETS))
     for precision in precisions:
-        check_precision(precision, ("fp32", "fp16"))
+        check_precision(precision)
     chosen: list[tuple[Target, Precision]] = [(TARGETS["torch"], "fp32")]
     for name in dict.fromkeys(targets):
         target = TARGETS[name]

@@ -26,6 +26,8 @@ class ArtefactEntry:
         exact: whether every runtime gives the same integers.
         parity: differences from the reference as measured at conversion, by output name.
         operators: how often each operator occurs.
+        loss: BD-rate of real files against the reference, as measured at conversion.
+        requires: runtime and its least version, such as `onnxruntime>=1.17`.
     """
 
     stage: str
@@ -36,6 +38,8 @@ class ArtefactEntry:
     exact: bool = False
     parity: dict[str, Any] = field(default_factory=dict)
     operators: dict[str, int] = field(default_factory=dict)
+    loss: dict[str, Any] = field(default_factory=dict)
+    requires: str = ""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,10 @@ from typing import Any
 from edgecodec.cli.common import check_json, name_list, write_json
 from edgecodec.errors import ConfigError
 
+ADVICE = (
+    "try more and more typical photos (--calibration), a higher --max-bd-loss, or another precision"
+)
+
 
 def add_parser(sub: Any) -> None:
     """Register the command."""
@@ -18,7 +22,8 @@ def add_parser(sub: Any) -> None:
         help="convert a checkpoint to a bundle",
         description=(
             "Convert a checkpoint to a bundle: graphs for each target and precision, integer "
-            "tables, golden vector. Every artefact is run on real photos and compared with torch."
+            "tables, golden vector. Every artefact encodes and decodes real photos; one that "
+            "costs too many bits at equal quality is not written (docs/converting.md)."
         ),
     )
     add = parser.add_argument
@@ -27,8 +32,12 @@ def add_parser(sub: Any) -> None:
     add("--to", type=name_list, default=("onnx", "openvino", "tflite"), metavar="TARGETS",
         help="default: onnx,openvino,tflite")  # fmt: skip
     add("--precision", type=name_list, default=("fp32",), metavar="LIST",
-        help="fp32, fp16 (default: fp32)")  # fmt: skip
-    add("--calibration", metavar="DIR", help="photos to check with (default: the demo photo)")
+        help="fp32, fp16, int8 (default: fp32)")  # fmt: skip
+    add("--calibration", metavar="DIR",
+        help="photos for ranges and losses; 32 are enough (default: the demo photo)")  # fmt: skip
+    add("--max-bd-loss", type=float, default=4.0, metavar="PERCENT",
+        help="most bits at equal quality that an artefact may cost (default: 4)")  # fmt: skip
+
     add("-f", "--force", action="store_true", help="replace an existing BUNDLE")
     add("--name", default="custom", help="what to call the model")
     add("--json", metavar="FILE", help="write all results; - is stdout")
@@ -55,9 +64,14 @@ def run(args: argparse.Namespace) -> int:
         name=args.name,
         force=args.force,
         progress=progress,
+        max_loss=args.max_bd_loss,
     )
     if args.json:
         write_json(args.json, report.to_dict())
     if args.json != "-":
         print(report.table())
+    if report.refused:
+        what = ", ".join(f"{r.target} {r.precision} {r.stage}" for r in report.refused)
+        print(f"edgecodec: not written: {what}; {ADVICE}", file=sys.stderr)
+        return 1
     return 0
