@@ -10,8 +10,20 @@ import torch
 from torch import nn
 
 from edgecodec.converters.channel_order import dcr_order, with_dcr_shuffles
-from edgecodec.converters.graph import Conv2d, DepthToSpace, SpaceToDepth
+from edgecodec.converters.graph import (
+    Coding,
+    Conv2d,
+    DepthToSpace,
+    Dequantize,
+    Graph,
+    Quantize,
+    QuantizedConv2d,
+    Scale,
+    SpaceToDepth,
+)
+from edgecodec.converters.integer_oracle import run_oracle
 from edgecodec.converters.torch_to_graph import graph_from_module
+from tests.converters.exact_graphs import Draft, latents, synthesis_like
 
 
 @pytest.mark.parametrize("target", ["onnx", "openvino", "tflite"])
@@ -55,3 +67,76 @@ def test_convolution_next_to_a_shuffle_is_permuted_in_place() -> None:
 def test_every_case_ends_in_dcr_order(traced: Any) -> None:
     for node in with_dcr_shuffles(traced.graph).nodes:
         assert not isinstance(node, DepthToSpace | SpaceToDepth) or node.order == "dcr"
+
+
+def assert_equal_in_dcr_order(graph: Graph, added: int = 0) -> None:
+    changed = with_dcr_shuffles(graph)
+    shuffles = [n for n in changed.nodes if isinstance(n, DepthToSpace | SpaceToDepth)]
+    assert {node.order for node in shuffles} == {"dcr"}
+    assert len(changed.nodes) == len(graph.nodes) + added
+    y_hat = latents(1, 4, 6)
+    (name,) = graph.outputs
+    expected = run_oracle(graph, {"y_hat": y_hat})[name]
+    assert np.array_equal(run_oracle(changed, {"y_hat": y_hat})[name], expected)
+
+
+def test_an_int8_graph_stays_equal() -> None:
+    assert_equal_in_dcr_order(synthesis_like())
+
+
+@pytest.mark.parametrize("coded", [False, True])
+@pytest.mark.parametrize("branches", [1, 2])
+def test_shuffle_of_codes_or_behind_their_scale(coded: bool, branches: int) -> None:
+    d = Draft(0, "y_hat", 16)
+    x = d.add(Quantize("q", (d.snap("y_hat", 2048.0),), "q"), 16, Coding(16.0))
+    x = d.quantized(x, 16)
+    if coded:
+        x = d.shuffle(x, 2)
+        x = d.add(Dequantize("d", (x,), "d"), 4)
+    else:
+        x = d.add(Dequantize("d", (x,), "d"), 16)
+        factor = (2.0 ** d.rng.integers(0, 4, 16)).astype(np.float32)
+        x = d.add(Scale("s", (x,), "s", factor), 16)
+        x = d.shuffle(x, 2)
+    graph = d.finish(x, "x_hat")
+    if branches == 2:  # the convolution has another reader, which wants its old order
+        (source,) = (
+            graph.producer(n.inputs[0]) for n in graph.nodes if isinstance(n, DepthToSpace)
+        )
+        assert source is not None
+        extra = Dequantize("extra", (source.output,), "extra")
+        d.add(extra, 16) if coded else d.add(Scale("extra", (source.output,), "extra", factor), 16)
+        graph = Graph("synthesis", d.values, d.inputs, ("x_hat",), tuple(d.nodes))
+    assert_equal_in_dcr_order(graph, added=branches - 1)
+
+
+@pytest.mark.parametrize("coded", [False, True])
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_unshuffle_of_codes_or_before_their_scale(coded: bool, depthwise: bool) -> None:
+    d = Draft(0, "y_hat", 16)
+    if coded:
+        x = d.add(Quantize("q", (d.snap("y_hat", 2048.0),), "q"), 16, Coding(16.0))
+        x = d.add(SpaceToDepth("u", (x,), "u", 2), 64, Coding(16.0))
+    else:
+        x = d.add(SpaceToDepth("u", ("y_hat",), "u", 2), 64)
+        factor = (2.0 ** d.rng.integers(-3, 1, 64)).astype(np.float32)
+        x = d.add(Scale("s", (x,), "s", factor), 64)
+        x = d.add(Quantize("q", (d.snap(x, 2048.0),), "q"), 64, Coding(16.0))
+    x = d.quantized(x, 64 if depthwise else 8, 3, depthwise=depthwise)
+    x = d.add(Dequantize("d", (x,), "d"), d.values[x].channels)
+    assert_equal_in_dcr_order(d.finish(x, "x_hat"), added=int(depthwise))
+
+
+def test_rows_and_scales_of_an_int8_convolution_move_together() -> None:
+    d = Draft(0, "y_hat", 16)
+    x = d.quantized(d.add(Quantize("q", (d.snap("y_hat", 2048.0),), "q"), 16, Coding(16.0)), 16)
+    x = d.shuffle(x, 2)
+    graph = d.finish(d.add(Dequantize("d", (x,), "d"), 4), "x_hat")
+    before, after = (
+        next(node for node in g.nodes if isinstance(node, QuantizedConv2d))
+        for g in (graph, with_dcr_shuffles(graph))
+    )
+    order = dcr_order(4, 2)
+    assert np.array_equal(after.weight, before.weight[order])
+    assert np.array_equal(after.bias, before.bias[order])
+    assert np.array_equal(after.scale, before.scale[order])
