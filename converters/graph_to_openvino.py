@@ -9,6 +9,10 @@ OpenVINO decides the arithmetic when it compiles, not the file: the file declare
 rt_info/edgecodec/precision = fp16, and a runtime answers it with INFERENCE_PRECISION_HINT=f16.
 Processors without f16 arithmetic then compute in bf16 where they have that (and differ from the
 reference by up to three levels), in f32 with the rounded constants where they do not.
+
+`int8` is for graphs that have int8 codes: weights are stored as int8 and biases as int32, beside
+FakeQuantize operations, from which OpenVINO makes integer convolutions when it compiles. What lies
+between those is float32, as for `fp32`, and needs the same INFERENCE_PRECISION_HINT=f32.
 """
 
 from __future__ import annotations
@@ -19,14 +23,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import openvino
 import openvino.opset8 as opset
 
 from edgecodec.converters.channel_order import with_dcr_shuffles
-from edgecodec.converters.graph import Conv2d, Float32Array, Graph, fits_half, to_half
-from edgecodec.converters.graph_to_onnx import build_onnx
-from edgecodec.converters.precision import Precision, check_precision
+from edgecodec.converters.graph import Conv2d, Graph, QuantizedConv2d, fits_half, to_half
+from edgecodec.converters.graph_to_onnx import build_onnx, check_graph_precision
+from edgecodec.converters.precision import Precision
 from edgecodec.errors import ConversionError
 
 _WORTH_HALF = 256
@@ -36,11 +41,12 @@ def write_openvino(graph: Graph, path: Path, precision: Precision = "fp32") -> d
     """Write `<path>` (.xml) and its .bin; return how often each operator occurs.
 
     Raises:
-        ConversionError: the precision is not available, or OpenVINO changed a constant.
+        ConversionError: the precision is not available for this graph, or OpenVINO changed a
+            constant.
     """
-    check_precision(precision, ("fp32", "fp16"), graph.stage)
-    model = _convert(build_onnx(graph, "fp32"))
-    if precision == "fp32":
+    check_graph_precision(graph, precision)
+    model = _convert(build_onnx(graph, "int8" if precision == "int8" else "fp32"))
+    if precision != "fp16":
         _store_as_half(model)
     model.set_rt_info(precision, ["edgecodec", "precision"])
     openvino.save_model(model, path, compress_to_fp16=precision == "fp16")
@@ -78,23 +84,29 @@ def _check_constants(graph: Graph, model: Any, precision: Precision) -> None:
         ConversionError: one is not there.
     """
     stored = {
-        _key(np.asarray(op.get_data(), np.float32))
+        _key(np.asarray(op.get_data()))
         for op in model.get_ordered_ops()
-        if op.get_type_name() == "Constant" and op.get_element_type().is_real()
+        if op.get_type_name() == "Constant"
     }
     for node in graph.nodes:
-        if isinstance(node, Conv2d):
-            for what, array in (("weight", node.weight), ("bias", node.bias)):
-                expected = array
-                if not array.any():
-                    continue  # OpenVINO may leave out a sum with zero
-                if precision == "fp16" and not fits_half(array):
-                    half = to_half(array, f"{node.name}.{what}", graph.stage)
-                    expected = half.astype(np.float32)
-                if _key(expected) not in stored:
-                    raise ConversionError(f"OpenVINO changed {node.name}.{what}", graph.stage)
+        if not isinstance(node, Conv2d | QuantizedConv2d):
+            continue
+        arrays: dict[str, npt.NDArray[Any]] = {"weight": node.weight, "bias": node.bias}
+        if isinstance(node, QuantizedConv2d):
+            arrays["scale"] = node.scale
+        for what, array in arrays.items():
+            expected = array
+            if not array.any():
+                continue  # OpenVINO may leave out a sum with zero
+            if precision == "fp16" and not fits_half(array):
+                expected = to_half(array, f"{node.name}.{what}", graph.stage)
+            if _key(expected) not in stored:
+                raise ConversionError(f"OpenVINO changed {node.name}.{what}", graph.stage)
 
 
-def _key(array: Float32Array) -> bytes:
-    """Return the bytes of an array; its shape may have gained ones (bias, grouped weights)."""
-    return (array + np.float32(0.0)).tobytes()  # adding zero makes -0 and 0 one
+def _key(array: npt.NDArray[Any]) -> tuple[str, bytes]:
+    """Return kind and bytes of an array; its shape may have gained ones (bias, grouped weights)."""
+    if array.dtype.kind == "f":
+        array = array.astype(np.float32) + np.float32(0.0)  # adding zero makes -0 and 0 one
+        return "f", array.tobytes()
+    return array.dtype.name, array.tobytes()

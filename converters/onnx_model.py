@@ -1,0 +1,300 @@
+"""Collect the nodes and tensors of an ONNX model, channels first or channels last inside.
+
+The public side is the same for both: float32, channels last, height and width free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from edgecodec.converters.graph import (
+    Add,
+    Conv2d,
+    DepthToSpace,
+    Dequantize,
+    Float32Array,
+    Graph,
+    Node,
+    Quantize,
+    QuantizedConv2d,
+    Relu,
+    Scale,
+    Snap,
+    SpaceToDepth,
+    fits_half,
+    to_half,
+)
+from edgecodec.converters.precision import Precision
+from edgecodec.errors import ConversionError
+
+OPSET = 17
+IR_VERSION = 8
+_TO_CHANNELS_FIRST = (0, 3, 1, 2)
+_TO_CHANNELS_LAST = (0, 2, 3, 1)
+_UNSIGNED = 128
+"""Added to codes and zero points: int8 is stored as uint8."""
+
+
+class ChannelsFirst:
+    """Writes ONNX's own order, one Transpose at each end."""
+
+    def __init__(self, graph: Graph, precision: Precision) -> None:
+        self.graph, self.precision = graph, precision
+        self.half = precision == "fp16"
+        self.nodes: list[onnx.NodeProto] = []
+        self.tensors: dict[str, onnx.TensorProto] = {}
+
+    def write(self) -> onnx.ModelProto:
+        """Return the model.
+
+        Raises:
+            ConversionError: a weight is beyond its range, or codes would enter or leave.
+        """
+        for name in self.graph.inputs:
+            self._enter(name)
+        for node in self.graph.nodes:
+            self._node(node)
+        for name in self.graph.outputs:
+            self._leave(name)
+        body = helper.make_graph(
+            self.nodes,
+            self.graph.stage,
+            [self._interface(name) for name in self.graph.inputs],
+            [self._interface(name) for name in self.graph.outputs],
+            list(self.tensors.values()),
+        )
+        model = helper.make_model(
+            body,
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            ir_version=IR_VERSION,
+            producer_name="edgecodec",
+        )
+        helper.set_model_props(
+            model, {"edgecodec.stage": self.graph.stage, "edgecodec.precision": self.precision}
+        )
+        return model
+
+    def _interface(self, name: str) -> onnx.ValueInfoProto:
+        value = self.graph.values[name]
+        if value.coding is not None:
+            raise ConversionError(f"{name} is int8; what enters and leaves is float32", self.stage)
+        shape: list[int | str] = [1, f"{name}_height", f"{name}_width", value.channels]
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+
+    @property
+    def stage(self) -> str:
+        """What errors call the graph."""
+        return self.graph.stage
+
+    def _op(self, kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
+        node = helper.make_node(kind, list(inputs), [output], name=output, **attributes)
+        self.nodes.append(node)
+        return output
+
+    def _inner(self, name: str) -> str:
+        """Return what a value is called inside."""
+        return f"{name}.nchw"
+
+    def _enter(self, name: str) -> None:
+        source = name
+        if self.half:
+            source = self._op("Cast", [name], f"{name}.half", to=TensorProto.FLOAT16)
+        self._op("Transpose", [source], self._inner(name), perm=_TO_CHANNELS_FIRST)
+
+    def _leave(self, name: str) -> None:
+        last = f"{name}.half" if self.half else name
+        self._op("Transpose", [self._inner(name)], last, perm=_TO_CHANNELS_LAST)
+        if self.half:
+            self._op("Cast", [last], name, to=TensorProto.FLOAT)
+
+    def _constant(self, name: str, array: npt.NDArray[Any]) -> str:
+        self.tensors[name] = numpy_helper.from_array(np.asarray(array, order="C"), name)
+        return name
+
+    def _number(self, name: str, number: float) -> str:
+        return self._constant(name, np.array(number, np.float32))
+
+    def _weight(self, name: str, array: Float32Array) -> str:
+        if self.half:
+            return self._constant(name, to_half(array, name, self.stage))
+        if not fits_half(array):
+            return self._constant(name, array)
+        stored = self._constant(f"{name}.half", array.astype(np.float16))
+        return self._op("Cast", [stored], name, to=TensorProto.FLOAT)
+
+    def _bias(self, name: str, array: Float32Array) -> str:
+        return self._constant(name, to_half(array, name, self.stage) if self.half else array)
+
+    def _coding(self, value: str) -> tuple[str, str]:
+        """Return the scale and the zero point of a coded value."""
+        coding = self.graph.values[value].coding
+        assert coding is not None  # Graph has checked it
+        zero_point = np.array(coding.zero_point + _UNSIGNED, np.uint8)
+        return (
+            self._number(f"{value}.scale", coding.scale),
+            self._constant(f"{value}.zero_point", zero_point),
+        )
+
+    def _node(self, node: Node) -> None:
+        inputs, output = [self._inner(name) for name in node.inputs], self._inner(node.output)
+        match node:
+            case Conv2d():
+                self._convolution(node, inputs[0], output)
+            case QuantizedConv2d():
+                self._quantized_convolution(node, inputs[0], output)
+            case Quantize():
+                self._op("QuantizeLinear", [*inputs, *self._coding(node.output)], output)
+            case Dequantize():
+                self._op("DequantizeLinear", [*inputs, *self._coding(node.inputs[0])], output)
+            case Scale():
+                self._scale(node, inputs[0], output)
+            case Snap():
+                self._snap(node, inputs[0], output)
+            case Relu():
+                self._op("Relu", inputs, output)
+            case Add():
+                self._op("Add", inputs, output)
+            case DepthToSpace() | SpaceToDepth():
+                self._shuffle(node, inputs[0], output)
+
+    def _scale(self, node: Scale, source: str, output: str) -> None:
+        """Multiply; behind a DequantizeLinear by a convolution of each channel with its factor.
+
+        OpenVINO (2026.4 on x86-64) would make a Mul there part of the int8 convolution before
+        it, and that gives wrong numbers when a picture of free size is a single position there.
+        """
+        name, factor = f"{node.name}.factor", node.factor[:, None, None]
+        if isinstance(self.graph.producer(node.inputs[0]), Dequantize):
+            weight = self._constant(name, factor[:, None])
+            group = len(factor)
+            self._op("Conv", [source, weight], output, kernel_shape=(1, 1), group=group)
+        else:
+            self._op("Mul", [source, self._constant(name, factor)], output)
+
+    def _snap(self, node: Snap, source: str, output: str) -> None:
+        low = self._number(f"{node.name}.low", -node.limit)
+        high = self._number(f"{node.name}.high", node.limit)
+        clipped = self._op("Clip", [source, low, high], f"{node.name}.clipped")
+        whole = self._op("Floor", [clipped], f"{node.name}.whole")
+        self._op("Add", [whole, self._number(f"{node.name}.offset", 0.5)], output)
+
+    def _shuffle(self, node: DepthToSpace | SpaceToDepth, source: str, output: str) -> None:
+        if isinstance(node, DepthToSpace):
+            mode = node.order.upper()
+            self._op("DepthToSpace", [source], output, blocksize=node.block, mode=mode)
+        else:
+            self._op("SpaceToDepth", [source], output, blocksize=node.block)
+
+    def _convolution(self, node: Conv2d, source: str, output: str) -> None:
+        weight = self._weight(f"{node.name}.weight", node.weight)
+        bias = self._bias(f"{node.name}.bias", node.bias)
+        self._conv(node, [source, weight, bias], output)
+
+    def _quantized_convolution(self, node: QuantizedConv2d, source: str, output: str) -> None:
+        """Between a DequantizeLinear and a QuantizeLinear of its own, as runtimes look for it."""
+        coding = self.graph.values[node.inputs[0]].coding
+        assert coding is not None  # Graph has checked it
+        weight = self._real(f"{node.name}.weight", node.weight, node.scale)
+        bias = self._real(f"{node.name}.bias", node.bias, node.scale * np.float32(coding.scale))
+        given = [source, *self._coding(node.inputs[0])]
+        real = self._op("DequantizeLinear", given, f"{node.name}.real")
+        total = self._conv(node, [real, weight, bias], f"{node.name}.sum")
+        self._op("QuantizeLinear", [total, *self._coding(node.output)], output)
+
+    def _real(
+        self, name: str, codes: npt.NDArray[np.int8] | npt.NDArray[np.int32], scale: Float32Array
+    ) -> str:
+        """Return a weight or bias that is stored as integers."""
+        given = [
+            self._constant(f"{name}.codes", codes),
+            self._constant(f"{name}.scale", scale),
+            self._constant(f"{name}.zero_point", np.zeros(len(scale), codes.dtype)),
+        ]
+        return self._op("DequantizeLinear", given, name, axis=0)
+
+    def _conv(self, node: Conv2d | QuantizedConv2d, inputs: Sequence[str], output: str) -> str:
+        top, left, bottom, right = node.padding
+        return self._op(
+            "Conv",
+            inputs,
+            output,
+            kernel_shape=node.weight.shape[2:],
+            strides=node.stride,
+            pads=(top, left, bottom, right),
+            dilations=node.dilation,
+            group=node.groups,
+        )
+
+
+class ChannelsLast(ChannelsFirst):
+    """Writes channels last, for runtimes whose int8 convolutions work so (ONNX Runtime).
+
+    The Transposes around convolutions meet those that such a runtime puts there itself, and go.
+    float32 convolutions of single positions are matrix products; sums may be in another order.
+    """
+
+    def _inner(self, name: str) -> str:
+        return name
+
+    def _enter(self, name: str) -> None:
+        pass
+
+    def _leave(self, name: str) -> None:
+        pass
+
+    def _scale(self, node: Scale, source: str, output: str) -> None:
+        factor = self._constant(f"{node.name}.factor", node.factor)
+        self._op("Mul", [source, factor], output)
+
+    def _first(self, node: Node, source: str) -> str:
+        return self._op("Transpose", [source], f"{node.name}.first", perm=_TO_CHANNELS_FIRST)
+
+    def _last(self, source: str, output: str) -> None:
+        self._op("Transpose", [source], output, perm=_TO_CHANNELS_LAST)
+
+    def _convolution(self, node: Conv2d, source: str, output: str) -> None:
+        plain = node.weight.shape[2:] == (1, 1) == node.stride and node.groups == 1
+        if plain and not any(node.padding):
+            weight = self._weight(f"{node.name}.weight", node.weight[:, :, 0, 0].T)
+            product = self._op("MatMul", [source, weight], f"{node.name}.product")
+            self._op("Add", [product, self._bias(f"{node.name}.bias", node.bias)], output)
+        else:
+            made = f"{node.name}.made"
+            super()._convolution(node, self._first(node, source), made)
+            self._last(made, output)
+
+    def _quantized_convolution(self, node: QuantizedConv2d, source: str, output: str) -> None:
+        made = f"{node.name}.made"
+        super()._quantized_convolution(node, self._first(node, source), made)
+        self._last(made, output)
+
+    def _shuffle(self, node: DepthToSpace | SpaceToDepth, source: str, output: str) -> None:
+        """Move whole runs of `block` * channels; a 0 in a shape keeps what is at its place."""
+        assert node.order == "dcr"
+        name, block = node.name, node.block
+        axes = self._constant(f"{name}.axes", np.array([1], np.int64))
+        if isinstance(node, DepthToSpace):
+            channels = self.graph.values[node.output].channels
+            run = block * channels
+            x = self._reshape(source, f"{name}.runs", (0, 0, 0, block, run))
+            x = self._op("Transpose", [x], f"{name}.rows", perm=(0, 1, 3, 2, 4))
+            x = self._reshape(x, f"{name}.height", (1, 1, -1, 0, run))
+            x = self._reshape(x, f"{name}.width", (1, 1, 0, -1, channels))
+            self._op("Squeeze", [x, axes], output)
+        else:
+            run = block * self.graph.values[node.inputs[0]].channels
+            x = self._op("Unsqueeze", [source, axes], f"{name}.width")
+            x = self._reshape(x, f"{name}.height", (1, 1, 0, -1, run))
+            x = self._reshape(x, f"{name}.rows", (1, -1, block, 0, run))
+            x = self._op("Transpose", [x], f"{name}.runs", perm=(0, 1, 3, 2, 4))
+            self._reshape(x, output, (0, 0, 0, block * run))
+
+    def _reshape(self, source: str, output: str, shape: tuple[int, ...]) -> str:
+        stored = self._constant(f"{output}.shape", np.array(shape, np.int64))
+        return self._op("Reshape", [source, stored], output)
