@@ -58,9 +58,9 @@ def int8_weights(
     """
     units = units.copy()
     largest = np.maximum(np.abs(weight).max((1, 2, 3)), 1e-30)
+    while (steep := largest > _LARGEST * units).any():  # as of channels that photos leave at zero
+        units[steep] *= 2.0
     if exact:
-        while (steep := largest > _LARGEST * units).any():
-            units[steep] *= 2.0
         divisor = np.floor(np.minimum(_LARGEST * units / largest, MAX_DIVISOR))
         factor = 1.0 / (divisor - 1 + divisor % 2)
     else:

@@ -212,8 +212,8 @@ class _Quantizer:
         """Return codes as real numbers, or in the units given."""
         source = self.made[name]
         units = np.ones(len(source.units)) if units is None else units
-        uses = sum(node.name.startswith(f"{name}.real") for node in self.nodes)
-        real = f"{name}.real{uses or ''}"
+        uses = sum(node.name.startswith(f"{name}.numbers") for node in self.nodes)
+        real = f"{name}.numbers{uses or ''}"
         self._emit(Dequantize(real, (source.name,), real), len(units))
         factor = source.units / units
         if (factor != 1.0).any():
