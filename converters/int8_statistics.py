@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from edgecodec.converters.graph import Float32Array, Graph
@@ -13,7 +14,11 @@ from edgecodec.converters.graph_to_torch import describe
 from edgecodec.runtimes.torch_graph import TorchGraph
 
 _SAMPLES = 20_000
-_STEPS = 10
+Float64Array = npt.NDArray[np.float64]
+
+_STEPS = 3
+"""Scales tried per octave."""
+_OCTAVES = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,23 +71,34 @@ def collect(
     return {name: pooled(parts) for name, parts in seen.items()}
 
 
-def best_scale(seen: Statistics, low: int, high: int) -> Float32Array:
+def best_scale(
+    seen: Statistics, low: int, high: int, grid: Float64Array | None = None
+) -> Float64Array:
     """Return the scale of each channel at which codes low..high have the least squared error.
 
     Clipping a few extremes makes all other steps finer: scales from the largest magnitude down to
     a 32nd of it are tried.
 
+    Args:
+        seen: of the value.
+        low: least code.
+        high: largest code.
+        grid: (C,), where scales have to be these times a power of two not below one.
+
     Returns:
-        (C,) float32, above zero.
+        (C,), above zero.
     """
-    top = np.maximum(seen.largest, 1e-6) / high
-    best = np.full(len(top), np.inf, np.float32)
+    top = np.maximum(seen.largest.astype(np.float64), 1e-6) / high
+    if grid is not None:
+        top = grid * np.exp2(np.maximum(0.0, np.ceil(np.log2(top / grid))))
+    best = np.full(len(top), np.inf)
     chosen = top.copy()
-    for step in range(_STEPS + 1):
-        scale = top * np.float32(2.0 ** (-step / 2))
+    for step in range(_OCTAVES + 1 if grid is not None else _STEPS * _OCTAVES + 1):
+        scale = top * np.exp2(-step if grid is not None else -step / _STEPS)
+        scale = scale if grid is None else np.maximum(scale, grid)
         codes = np.clip(np.rint(seen.samples / scale[:, None]), low, high)
         error = np.mean(np.square(codes * scale[:, None] - seen.samples), 1)
         # At equal errors (a channel that is always zero) the first, largest one stays.
         chosen = np.where(error < best, scale, chosen)
         best = np.minimum(error, best)
-    return chosen.astype(np.float32)
+    return chosen

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from edgecodec.converters.compensated_rounding import round_compensated
 from edgecodec.converters.graph import Float32Array
 from edgecodec.errors import ConversionError
 
@@ -16,8 +17,11 @@ MAX_DIVISOR = 2047
 MAX_BIAS = 1 << 20
 """With these bounds no float32 kernel, in whatever order it scales, adds the bias and moves the
 zero point, can err by as much as half of 1 / divisor, the distance to the nearest halfway case."""
-_LARGEST = 127
+LARGEST = {True: 63, False: 127}
+"""Magnitude of weights. Exact ones have seven bits: x86 processors without VNNI add pairs of
+products in 16 bits, which 2 * 255 * 63 fits and 2 * 255 * 127 does not."""
 _LEAST_FRACTION = 3
+_ANY = 2.0**24
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +42,13 @@ class Int8Weights:
 
 
 def int8_weights(
-    weight: Float64Array, bias: Float64Array, units: Float64Array, *, exact: bool, stage: str
+    weight: Float64Array,
+    bias: Float64Array,
+    units: Float64Array,
+    inputs: Float64Array,
+    *,
+    exact: bool,
+    stage: str,
 ) -> Int8Weights:
     """Round a convolution that takes codes.
 
@@ -50,31 +60,51 @@ def int8_weights(
         weight: (O, I / groups, kh, kw), real output per code of the input.
         bias: (O,), real.
         units: (O,), real numbers per code of the output; doubled where the scale asks for it.
+        inputs: (I, n), codes of the input as photos make them.
         exact: by the scheme above; otherwise the scale is free.
         stage: for errors.
 
     Raises:
         ConversionError: a bias is too large beside the weights.
     """
-    units = units.copy()
+    units, top = units.copy(), LARGEST[exact]
     largest = np.maximum(np.abs(weight).max((1, 2, 3)), 1e-30)
-    while (steep := largest > _LARGEST * units).any():  # as of channels that photos leave at zero
+    while (steep := largest > top * units).any():  # as of channels that photos leave at zero
         units[steep] *= 2.0
     if exact:
-        divisor = np.floor(np.minimum(_LARGEST * units / largest, MAX_DIVISOR))
+        divisor = np.floor(np.minimum(top * units / largest, MAX_DIVISOR))
         factor = 1.0 / (divisor - 1 + divisor % 2)
     else:
-        factor = np.maximum(largest / units, 1e-4) / _LARGEST  # kernels know no scale below 2**-32
+        factor = np.maximum(largest / units, 1e-4) / top  # kernels know no scale below 2**-32
     real = units * factor  # of one unit of the sum
-    whole, offset = np.rint(weight / real[:, None, None, None]), np.rint(bias / real)
+    whole = _rounded(weight / real[:, None, None, None], inputs, top)
+    error = weight / real[:, None, None, None] - whole
+    offset = np.rint(bias / real + _response(error, inputs.mean(1)))
     if np.abs(offset).max(initial=0) >= (MAX_BIAS if exact else 1 << 30):
         raise ConversionError("a bias is too large beside the weights for int8", stage)
     return Int8Weights(
-        np.clip(whole, -_LARGEST, _LARGEST).astype(np.int8),
+        whole.astype(np.int8),
         offset.astype(np.int32),
         factor.astype(np.float32),
         units,
     )
+
+
+def _rounded(weight: Float64Array, inputs: Float64Array, largest: float) -> Float64Array:
+    """Round (O, I / groups, kh, kw), with compensation where one place has all the inputs."""
+    if weight.shape[1:] != (len(inputs), 1, 1):
+        return np.clip(np.rint(weight), -largest, largest)
+    moment = inputs @ inputs.T / inputs.shape[1]
+    rounded = round_compensated(weight[:, :, 0, 0], moment, largest)
+    return rounded[:, :, None, None]
+
+
+def _response(weight: Float64Array, mean: Float64Array) -> Float64Array:
+    """Return what a convolution makes of inputs that are their mean everywhere."""
+    groups = len(mean) // weight.shape[1]
+    rows = np.repeat(mean.reshape(groups, -1), len(weight) // groups, 0)
+    response: Float64Array = (weight.sum((2, 3)) * rows).sum(1)
+    return response
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +125,13 @@ class WholeWeights:
 
 
 def whole_weights(
-    weight: Float64Array, bias: Float64Array, bound: Float64Array, room: float, *, stage: str
+    weight: Float64Array,
+    bias: Float64Array,
+    bound: Float64Array,
+    inputs: Float64Array,
+    room: float,
+    *,
+    stage: str,
 ) -> WholeWeights:
     """Round a convolution of half-integers so that float32 holds each partial sum exactly.
 
@@ -106,6 +142,7 @@ def whole_weights(
         weight: (O, I / groups, kh, kw), units of the output per unit of the input.
         bias: (O,), units of the output.
         bound: (I,), largest magnitude of each input channel.
+        inputs: (I, n), the input as photos make it.
         room: at most 2**24, the multiples of a step that float32 holds.
         stage: for errors.
 
@@ -117,7 +154,7 @@ def whole_weights(
     fraction = np.full(len(weight), 30.0)
     while True:
         unit = 2.0**-fraction
-        whole = np.rint(weight / unit[:, None, None, None])
+        whole = _rounded(weight / unit[:, None, None, None], inputs, _ANY)
         worst = (np.abs(whole).sum((2, 3)) * limits).sum(1)
         # In halves of the unit: half-integers in, and a sum that is odd in its last place.
         odd = (whole.sum((1, 2, 3)) + 1) % 2

@@ -143,7 +143,7 @@ class _Quantizer:
                     if name in self.made and name in self.plan.trunk:
                         return self.made[name].units
         scale = best_scale(pooled([self.seen[name] for name in stream]), -128, 127)
-        return scale.astype(np.float64) / _STEP
+        return scale / _STEP
 
     def _whole(self, node: Conv2d) -> None:
         """Make a trunk value by a float32 convolution."""
@@ -162,7 +162,14 @@ class _Quantizer:
                     f"{node.name} pads the trunk; exact int8 cannot", self.graph.stage
                 )
             room = _EXACT if end in self.graph.outputs else 0.5 * _EXACT  # the rest is for sums
-            rounded = whole_weights(weight, bias, source.bound, room, stage=self.graph.stage)
+            rounded = whole_weights(
+                weight,
+                bias,
+                source.bound,
+                self._samples(node, source),
+                room,
+                stage=self.graph.stage,
+            )
             weight, bias = rounded.weight.astype(np.float64), rounded.bias.astype(np.float64)
             bound, step = rounded.bound, rounded.step
         made = Conv2d(
@@ -296,7 +303,7 @@ class _Quantizer:
         if self.exact and (name in self.graph.inputs or (public and not source.ready)):
             source = self._snapped(name)
         elif public:
-            scale = best_scale(self.seen[name], *_range(zero_point)).astype(np.float64)
+            scale = best_scale(self.seen[name], *_range(zero_point))
             source = self._scaled(source, scale / _STEP)
         out = f"{name}.codes"
         coding = Coding(_STEP * (0.5 if zero_point else 1.0), zero_point)
@@ -312,15 +319,20 @@ class _Quantizer:
         output = node.output if relu is None else relu.output
         zero_point = 0 if relu is None else -128
         end, shuffles = shuffles_after(self.graph, output)
-        units = best_scale(self.seen[end], *_range(zero_point)).astype(np.float64)
-        readers = self.graph.consumers(end)
-        if len(readers) == 1 and isinstance(readers[0], Add):
-            units = self._on_trunk(units, readers[0], end)
+        grid = self._grid(end) if self.exact else None
+        units = best_scale(self.seen[end], *_range(zero_point), grid)
         for shuffle in reversed(shuffles):
             units = np.repeat(units, shuffle.block**2)
         weight = node.weight * (_columns(source.units, node) * coding.scale)
+        inputs = self._samples(node, source) / coding.scale
+        codes = np.clip(np.rint(inputs), *_range(coding.zero_point))
         rounded = int8_weights(
-            weight, node.bias.astype(np.float64), units, exact=self.exact, stage=self.graph.stage
+            weight,
+            node.bias.astype(np.float64),
+            units,
+            codes,
+            exact=self.exact,
+            stage=self.graph.stage,
         )
         made = QuantizedConv2d(
             node.name,
@@ -337,14 +349,18 @@ class _Quantizer:
         self._emit(made, len(units), Coding(1.0, zero_point))
         self.made[output] = _Made(output, rounded.units, np.full(len(units), 256.0))
 
-    def _on_trunk(self, units: Float64Array, add: Add, branch: str) -> Float64Array:
-        """Return units that are those of the trunk times a power of two, where that must be."""
-        if not self.exact:
-            return units
-        (other,) = (name for name in add.inputs if name != branch)
+    def _samples(self, node: Conv2d, source: _Made) -> Float64Array:
+        """Return what a convolution reads, (I, n) in units."""
+        return self.seen[node.inputs[0]].samples / source.units[:, None]
+
+    def _grid(self, branch: str) -> Float64Array | None:
+        """Return the units of the trunk that a branch is added to: its own are whole multiples."""
+        readers = self.graph.consumers(branch)
+        if len(readers) != 1 or not isinstance(readers[0], Add):
+            return None
+        (other,) = (name for name in readers[0].inputs if name != branch)
         trunk = self._snapped(other) if other in self.graph.inputs else self.made[other]
-        # Half a bit less than covers everything: clipping the rarest costs less than coarse steps.
-        return trunk.units * 2.0 ** np.maximum(0.0, np.ceil(np.log2(units / trunk.units) - 0.5))
+        return trunk.units
 
 
 def _range(zero_point: int) -> tuple[int, int]:
