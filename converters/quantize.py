@@ -10,7 +10,6 @@ units cost nothing: they go into the weights.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -43,8 +42,10 @@ _STEP = 2.0**TRUNK_BITS
 _HALF = 0.5
 _EXACT = 2.0**24
 """Multiples of a step below this are exact in float32."""
-SNAP_LIMIT = math.floor(2.0 ** (7.5 + TRUNK_BITS))
-"""Largest magnitude after a Snap, half a bit beyond what codes reach."""
+MARGIN = 1.5
+"""By how much the trunk may exceed all that photos showed before it is clipped."""
+SNAP_LIMIT = 2.0 ** (8 + TRUNK_BITS)
+"""Largest magnitude after a Snap: twice what codes reach."""
 
 
 @dataclass
@@ -142,8 +143,15 @@ class _Quantizer:
                 for name in node.inputs:
                     if name in self.made and name in self.plan.trunk:
                         return self.made[name].units
-        scale = best_scale(pooled([self.seen[name] for name in stream]), -128, 127)
-        return scale / _STEP
+        return self._trunk_units(pooled([self.seen[name] for name in stream]))
+
+    def _trunk_units(self, seen: Statistics) -> Float64Array:
+        """Return units in which codes are fine and no extreme is lost, nor one half as large again.
+
+        A code that is clipped misleads one branch; a trunk that is clipped shows in the picture.
+        """
+        least = MARGIN * seen.largest.astype(np.float64) / SNAP_LIMIT
+        return np.maximum(best_scale(seen, -128, 127) / _STEP, np.maximum(least, 1e-9))
 
     def _whole(self, node: Conv2d) -> None:
         """Make a trunk value by a float32 convolution."""
@@ -197,8 +205,8 @@ class _Quantizer:
         """Return a trunk value as bounded half-integers, its units those of the trunk."""
         source = self.made[name]
         if name in self.graph.inputs:
-            scale = best_scale(self.seen[name], -128, 127) / _STEP
-            source = self._scaled(source, 2.0 ** np.ceil(np.log2(scale)))
+            units = self._trunk_units(self.seen[name])
+            source = self._scaled(source, 2.0 ** np.ceil(np.log2(units)))
         out = f"{name}.snapped"
         channels = len(source.units)
         if out not in self.values:

@@ -21,9 +21,6 @@ from edgecodec.converters.graph import (
     Value,
 )
 
-HALF_STEP = np.float32(1 - 2.0**-20)
-"""Keeps two-step rounding a single one (docs/exact-int8.md)."""
-
 
 class Draft:
     """Collects values and nodes of a graph."""
@@ -42,8 +39,8 @@ class Draft:
     def fresh(self) -> str:
         return f"n{len(self.nodes)}"
 
-    def even(self, shape: tuple[int, ...]) -> npt.NDArray[np.int8]:
-        return (2 * self.rng.integers(-63, 64, shape)).astype(np.int8)
+    def integers(self, shape: tuple[int, ...]) -> npt.NDArray[np.int8]:
+        return self.rng.integers(-63, 64, shape).astype(np.int8)
 
     def quantized(
         self,
@@ -58,17 +55,18 @@ class Draft:
         inputs = self.values[source].channels
         coding = self.values[source].coding
         assert coding is not None
-        weight = self.even((outputs, 1 if depthwise else inputs, kernel, kernel))
+        weight = self.integers((outputs, 1 if depthwise else inputs, kernel, kernel))
         fan = kernel**2 * (1 if depthwise else inputs)
-        shift = np.round(np.log2(np.sqrt(fan) * 73)) + self.rng.integers(0, 2, outputs)
+        divisor = np.sqrt(fan) * 36 * self.rng.uniform(0.7, 1.4, outputs)
+        divisor = 2 * np.floor(divisor / 2) + 1
         name = self.fresh()
         node = QuantizedConv2d(
             name,
             (source,),
             name,
             weight,
-            (2 * self.rng.integers(-2000, 2000, outputs) + 1).astype(np.int32),
-            (2.0**-shift / coding.scale * HALF_STEP).astype(np.float32),
+            self.rng.integers(-4000, 4000, outputs).astype(np.int32),
+            (1.0 / divisor / coding.scale).astype(np.float32),
             padding=(kernel // 2,) * 4,
             groups=inputs if depthwise else 1,
         )
