@@ -129,21 +129,23 @@ def whole_weights(
     bias: Float64Array,
     bound: Float64Array,
     inputs: Float64Array,
-    room: float,
+    later: float,
     *,
+    halves: bool = True,
     stage: str,
 ) -> WholeWeights:
     """Round a convolution of half-integers so that float32 holds each partial sum exactly.
 
     Each output takes as many fractional bits as leave the sum of |weight| * bound, in half units,
-    below `room`, for the worst input there can be.
+    below 2**24, for the worst input there can be and with what is added later.
 
     Args:
         weight: (O, I / groups, kh, kw), units of the output per unit of the input.
         bias: (O,), units of the output.
         bound: (I,), largest magnitude of each input channel.
         inputs: (I, n), the input as photos make it.
-        room: at most 2**24, the multiples of a step that float32 holds.
+        later: magnitude of what may be added to the outputs.
+        halves: whether inputs are half-integers; else they are integers.
         stage: for errors.
 
     Raises:
@@ -157,9 +159,9 @@ def whole_weights(
         whole = _rounded(weight / unit[:, None, None, None], inputs, _ANY)
         worst = (np.abs(whole).sum((2, 3)) * limits).sum(1)
         # In halves of the unit: half-integers in, and a sum that is odd in its last place.
-        odd = (whole.sum((1, 2, 3)) + 1) % 2
-        halves = 2.0 * np.rint((2.0 * bias / unit - odd) / 2.0) + odd
-        over = 2.0 * worst + np.abs(halves) >= room
+        odd = (whole.sum((1, 2, 3)) + 1) % 2 if halves else np.ones(len(weight))
+        offset = 2.0 * np.rint((2.0 * bias / unit - odd) / 2.0) + odd
+        over = 2.0 * (worst + later / unit) + np.abs(offset) >= _ANY
         if not over.any():
             break
         fraction[over] -= 1
@@ -167,7 +169,7 @@ def whole_weights(
             raise ConversionError("the sums of a convolution do not fit float32 exactly", stage)
     return WholeWeights(
         (whole * unit[:, None, None, None]).astype(np.float32),
-        (0.5 * halves * unit).astype(np.float32),
+        (0.5 * offset * unit).astype(np.float32),
         0.5 * unit,
-        (worst + 0.5 * np.abs(halves)) * unit,
+        (worst + 0.5 * np.abs(offset)) * unit,
     )

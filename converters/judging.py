@@ -90,7 +90,10 @@ def _verdict(
             return found["y"][0], found["z"][0]
 
         def synthesise(y_hat: np.ndarray) -> Float32Array:
-            return synthesis.run({"y_hat": y_hat[None].astype(np.float32)})["x_hat"][0]
+            x_hat: Float32Array = synthesis.run({"y_hat": y_hat[None].astype(np.float32)})["x_hat"][
+                0
+            ]
+            return x_hat
 
         return gate.judge(analyse, synthesise)
 

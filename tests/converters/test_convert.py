@@ -173,9 +173,9 @@ def test_demo_photo_serves_where_no_folder_is_named(checkpoint: Path, tmp_path: 
     assert report.calibration["source"].startswith("demo.")
 
 
-def test_int8_is_refused_before_anything_is_read(tmp_path: Path) -> None:
-    with pytest.raises(ConversionError, match="converts to fp32 and fp16 only"):
-        convert(tmp_path / "none.pt", None, tmp_path / "b", precisions=["fp32", "int8"])
+def test_unknown_precision_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    with pytest.raises(ConversionError, match="'int4' is not available; there are: fp32, fp16"):
+        convert(tmp_path / "none.pt", None, tmp_path / "b", precisions=["fp32", "int4"])
 
 
 def test_output_is_looked_at_before_the_checkpoint(tmp_path: Path) -> None:

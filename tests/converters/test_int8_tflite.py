@@ -61,7 +61,7 @@ def shuffled_codes() -> Graph:
     x = d.quantized(x, 16, 3)
     _amend(d, stride=(2, 2))
     x = d.quantized(x, 32, relu=True)
-    _amend(d, weight=d.even((32, 8, 1, 1)), groups=2)
+    _amend(d, weight=d.integers((32, 8, 1, 1)), groups=2)
     x = d.quantized(x, 32, 3, depthwise=True, relu=True)
     _amend(d, dilation=(2, 2), padding=(2, 2, 2, 2))
     x = d.shuffle(d.quantized(x, 32, 1), 2)
