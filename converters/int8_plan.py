@@ -109,21 +109,30 @@ def square_of(graph: Graph, value: str) -> int:
     """
     squares = [
         node.block**2 * square_of(graph, node.output)
-        for name in stream_of(graph, value)
-        for node in graph.consumers(name)
+        for node in _shuffles_of(graph, value)
         if isinstance(node, DepthToSpace)
     ]
     return math.lcm(*squares)
 
 
+def _shuffles_of(graph: Graph, value: str) -> list[DepthToSpace | SpaceToDepth]:
+    """Return the shuffles that read a trunk value or what sums and ReLUs make of it."""
+    readers = [node for name in stream_of(graph, value) for node in graph.consumers(name)]
+    return [node for node in readers if isinstance(node, DepthToSpace | SpaceToDepth)]
+
+
 def reaches_output(graph: Graph, value: str) -> bool:
     """Return whether sums, ReLUs and shuffles alone lead from a value to an output."""
-    stream = stream_of(graph, value)
-    shuffles = [node for name in stream for node in graph.consumers(name)]
-    return any(name in graph.outputs for name in stream) or any(
-        isinstance(node, DepthToSpace | SpaceToDepth) and reaches_output(graph, node.output)
-        for node in shuffles
+    return any(name in graph.outputs for name in stream_of(graph, value)) or any(
+        reaches_output(graph, node.output) for node in _shuffles_of(graph, value)
     )
+
+
+def sums_after(graph: Graph, value: str) -> int:
+    """Return how many sums there are on the way from a trunk value."""
+    sums = sum(isinstance(graph.producer(name), Add) for name in stream_of(graph, value)[1:])
+    further = [sums_after(graph, node.output) for node in _shuffles_of(graph, value)]
+    return sums + max(further, default=0)
 
 
 def shuffles_after(graph: Graph, value: str) -> tuple[str, list[DepthToSpace]]:

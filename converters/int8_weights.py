@@ -59,35 +59,47 @@ def int8_weights(
     Args:
         weight: (O, I / groups, kh, kw), real output per code of the input.
         bias: (O,), real.
-        units: (O,), real numbers per code of the output; doubled where the scale asks for it.
+        units: (O,), real numbers per code of the output; doubled where weights or bias ask for it.
         inputs: (I, n), codes of the input as photos make them.
         exact: by the scheme above; otherwise the scale is free.
         stage: for errors.
 
     Raises:
-        ConversionError: a bias is too large beside the weights.
+        ConversionError: a bias is too large.
     """
     units, top = units.copy(), LARGEST[exact]
     largest = np.maximum(np.abs(weight).max((1, 2, 3)), 1e-30)
     while (steep := largest > top * units).any():  # as of channels that photos leave at zero
         units[steep] *= 2.0
-    if exact:
-        divisor = np.floor(np.minimum(top * units / largest, MAX_DIVISOR))
-        factor = 1.0 / (divisor - 1 + divisor % 2)
-    else:
-        factor = np.maximum(largest / units, 1e-4) / top  # kernels know no scale below 2**-32
-    real = units * factor  # of one unit of the sum
+    most = MAX_BIAS if exact else 1 << 30
+    while True:
+        factor = _factors(largest, units, exact=exact)
+        real = units * factor  # of one unit of the sum
+        heavy = np.abs(bias) >= 0.5 * most * real  # as of channels that a ReLU leaves at zero
+        if not heavy.any():
+            break
+        units[heavy] *= 2.0
     whole = _rounded(weight / real[:, None, None, None], inputs, top)
     error = weight / real[:, None, None, None] - whole
     offset = np.rint(bias / real + _response(error, inputs.mean(1)))
-    if np.abs(offset).max(initial=0) >= (MAX_BIAS if exact else 1 << 30):
-        raise ConversionError("a bias is too large beside the weights for int8", stage)
+    if np.abs(offset).max(initial=0) >= most:
+        raise ConversionError("a bias is too large for int8", stage)
     return Int8Weights(
         whole.astype(np.int8),
         offset.astype(np.int32),
         factor.astype(np.float32),
         units,
     )
+
+
+def _factors(largest: Float64Array, units: Float64Array, *, exact: bool) -> Float64Array:
+    """Return units of the output per unit of the sum."""
+    if exact:
+        divisor = np.floor(np.minimum(LARGEST[exact] * units / largest, MAX_DIVISOR))
+        factor: Float64Array = 1.0 / (divisor - 1 + divisor % 2)
+        return factor
+    # Kernels know no scale below 2**-32.
+    return np.maximum(largest / units, 1e-4) / LARGEST[exact]
 
 
 def _rounded(weight: Float64Array, inputs: Float64Array, largest: float) -> Float64Array:

@@ -31,7 +31,15 @@ from edgecodec.converters.graph import (
     SpaceToDepth,
     Value,
 )
-from edgecodec.converters.int8_plan import Plan, make_plan, reaches_output, shuffles_after, square_of, stream_of
+from edgecodec.converters.int8_plan import (
+    Plan,
+    make_plan,
+    reaches_output,
+    shuffles_after,
+    square_of,
+    stream_of,
+    sums_after,
+)
 from edgecodec.converters.int8_statistics import Statistics, best_scale, pooled
 from edgecodec.converters.int8_weights import Float64Array, int8_weights, whole_weights
 from edgecodec.errors import ConversionError
@@ -215,10 +223,7 @@ class _Quantizer:
                 raise ConversionError(
                     f"{node.name} pads the trunk; exact int8 cannot", self.graph.stage
                 )
-            sums = sum(
-                isinstance(self.graph.producer(name), Add) for name in stream_of(self.graph, end)
-            )
-            later = 0.0 if raw else SNAP_LIMIT * max(1, sums)
+            later = 0.0 if raw else SNAP_LIMIT * max(1, sums_after(self.graph, end))
             rounded = whole_weights(
                 weight,
                 bias,
@@ -266,9 +271,11 @@ class _Quantizer:
         """Return a trunk value in other units."""
         factor = (source.units / units).astype(np.float32)
         for node in self.nodes:
-            scales = isinstance(node, Scale) and node.inputs == (source.name,)
-            if scales and np.array_equal(node.factor, factor):
-                return _Made(node.output, units, source.bound * factor)
+            match node:
+                case Scale() if node.inputs == (source.name,) and np.array_equal(
+                    node.factor, factor
+                ):
+                    return _Made(node.output, units, source.bound * factor)
         uses = sum(node.name.startswith(f"{source.name}.scaled") for node in self.nodes)
         name = f"{source.name}.scaled{uses or ''}"
         self._emit(Scale(name, (source.name,), name, factor), len(units))

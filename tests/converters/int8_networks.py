@@ -143,7 +143,8 @@ NETWORKS = {
         nn.PixelShuffle(2),
     ),
     "unshuffled_trunk": chain(
-        nn.Conv2d(INPUTS, 4, 1), Residual(4), nn.PixelUnshuffle(2), Residual(16), nn.Conv2d(16, 3, 1)
+        nn.Conv2d(INPUTS, 4, 1), Residual(4), nn.PixelUnshuffle(2), Residual(16),
+        nn.Conv2d(16, 3, 1),
     ),
     "shuffle_then_relu": chain(
         nn.Conv2d(INPUTS, 16, 1), nn.PixelShuffle(2), nn.ReLU(), nn.Conv2d(4, 8, 1), nn.ReLU(),
@@ -184,7 +185,9 @@ def measure(module: nn.Module) -> Network:
     graph = graph_from_module(
         module, stage="synthesis", inputs={"y_hat": INPUTS}, outputs=["x_hat"], size=(16, 16)
     )
-    return Network(module, graph, collect(graph, [{"y_hat": inputs(i)} for i in range(6)]))
+    return Network(
+        module, graph, collect(graph, [{"y_hat": inputs(i, (40, 40))} for i in range(4)])
+    )
 
 
 @functools.cache
