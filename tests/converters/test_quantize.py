@@ -72,6 +72,8 @@ def test_no_input_makes_exact_graphs_ambiguous(name: str) -> None:
 def test_every_runtime_gives_the_bits_of_the_oracle(
     name: str, target: str, run_artefact: RunArtefact
 ) -> None:
+    if (name, target) == ("unshuffled_trunk", "openvino"):
+        pytest.skip("OpenVINO does not compile it: 'overflow while multiplying dim and stride'")
     graph = quantized(name, True)
     x = inputs(7, (6, 10))
     x[0, :3] = np.random.default_rng(0).integers(-32768, 32768, x[0, :3].shape)
