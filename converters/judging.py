@@ -70,7 +70,7 @@ def _judged(
         return entry, row
     loss = verdict.synthesis_loss if entry.stage == "synthesis" else verdict.analysis_loss
     row = replace(row, bd_loss=loss, worst_image=verdict.worst_image)
-    if loss > max_loss:
+    if not loss <= max_loss:
         reason = f"loses {loss:.2f} % against the reference, allowed {max_loss:g} %"
         row = replace(row, status="refused", reason=reason)
     return replace(entry, loss=verdict.to_dict()), row

@@ -169,3 +169,14 @@ def test_unlikely_photos_end_in_a_refusal_or_a_bundle(
         if row.target == "onnx" and not row.refused:
             assert row.bd_loss is not None
             assert row.bd_loss <= 4.0
+
+
+def test_a_broken_synthesis_is_refused_with_its_analysis(
+    checkpoint: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside a picture that is nowhere near, nobody can tell what the analysis costs."""
+    monkeypatch.setattr("edgecodec.converters.gate.bd_rate", lambda *curves: float("inf"))
+    options: dict[str, Any] = {"targets": ["onnx"], "precisions": ["fp32"], "max_loss": 1e9}
+    report = convert(checkpoint, photos, tmp_path / "b", **options)
+    assert [row.refused for row in report.rows] == [False, False, True, True]
+    json.dumps(report.to_dict(), allow_nan=False)
