@@ -38,7 +38,8 @@ def means(photo: UInt8Array) -> tuple[Float32Array, Float32Array]:
 
 def paint(y_hat: Int16Array) -> Float32Array:
     colours = y_hat[..., :3].astype(np.float32) / 16 + 128
-    return colours.repeat(16, 0).repeat(16, 1)
+    picture: Float32Array = colours.repeat(16, 0).repeat(16, 1).astype(np.float32)
+    return picture
 
 
 @pytest.fixture(scope="module")
