@@ -42,6 +42,14 @@ CONFIG = CodecConfig(
 )
 
 
+@pytest.fixture(autouse=True)
+def no_judging(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An untrained network has no rate-distortion curve to speak of, and its speed is no matter."""
+    monkeypatch.setattr("edgecodec.converters.gate.bd_rate", lambda *curves: 0.5)
+    monkeypatch.setattr("edgecodec.converters.judging._BUDGET_S", 0.01)
+    monkeypatch.setattr("edgecodec.converters.judging.SIZE", (64, 96))
+
+
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     codec = NeuralCodec(CONFIG)
@@ -259,7 +267,7 @@ def test_artefact_without_its_runtime_is_written_and_told(
     report = convert(checkpoint, photos, tmp_path / "b", targets=["onnx"], progress=told.append)
     unchecked = [row for row in report.rows if row.target == "onnx"]
     assert [row.status for row in unchecked] == ["not checked", "not checked"]
-    assert "NOT CHECKED: onnx analysis: onnxruntime: is away" in report.table()
+    assert "NOT CHECKED: onnx fp32 analysis: onnxruntime: is away" in report.table()
     assert sum(line.startswith("NOT CHECKED") for line in told) == 2
     entries = Bundle(tmp_path / "b").manifest.artefacts
     assert [e.parity["checked"] for e in entries if e.target == "onnx"] == [False, False]
