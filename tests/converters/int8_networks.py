@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -190,10 +191,19 @@ def measure(module: nn.Module) -> Network:
     )
 
 
+def build(name: str) -> nn.Module:
+    """Return a network of its own; `chain` gives the same layers every time."""
+    module = copy.deepcopy(NETWORKS[name]()).eval()
+    torch.manual_seed(3)
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.reset_parameters()
+    return module
+
+
 @functools.cache
 def network(name: str) -> Network:
-    torch.manual_seed(3)
-    return measure(NETWORKS[name]().eval())
+    return measure(build(name))
 
 
 @functools.cache

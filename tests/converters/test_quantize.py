@@ -20,6 +20,7 @@ from tests.converters.conftest import Residual, RunArtefact, chain
 from tests.converters.int8_networks import (
     INPUTS,
     NETWORKS,
+    build,
     inputs,
     measure,
     network,
@@ -123,7 +124,7 @@ def test_a_network_without_branches_is_refused() -> None:
 
 def changed(**parts: Any) -> nn.Module:
     """The residual network with some parameters replaced, by name."""
-    module = NETWORKS["residual"]().eval()
+    module = build("residual")
     with torch.no_grad():
         for name, change in parts.items():
             change(module.get_parameter(name.replace("_", ".")))
