@@ -41,7 +41,10 @@ class Source:
     @torch.inference_mode()
     def synthesise(self, y_hat: npt.NDArray[np.int16]) -> Float32Array:
         """Map y_hat (h, w, M) to (H, W, 3), by the reference."""
-        return channels_last(self.modules["synthesis"](channels_first(y_hat[None])))[0]
+        x_hat: Float32Array = channels_last(self.modules["synthesis"](channels_first(y_hat[None])))[
+            0
+        ]
+        return x_hat
 
     @property
     def model_id(self) -> str:

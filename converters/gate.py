@@ -7,6 +7,7 @@ qualities, and the two rate-distortion curves are compared.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -49,12 +50,18 @@ class Verdict:
 
     @property
     def analysis_loss(self) -> float:
-        """What the analysis adds."""
+        """What the analysis adds; infinite where that cannot be told."""
+        if math.isinf(self.pair_loss):
+            return math.inf
         return self.pair_loss - self.synthesis_loss
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON-compatible values."""
-        return {**asdict(self), "analysis_loss": self.analysis_loss}
+        """Return JSON-compatible values; None is an infinite loss."""
+        found = {**asdict(self), "analysis_loss": self.analysis_loss}
+        return {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in found.items()
+        }
 
 
 @dataclass(frozen=True, eq=False)

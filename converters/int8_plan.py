@@ -8,6 +8,7 @@ trunk value stays in float32. All others, the branches, become int8: most of the
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from edgecodec.converters.graph import (
@@ -43,10 +44,8 @@ def make_plan(graph: Graph) -> Plan:
         if isinstance(node, Add):
             trunk |= {node.output, *node.inputs} - _branch(graph, node)
     for node in graph.nodes:
-        readers = graph.consumers(node.output)
-        several = len(readers) > 1 and any(isinstance(r, Relu) for r in readers)
-        if isinstance(node, Conv2d) and several:
-            trunk.add(node.output)  # its codes would have to be read with their sign and without
+        if isinstance(node, Relu) and not _fits_into_convolution(graph, node):
+            trunk.add(node.inputs[0])  # its codes would have to be read with their sign
     _close(graph, trunk)
     int8, fused = set(), {}
     for node in graph.nodes:
@@ -75,6 +74,13 @@ def _branch(graph: Graph, add: Add) -> set[str]:
     return set(found[-1:])
 
 
+def _fits_into_convolution(graph: Graph, relu: Relu) -> bool:
+    """Return whether a ReLU is all that becomes of a convolution."""
+    (source,) = relu.inputs
+    alone = graph.consumers(source) == [relu] and source not in graph.outputs
+    return alone and isinstance(graph.producer(source), Conv2d)
+
+
 def _close(graph: Graph, trunk: set[str]) -> None:
     """Add what shuffles and ReLUs make trunk values of."""
     for node in reversed(graph.nodes):
@@ -94,6 +100,39 @@ def stream_of(graph: Graph, value: str) -> list[str]:
         if any(name in found for name in node.inputs) and node.output not in found:
             found.append(node.output)
     return found
+
+
+def square_of(graph: Graph, value: str) -> int:
+    """Return how many neighbouring channels pixel shuffles put together, now or later.
+
+    They need the same units.
+    """
+    squares = [
+        node.block**2 * square_of(graph, node.output)
+        for node in _shuffles_of(graph, value)
+        if isinstance(node, DepthToSpace)
+    ]
+    return math.lcm(*squares)
+
+
+def _shuffles_of(graph: Graph, value: str) -> list[DepthToSpace | SpaceToDepth]:
+    """Return the shuffles that read a trunk value or what sums and ReLUs make of it."""
+    readers = [node for name in stream_of(graph, value) for node in graph.consumers(name)]
+    return [node for node in readers if isinstance(node, DepthToSpace | SpaceToDepth)]
+
+
+def reaches_output(graph: Graph, value: str) -> bool:
+    """Return whether sums, ReLUs and shuffles alone lead from a value to an output."""
+    return any(name in graph.outputs for name in stream_of(graph, value)) or any(
+        reaches_output(graph, node.output) for node in _shuffles_of(graph, value)
+    )
+
+
+def sums_after(graph: Graph, value: str) -> int:
+    """Return how many sums there are on the way from a trunk value."""
+    sums = sum(isinstance(graph.producer(name), Add) for name in stream_of(graph, value)[1:])
+    further = [sums_after(graph, node.output) for node in _shuffles_of(graph, value)]
+    return sums + max(further, default=0)
 
 
 def shuffles_after(graph: Graph, value: str) -> tuple[str, list[DepthToSpace]]:

@@ -59,35 +59,47 @@ def int8_weights(
     Args:
         weight: (O, I / groups, kh, kw), real output per code of the input.
         bias: (O,), real.
-        units: (O,), real numbers per code of the output; doubled where the scale asks for it.
+        units: (O,), real numbers per code of the output; doubled where weights or bias ask for it.
         inputs: (I, n), codes of the input as photos make them.
         exact: by the scheme above; otherwise the scale is free.
         stage: for errors.
 
     Raises:
-        ConversionError: a bias is too large beside the weights.
+        ConversionError: a bias is too large.
     """
     units, top = units.copy(), LARGEST[exact]
     largest = np.maximum(np.abs(weight).max((1, 2, 3)), 1e-30)
     while (steep := largest > top * units).any():  # as of channels that photos leave at zero
         units[steep] *= 2.0
-    if exact:
-        divisor = np.floor(np.minimum(top * units / largest, MAX_DIVISOR))
-        factor = 1.0 / (divisor - 1 + divisor % 2)
-    else:
-        factor = np.maximum(largest / units, 1e-4) / top  # kernels know no scale below 2**-32
-    real = units * factor  # of one unit of the sum
+    most = MAX_BIAS if exact else 1 << 30
+    while True:
+        factor = _factors(largest, units, exact=exact)
+        real = units * factor  # of one unit of the sum
+        heavy = np.abs(bias) >= 0.5 * most * real  # as of channels that a ReLU leaves at zero
+        if not heavy.any():
+            break
+        units[heavy] *= 2.0
     whole = _rounded(weight / real[:, None, None, None], inputs, top)
     error = weight / real[:, None, None, None] - whole
     offset = np.rint(bias / real + _response(error, inputs.mean(1)))
-    if np.abs(offset).max(initial=0) >= (MAX_BIAS if exact else 1 << 30):
-        raise ConversionError("a bias is too large beside the weights for int8", stage)
+    if np.abs(offset).max(initial=0) >= most:
+        raise ConversionError("a bias is too large for int8", stage)
     return Int8Weights(
         whole.astype(np.int8),
         offset.astype(np.int32),
         factor.astype(np.float32),
         units,
     )
+
+
+def _factors(largest: Float64Array, units: Float64Array, *, exact: bool) -> Float64Array:
+    """Return units of the output per unit of the sum."""
+    if exact:
+        divisor = np.floor(np.minimum(LARGEST[exact] * units / largest, MAX_DIVISOR))
+        factor: Float64Array = 1.0 / (divisor - 1 + divisor % 2)
+        return factor
+    # Kernels know no scale below 2**-32.
+    return np.maximum(largest / units, 1e-4) / LARGEST[exact]
 
 
 def _rounded(weight: Float64Array, inputs: Float64Array, largest: float) -> Float64Array:
@@ -129,21 +141,23 @@ def whole_weights(
     bias: Float64Array,
     bound: Float64Array,
     inputs: Float64Array,
-    room: float,
+    later: float,
     *,
+    halves: bool = True,
     stage: str,
 ) -> WholeWeights:
     """Round a convolution of half-integers so that float32 holds each partial sum exactly.
 
     Each output takes as many fractional bits as leave the sum of |weight| * bound, in half units,
-    below `room`, for the worst input there can be.
+    below 2**24, for the worst input there can be and with what is added later.
 
     Args:
         weight: (O, I / groups, kh, kw), units of the output per unit of the input.
         bias: (O,), units of the output.
         bound: (I,), largest magnitude of each input channel.
         inputs: (I, n), the input as photos make it.
-        room: at most 2**24, the multiples of a step that float32 holds.
+        later: magnitude of what may be added to the outputs.
+        halves: whether inputs are half-integers; else they are integers.
         stage: for errors.
 
     Raises:
@@ -157,9 +171,9 @@ def whole_weights(
         whole = _rounded(weight / unit[:, None, None, None], inputs, _ANY)
         worst = (np.abs(whole).sum((2, 3)) * limits).sum(1)
         # In halves of the unit: half-integers in, and a sum that is odd in its last place.
-        odd = (whole.sum((1, 2, 3)) + 1) % 2
-        halves = 2.0 * np.rint((2.0 * bias / unit - odd) / 2.0) + odd
-        over = 2.0 * worst + np.abs(halves) >= room
+        odd = (whole.sum((1, 2, 3)) + 1) % 2 if halves else np.ones(len(weight))
+        offset = 2.0 * np.rint((2.0 * bias / unit - odd) / 2.0) + odd
+        over = 2.0 * (worst + later / unit) + np.abs(offset) >= _ANY
         if not over.any():
             break
         fraction[over] -= 1
@@ -167,7 +181,7 @@ def whole_weights(
             raise ConversionError("the sums of a convolution do not fit float32 exactly", stage)
     return WholeWeights(
         (whole * unit[:, None, None, None]).astype(np.float32),
-        (0.5 * halves * unit).astype(np.float32),
+        (0.5 * offset * unit).astype(np.float32),
         0.5 * unit,
-        (worst + 0.5 * np.abs(halves)) * unit,
+        (worst + 0.5 * np.abs(offset)) * unit,
     )

@@ -70,7 +70,7 @@ def _judged(
         return entry, row
     loss = verdict.synthesis_loss if entry.stage == "synthesis" else verdict.analysis_loss
     row = replace(row, bd_loss=loss, worst_image=verdict.worst_image)
-    if loss > max_loss:
+    if not loss <= max_loss:
         reason = f"loses {loss:.2f} % against the reference, allowed {max_loss:g} %"
         row = replace(row, status="refused", reason=reason)
     return replace(entry, loss=verdict.to_dict()), row
@@ -90,7 +90,10 @@ def _verdict(
             return found["y"][0], found["z"][0]
 
         def synthesise(y_hat: np.ndarray) -> Float32Array:
-            return synthesis.run({"y_hat": y_hat[None].astype(np.float32)})["x_hat"][0]
+            x_hat: Float32Array = synthesis.run({"y_hat": y_hat[None].astype(np.float32)})["x_hat"][
+                0
+            ]
+            return x_hat
 
         return gate.judge(analyse, synthesise)
 

@@ -136,7 +136,9 @@ class Reference:
         self._samples = make_samples(modules["analysis"], modules["synthesis"], photos)
         exact = graphs.get(("synthesis", "int8"))
         self._exact: list[tuple[Float32Array, Float32Array]] = []
-        for sample in self._samples[:_EXACT_SAMPLES] if exact is not None else []:
+        if exact is None:
+            return
+        for sample in self._samples[:_EXACT_SAMPLES]:
             y_hat = sample.synthesis_inputs["y_hat"]
             # Whole and cut to an odd size, where other kernels may be chosen.
             for part in (y_hat, np.ascontiguousarray(y_hat[:, :5, :9])):

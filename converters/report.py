@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -74,6 +75,13 @@ class ConversionRow:
             "" if checked else str(entry.parity["reason"]),
         )
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-compatible values; None is an infinite loss, too."""
+        return {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in asdict(self).items()
+        }
+
     def line(self) -> str:
         """Return one line for the progress."""
         error = "" if self.max_abs_err is None else f", max error {self.max_abs_err:.2g}"
@@ -116,7 +124,8 @@ class ConversionReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-compatible values."""
-        return {**asdict(self), "bundle": str(self.bundle), "rows": [asdict(r) for r in self.rows]}
+        rows = [row.to_dict() for row in self.rows]
+        return {**asdict(self), "bundle": str(self.bundle), "rows": rows}
 
     def table(self) -> str:
         """Return a table for the terminal, and below it what it means and what went wrong."""

@@ -42,6 +42,14 @@ CONFIG = CodecConfig(
 )
 
 
+@pytest.fixture(autouse=True)
+def no_judging(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An untrained network has no rate-distortion curve to speak of, and its speed is no matter."""
+    monkeypatch.setattr("edgecodec.converters.gate.bd_rate", lambda *curves: 0.5)
+    monkeypatch.setattr("edgecodec.converters.judging._BUDGET_S", 0.01)
+    monkeypatch.setattr("edgecodec.converters.judging.SIZE", (64, 96))
+
+
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     codec = NeuralCodec(CONFIG)
@@ -107,7 +115,7 @@ def test_conversion_writes_a_bundle_that_runs_everywhere(
             y = session.run({"x": golden["x"][None].astype(np.float32)})["y"][0]
             assert np.abs(y - golden["y"]).max() < (1e-3 if entry.precision == "fp32" else 1)
         session.close()
-    assert sum("fp16" in line for line in told) == 6
+    assert sum("fp16" in line for line in told) == 6 + 3  # artefacts, and pairs judged
     assert all(row.status == "ok" for row in report.rows)
     assert json.loads(json.dumps(report.to_dict()))["rows"][0]["target"] == "torch"
     assert "openvino  fp16       synthesis" in report.table()
@@ -173,9 +181,9 @@ def test_demo_photo_serves_where_no_folder_is_named(checkpoint: Path, tmp_path: 
     assert report.calibration["source"].startswith("demo.")
 
 
-def test_int8_is_refused_before_anything_is_read(tmp_path: Path) -> None:
-    with pytest.raises(ConversionError, match="converts to fp32 and fp16 only"):
-        convert(tmp_path / "none.pt", None, tmp_path / "b", precisions=["fp32", "int8"])
+def test_unknown_precision_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    with pytest.raises(ConversionError, match="'int4' is not available; there are: fp32, fp16"):
+        convert(tmp_path / "none.pt", None, tmp_path / "b", precisions=["fp32", "int4"])
 
 
 def test_output_is_looked_at_before_the_checkpoint(tmp_path: Path) -> None:
@@ -259,7 +267,7 @@ def test_artefact_without_its_runtime_is_written_and_told(
     report = convert(checkpoint, photos, tmp_path / "b", targets=["onnx"], progress=told.append)
     unchecked = [row for row in report.rows if row.target == "onnx"]
     assert [row.status for row in unchecked] == ["not checked", "not checked"]
-    assert "NOT CHECKED: onnx analysis: onnxruntime: is away" in report.table()
+    assert "NOT CHECKED: onnx fp32 analysis: onnxruntime: is away" in report.table()
     assert sum(line.startswith("NOT CHECKED") for line in told) == 2
     entries = Bundle(tmp_path / "b").manifest.artefacts
     assert [e.parity["checked"] for e in entries if e.target == "onnx"] == [False, False]

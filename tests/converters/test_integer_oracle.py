@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 
-from edgecodec.converters.graph import Graph, Quantize, QuantizedConv2d, Snap
+from edgecodec.converters.graph import Conv2d, Graph, Node, Quantize, QuantizedConv2d, Snap
 from edgecodec.converters.integer_oracle import run_oracle
 from edgecodec.errors import ConversionError
 from tests.converters.conftest import Traced
@@ -20,10 +21,10 @@ def test_float_graphs_come_out_as_torch_has_them(traced: Traced) -> None:
     state = traced.module.state_dict()
     rng = np.random.default_rng(1)
     whole = {k: torch.from_numpy(rng.integers(-3, 4, v.shape)).float() for k, v in state.items()}
-    traced_nodes = []
+    traced_nodes: list[Node] = []
     names = iter(whole)
     for node in traced.graph.nodes:
-        if hasattr(node, "weight"):
+        if isinstance(node, Conv2d):
             weight = whole[next(names)].numpy()
             bias = whole[next(names)].numpy() if np.any(node.bias) else node.bias
             node = replace(node, weight=weight, bias=bias)
@@ -50,13 +51,15 @@ def test_an_exact_graph_runs_and_uses_its_range() -> None:
     assert not np.array_equal(x_hat, moved)
 
 
-def with_node(graph: Graph, kind: type, **changes: object) -> Graph:
+def with_node(graph: Graph, kind: type, **changes: Any) -> Graph:
     done = False
-    nodes = []
+    nodes: list[Any] = []
     for node in graph.nodes:
         if isinstance(node, kind) and not done:
-            node, done = replace(node, **changes), True  # type: ignore[type-var]
-        nodes.append(node)
+            nodes.append(replace(cast(Any, node), **changes))
+            done = True
+        else:
+            nodes.append(node)
     return replace(graph, nodes=tuple(nodes))
 
 

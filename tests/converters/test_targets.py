@@ -73,9 +73,9 @@ def test_plan_puts_the_reference_first_and_once() -> None:
     ]
 
 
-def test_plan_refuses_int8_for_now() -> None:
-    with pytest.raises(ConversionError, match="converts to fp32 and fp16 only"):
-        plan(["onnx"], ["fp32", "int8"])
+def test_plan_knows_int8_of_all_but_torch() -> None:
+    chosen = [(t.name, p) for t, p in plan(["onnx", "torch"], ["int8"])]
+    assert chosen == [("torch", "fp32"), ("onnx", "int8")]
 
 
 def test_plan_refuses_unknown_names() -> None:

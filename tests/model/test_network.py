@@ -128,7 +128,8 @@ def test_training_model_and_integer_decoder_agree_to_the_bit(
 
 def mixture_symbols(rng: np.random.Generator, sigma: np.ndarray) -> np.ndarray:
     scale = sigma * np.exp(SCALE_ERROR * rng.normal(size=sigma.shape) - SCALE_ERROR**2)
-    return np.rint(rng.normal(size=sigma.shape) * scale).astype(np.int64)
+    symbols: np.ndarray = np.rint(rng.normal(size=sigma.shape) * scale).astype(np.int64)
+    return symbols
 
 
 def mixture_bits(s: np.ndarray, sigma: np.ndarray) -> float:

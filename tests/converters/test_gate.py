@@ -1,0 +1,104 @@
+"""The gate: what a pair of artefacts costs in bits at equal quality."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from edgecodec.converters.checkpoint_source import Source, read_source
+from edgecodec.converters.gate import Gate, Int16Array, UInt8Array, Verdict
+from edgecodec.converters.graph import Float32Array
+from edgecodec.model.checkpoint import save_checkpoint
+from edgecodec.model.network import NeuralCodec
+from tests.converters.test_convert import CONFIG
+
+QUALITIES = (10, 30, 50, 70)
+
+
+def photos() -> list[UInt8Array]:
+    rng = np.random.default_rng(3)
+    coarse = rng.integers(40, 216, (2, 4, 6, 3))
+    fine = coarse.repeat(16, 1).repeat(16, 2) + rng.integers(-20, 20, (2, 64, 96, 3))
+    return list(fine.astype(np.uint8))
+
+
+def means(photo: UInt8Array) -> tuple[Float32Array, Float32Array]:
+    """Colours of squares of 16 as y: a codec whose quality grows with its rate."""
+    height, width = photo.shape[0] // 16, photo.shape[1] // 16
+    y = np.zeros((height, width, CONFIG.latent_channels), np.float32)
+    squares = photo.reshape(height, 16, width, 16, 3).astype(np.float32).mean((1, 3))
+    y[..., :3] = squares - 128
+    return y, np.zeros((height // 2, width // 2, CONFIG.hyper_channels), np.float32)
+
+
+def paint(y_hat: Int16Array) -> Float32Array:
+    colours = y_hat[..., :3].astype(np.float32) / 16 + 128
+    picture: Float32Array = colours.repeat(16, 0).repeat(16, 1).astype(np.float32)
+    return picture
+
+
+@pytest.fixture(scope="module")
+def gate(tmp_path_factory: pytest.TempPathFactory) -> Gate:
+    torch.manual_seed(1)
+    codec = NeuralCodec(CONFIG)
+    path = tmp_path_factory.mktemp("codec") / "codec.pt"
+    save_checkpoint(path, {"config": CONFIG.to_dict(), "weights": codec.state_dict(), "step": 0})
+    source: Source = read_source(path)
+    return Gate(source.tables, photos(), means, paint, QUALITIES)
+
+
+def with_noise(deviation: float) -> Callable[[Int16Array], Float32Array]:
+    def synthesise(y_hat: Int16Array) -> Float32Array:
+        rng = np.random.default_rng(0)
+        x_hat = paint(y_hat)
+        return x_hat + rng.normal(size=x_hat.shape).astype(np.float32) * np.float32(deviation)
+
+    return synthesise
+
+
+def test_the_reference_itself_costs_nothing(gate: Gate) -> None:
+    verdict = gate.judge(means, paint)
+    assert verdict.synthesis_loss == verdict.pair_loss == verdict.analysis_loss == 0
+    assert verdict.worst_image == verdict.worst_level == 0
+    assert (verdict.qualities, verdict.photos) == (QUALITIES, 2)
+    assert len(gate.latents()) == 2 * len(QUALITIES)
+
+
+def test_the_loss_grows_with_the_noise(gate: Gate) -> None:
+    verdicts = [gate.judge(means, with_noise(deviation)) for deviation in (0.5, 1.0, 2.0)]
+    losses = [verdict.synthesis_loss for verdict in verdicts]
+    assert 0 < losses[0] < losses[1] < losses[2]
+    for verdict in verdicts:
+        assert verdict.worst_image >= verdict.pair_loss
+        assert verdict.analysis_loss == pytest.approx(0, abs=1e-9)
+        assert verdict.worst_level >= 2
+
+
+def test_a_worse_analysis_is_told_from_a_worse_synthesis(gate: Gate) -> None:
+    def analyse(photo: UInt8Array) -> tuple[Float32Array, Float32Array]:
+        y, z = means(photo)
+        return y + np.random.default_rng(0).normal(size=y.shape).astype(np.float32) * 4, z
+
+    verdict = gate.judge(analyse, paint)
+    assert verdict.synthesis_loss == 0
+    assert verdict.pair_loss == verdict.analysis_loss > 0
+
+
+@pytest.mark.parametrize("value", [0.0, 1e9, -1e9])
+def test_a_destroyed_picture_is_beyond_any_limit(gate: Gate, value: float) -> None:
+    verdict: Verdict = gate.judge(means, lambda y_hat: np.full_like(paint(y_hat), value))
+    assert verdict.synthesis_loss > 1000
+    assert verdict.pair_loss == verdict.analysis_loss == math.inf
+    assert json.loads(json.dumps(verdict.to_dict(), allow_nan=False))["pair_loss"] is None
+    assert verdict.worst_image >= verdict.pair_loss
+
+
+def test_a_verdict_is_written_as_json(gate: Gate) -> None:
+    found = gate.judge(means, with_noise(1.0)).to_dict()
+    assert found["pair_loss"] == pytest.approx(found["synthesis_loss"] + found["analysis_loss"])
+    assert set(found) >= {"worst_image", "worst_level", "qualities", "photos"}
