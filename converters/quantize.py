@@ -1,8 +1,9 @@
 """A float network as int8: branches in int8 codes, the residual trunk in float32.
 
-`exact` makes a graph that every runtime answers with the same bits (docs/exact-int8.md): in the
-trunk only half-integers that float32 holds exactly, in the branches only sums that are never
-halfway between two codes. Otherwise scales are free, for an analysis, which need not be exact.
+`exact` makes a graph that every runtime whose kernels round once answers with the same bits
+(docs/exact-int8.md): in the trunk only half-integers that float32 holds exactly, in the branches
+only sums that are never halfway between two codes. Otherwise scales are free, for an analysis,
+which need not be exact.
 
 Every channel counts in units of its own, chosen by what photos need. Between two layers these
 units cost nothing: they go into the weights.
