@@ -12,7 +12,17 @@ import numpy as np
 import numpy.typing as npt
 
 Float64Array = npt.NDArray[np.float64]
+Spread = tuple[npt.NDArray[np.intp], Float64Array]
+"""Order of the columns, and a triangular matrix of how much of an error each later one takes."""
 _DAMPING = 0.01
+
+
+def spread_of(moment: Float64Array) -> Spread:
+    """Return how errors spread over inputs whose mean of x x^T is (I, I) `moment`."""
+    order = np.argsort(-np.diag(moment), kind="stable")
+    damped = moment[np.ix_(order, order)]
+    damped = damped + np.eye(len(order)) * (_DAMPING * np.mean(np.diag(moment)) + 1e-9)
+    return order, np.linalg.cholesky(np.linalg.inv(damped)).T
 
 
 def round_compensated(weight: Float64Array, moment: Float64Array, largest: float) -> Float64Array:
@@ -23,10 +33,12 @@ def round_compensated(weight: Float64Array, moment: Float64Array, largest: float
         moment: (I, I), mean of x x^T.
         largest: magnitude that integers may have.
     """
-    order = np.argsort(-np.diag(moment), kind="stable")
-    damped = moment[np.ix_(order, order)]
-    damped = damped + np.eye(len(order)) * (_DAMPING * np.mean(np.diag(moment)) + 1e-9)
-    upper = np.linalg.cholesky(np.linalg.inv(damped)).T
+    return round_spreading(weight, spread_of(moment), largest)
+
+
+def round_spreading(weight: Float64Array, spread: Spread, largest: float) -> Float64Array:
+    """Do what `round_compensated` does, for several weights of the same inputs."""
+    order, upper = spread
     left = weight[:, order].copy()
     whole = np.empty_like(left)
     for i in range(len(order)):

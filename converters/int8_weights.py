@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edgecodec.converters.compensated_rounding import round_compensated
+from edgecodec.converters.compensated_rounding import Spread, round_spreading, spread_of
 from edgecodec.converters.graph import Float32Array
 from edgecodec.errors import ConversionError
 
@@ -79,7 +79,7 @@ def int8_weights(
         if not heavy.any():
             break
         units[heavy] *= 2.0
-    whole = _rounded(weight / real[:, None, None, None], inputs, top)
+    whole = _rounded(weight / real[:, None, None, None], _spread(weight, inputs), top)
     error = weight / real[:, None, None, None] - whole
     offset = np.rint(bias / real + _response(error, inputs.mean(1)))
     if np.abs(offset).max(initial=0) >= most:
@@ -102,13 +102,18 @@ def _factors(largest: Float64Array, units: Float64Array, *, exact: bool) -> Floa
     return np.maximum(largest / units, 1e-4) / LARGEST[exact]
 
 
-def _rounded(weight: Float64Array, inputs: Float64Array, largest: float) -> Float64Array:
-    """Round (O, I / groups, kh, kw), with compensation where one place has all the inputs."""
+def _spread(weight: Float64Array, inputs: Float64Array) -> Spread | None:
+    """Return how to compensate errors, where one place has all the inputs of a convolution."""
     if weight.shape[1:] != (len(inputs), 1, 1):
+        return None
+    return spread_of(inputs @ inputs.T / inputs.shape[1])
+
+
+def _rounded(weight: Float64Array, spread: Spread | None, largest: float) -> Float64Array:
+    """Round (O, I / groups, kh, kw), row by row."""
+    if spread is None:
         return np.clip(np.rint(weight), -largest, largest)
-    moment = inputs @ inputs.T / inputs.shape[1]
-    rounded = round_compensated(weight[:, :, 0, 0], moment, largest)
-    return rounded[:, :, None, None]
+    return round_spreading(weight[:, :, 0, 0], spread, largest)[:, :, None, None]
 
 
 def _response(weight: Float64Array, mean: Float64Array) -> Float64Array:
@@ -166,9 +171,11 @@ def whole_weights(
     groups = len(bound) // weight.shape[1]
     limits = np.repeat(bound.reshape(groups, -1), len(weight) // groups, 0)
     fraction = np.full(len(weight), 30.0)
+    spread, whole = _spread(weight, inputs), np.empty_like(weight)
+    over = np.ones(len(weight), bool)
     while True:
         unit = 2.0**-fraction
-        whole = _rounded(weight / unit[:, None, None, None], inputs, _ANY)
+        whole[over] = _rounded(weight[over] / unit[over, None, None, None], spread, _ANY)
         worst = (np.abs(whole).sum((2, 3)) * limits).sum(1)
         # In halves of the unit: half-integers in, and a sum that is odd in its last place.
         odd = (whole.sum((1, 2, 3)) + 1) % 2 if halves else np.ones(len(weight))
