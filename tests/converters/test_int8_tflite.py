@@ -211,6 +211,6 @@ def test_codes_are_written_as_int8_alone(precision: Any, tmp_path: Path) -> None
 
 
 def test_int8_needs_codes(small_graph: Graph, tmp_path: Path) -> None:
-    with pytest.raises(ConversionError, match="not available for a graph without int8 codes"):
+    with pytest.raises(ConversionError, match="without int8 codes cannot be written as int8"):
         write_tflite(small_graph, tmp_path / "a.tflite", "int8")
     assert not (tmp_path / "a.tflite").exists()
