@@ -6,9 +6,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgecodec.manifest import ArtefactEntry
+
+if TYPE_CHECKING:
+    from edgecodec.converters.diagnosis import Diagnosis
+
+ADVICE = (
+    "; try more and more typical photos (--calibration), a higher --max-bd-loss, or another "
+    "precision"
+)
 
 
 @dataclass(frozen=True)
@@ -104,6 +112,7 @@ class ConversionReport:
         rows: one per artefact.
         seconds: in all.
         max_loss: what an artefact was allowed to cost.
+        diagnoses: of int8 artefacts that were refused, what costs most.
     """
 
     bundle: Path
@@ -116,6 +125,7 @@ class ConversionReport:
     rows: tuple[ConversionRow, ...]
     seconds: float
     max_loss: float
+    diagnoses: tuple[Diagnosis, ...] = ()
 
     @property
     def refused(self) -> tuple[ConversionRow, ...]:
@@ -124,8 +134,21 @@ class ConversionReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-compatible values."""
-        rows = [row.to_dict() for row in self.rows]
-        return {**asdict(self), "bundle": str(self.bundle), "rows": rows}
+        return {
+            **asdict(self),
+            "bundle": str(self.bundle),
+            "rows": [row.to_dict() for row in self.rows],
+            "max_loss": self.max_loss if math.isfinite(self.max_loss) else None,
+            "diagnoses": [diagnosis.to_dict() for diagnosis in self.diagnoses],
+        }
+
+    def refusal(self) -> str:
+        """Return in one line what is not there, why, and what to try; empty if nothing is."""
+        if not self.refused:
+            return ""
+        what = ", ".join(f"{r.target} {r.precision} {r.stage}" for r in self.refused)
+        why = [f"; most of it by {d.summary()}: try {d.advice[0]}" for d in self.diagnoses[-1:]]
+        return f"not written: {what}{''.join(why) or ADVICE}"
 
     def table(self) -> str:
         """Return a table for the terminal, and below it what it means and what went wrong."""
@@ -146,6 +169,10 @@ class ConversionReport:
             if row.reason:
                 what = f"{row.target} {row.precision} {row.stage}"
                 lines.append(f"{row.status.upper()}: {what}: {row.reason}")
+        if self.diagnoses:
+            lines += ["", "what costs most:"]
+        for diagnosis in self.diagnoses:
+            lines += diagnosis.lines()
         return "\n".join(lines)
 
 

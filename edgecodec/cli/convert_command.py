@@ -10,10 +10,6 @@ from typing import Any
 from edgecodec.cli.common import check_json, name_list, write_json
 from edgecodec.errors import ConfigError
 
-ADVICE = (
-    "try more and more typical photos (--calibration), a higher --max-bd-loss, or another precision"
-)
-
 
 def add_parser(sub: Any) -> None:
     """Register the command."""
@@ -71,7 +67,6 @@ def run(args: argparse.Namespace) -> int:
     if args.json != "-":
         print(report.table())
     if report.refused:
-        what = ", ".join(f"{r.target} {r.precision} {r.stage}" for r in report.refused)
-        print(f"edgecodec: not written: {what}; {ADVICE}", file=sys.stderr)
+        print(f"edgecodec: {report.refusal()}", file=sys.stderr)
         return 1
     return 0
