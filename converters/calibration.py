@@ -96,7 +96,7 @@ def load_calibration(folder: Path | None, progress: Callable[[str], None]) -> Ca
     photos = []
     for path in chosen:
         try:
-            photos.append(_telling(read_photo(path), path))
+            photos.append(telling(read_photo(path), path))
         except ConversionError as exc:
             if len(chosen) == 1:
                 raise
@@ -107,8 +107,14 @@ def load_calibration(folder: Path | None, progress: Callable[[str], None]) -> Ca
     return Calibration(tuple(photos), folder.name, demo)
 
 
-def _telling(photo: UInt8Array, path: Path) -> UInt8Array:
-    """Return a photo; refuse what would set ranges that fit no photo, and be easy to satisfy."""
+def telling(photo: UInt8Array, path: Path) -> UInt8Array:
+    """Return a photo that says something about photos.
+
+    Of others ranges would be set that fit no photo, and no loss would show it.
+
+    Raises:
+        ConversionError: it is of one colour, or noise.
+    """
     grey = photo.mean(2)
     variance = float(grey.var())
     if variance < _LEAST_CONTRAST**2:

@@ -9,12 +9,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgecodec.bundle import GOLDEN, MANIFEST, TABLES, Bundle, short_id
 from edgecodec.bundle_writing import hash_files, size_of, writing_bundle
 from edgecodec.converters.calibration import Calibration, load_calibration
+from edgecodec.converters.executed_ops import executed_operations
 from edgecodec.converters.graph import Graph
+from edgecodec.converters.op_report import report_operators
 from edgecodec.converters.precision import Precision
 from edgecodec.converters.report import ConversionReport, ConversionRow
 from edgecodec.converters.share_weights import share_weights
@@ -106,7 +108,8 @@ def convert_checkpoint(
         plain, hashes = size_of(folder), hash_files(folder)
         share_weights(folder, job.graphs, entries)
         hashes |= hash_files(folder)
-        manifest = _manifest(source, photos, name, entries, hashes)
+        calibration_used = {**photos.describe(), "judged": len(gate.photos)}
+        manifest = _manifest(source, calibration_used, name, entries, hashes)
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         _read_back(folder)
         stored = size_of(folder)
@@ -194,7 +197,10 @@ def _write_one(
     path = job.folder / target.name / f"{stage}.{precision}.{target.suffix}"
     path.parent.mkdir(exist_ok=True)
     operators = target.load_writer()(job.graphs[stage, precision], path, precision)
-    parity = check(Artefact(stage, target.name, precision, path), target.backend, job.progress)
+    artefact = Artefact(stage, target.name, precision, path)
+    parity = check(artefact, target.backend, job.progress)
+    executed = executed_operations(artefact) if parity["checked"] else None
+    ops = report_operators(job.graphs[stage, precision], operators, executed)
     size = sum(p.stat().st_size for p in path.parent.glob(f"{path.stem}.*"))
     entry = ArtefactEntry(
         stage,
@@ -207,7 +213,7 @@ def _write_one(
         operators=operators,
         requires=f"{target.backend}>={target.minimum}" if target.minimum else target.backend,
     )
-    return entry, ConversionRow.of(entry, time.perf_counter() - started)
+    return entry, ConversionRow.of(entry, ops, time.perf_counter() - started)
 
 
 def _judge(
@@ -246,7 +252,7 @@ def _diagnose(job: _Job, gate: Gate, rows: Sequence[ConversionRow]) -> tuple[Dia
 
 def _manifest(
     source: Source,
-    photos: Calibration,
+    calibration: dict[str, Any],
     name: str,
     entries: Sequence[ArtefactEntry],
     hashes: Mapping[str, str],
@@ -266,7 +272,7 @@ def _manifest(
         analysis_halo=halos[0],
         synthesis_halo=halos[1],
         artefacts=tuple(entries),
-        calibration=photos.describe(),
+        calibration=calibration,
         files=dict(hashes),
     )
 

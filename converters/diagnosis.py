@@ -117,7 +117,7 @@ def diagnose(
         loss, psnr_loss = _cost(stage, target, with_group(draft, group), part)
         costs.append(GroupCost(group.name, group.layers, loss, psnr_loss))
     costs.sort(key=lambda cost: (cost.loss, cost.psnr_loss), reverse=True)
-    advice = _advice(target, stage, costs, whole, refused, photos)
+    advice = advise(target, stage, costs, whole, refused, photos)
     return Diagnosis(target.name, stage, len(part.photos), whole, tuple(costs), advice)
 
 
@@ -139,7 +139,7 @@ def _psnr(curves: Curves) -> float:
     return float(np.mean([[point.psnr for point in curve] for curve in curves]))
 
 
-def _advice(
+def advise(
     target: Target,
     stage: str,
     costs: Sequence[GroupCost],
@@ -147,6 +147,16 @@ def _advice(
     refused: float,
     photos: int,
 ) -> tuple[str, ...]:
+    """Return what to try, the likeliest first.
+
+    Args:
+        target: whose artefact was refused.
+        stage: likewise.
+        costs: BD-rate of each group, the largest first.
+        whole: of all of them together.
+        refused: for which it was refused.
+        photos: how many were given to calibrate on.
+    """
     found = []
     if photos < ENOUGH_PHOTOS:
         found.append(f"{ENOUGH_PHOTOS} to 40 typical photos (--calibration), not {photos}")

@@ -11,6 +11,7 @@ from edgecodec.converters.graph import Graph
 from edgecodec.converters.int8_draft import Draft
 from edgecodec.converters.int8_statistics import collect
 from edgecodec.converters.quantize import quantize_traced
+from edgecodec.errors import ConversionError
 from edgecodec.runtimes.base import StageName
 
 
@@ -39,5 +40,10 @@ def int8_drafts(
     for stage, graph in graphs.items():
         runs = given[stage]
         progress(f"measuring the ranges of the {stage} on {len(runs)} inputs")
-        made[stage] = quantize_traced(graph, collect(graph, runs), exact=stage == "synthesis")
+        seen = collect(graph, runs)
+        try:
+            made[stage] = quantize_traced(graph, seen, exact=stage == "synthesis")
+        except ConversionError as exc:
+            advice = "leave out int8, or give more typical photos (--calibration)"
+            raise ConversionError(f"{exc}; {advice}") from exc
     return made

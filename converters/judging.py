@@ -25,9 +25,9 @@ THREADS = 2
 SINGLE_PHOTO = 2.5
 """How many times the allowed loss a single photo may lose."""
 _BUDGET_S = 3.0
-_NO_CURVE = (
-    "there is nothing to judge it by: the checkpoint's own quality does not rise with its rate on "
-    "any of the photos"
+_NOT_JUDGED = (
+    "not judged: the checkpoint's own quality does not rise with its rate on any photo, as if it "
+    "were not trained"
 )
 
 Done = tuple[ArtefactEntry, ConversionRow]
@@ -98,9 +98,8 @@ def _judged(row: ConversionRow, verdict: Verdict, max_loss: float) -> Conversion
 def _unjudged(row: ConversionRow, max_loss: float) -> ConversionRow:
     """Refuse what may lose anything; fp32 was compared with torch, number by number."""
     if row.precision == "fp32" or max_loss == float("inf"):
-        return replace(row, reason=f"not judged: {_NO_CURVE}")
-    reason = f"{_NO_CURVE}; train it first, or allow any loss (--max-bd-loss inf)"
-    return replace(row, status="refused", reason=reason)
+        return replace(row, reason=_NOT_JUDGED)
+    return replace(row, status="refused", reason=_NOT_JUDGED)
 
 
 def _verdict(folder: Path, gate: Gate, entries: Sequence[ArtefactEntry], pair: Pair) -> Verdict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -111,8 +112,8 @@ class _Mixture:
             return self._scaled(source, name, made.units)
         node = self.graph.producer(name)
         assert node is not None  # inputs are there from the beginning
-        read = replace(node, inputs=tuple(self._real(source) for source in node.inputs))
-        return self._emit(read, self.graph.values[name].channels)
+        sources = tuple(self._real(source) for source in node.inputs)
+        return self._emit(_reading(node, sources), self.graph.values[name].channels)
 
     def _in_units(self, name: str) -> str:
         """Return a value of the int8 graph as float32 numbers, not yet as codes."""
@@ -143,5 +144,11 @@ class _Mixture:
         if isinstance(node, Dequantize):
             return self._in_units(node.inputs[0])
         sources = tuple(self._same(source) for source in node.inputs)
-        made = replace(node, name=f"int8.{node.name}", inputs=sources, output=output)
+        made = _reading(node, sources, name=f"int8.{node.name}", output=output)
         return self._emit(made, value.channels, value.coding)
+
+
+def _reading(node: Any, sources: tuple[str, ...], **changes: str) -> Node:
+    """Return a node of the same kind that reads other values, as many as before."""
+    made: Node = replace(node, inputs=sources, **changes)
+    return made

@@ -165,13 +165,18 @@ class ChannelsFirst:
                 self._shuffle(node, inputs[0], output)
 
     def _scale(self, node: Scale, source: str, output: str) -> None:
-        """Multiply; behind a DequantizeLinear by a convolution of each channel with its factor.
+        """Multiply; beside a DequantizeLinear or a convolution by one of each channel.
 
-        OpenVINO (2026.4 on x86-64) would make a Mul there part of the int8 convolution before
-        it, and that gives wrong numbers when a picture of free size is a single position there.
+        OpenVINO (2026.4 on x86-64) would make a Mul behind a DequantizeLinear part of the int8
+        convolution before it, and that gives wrong numbers when a picture of free size is a single
+        position there; one beside a float32 convolution it would make part of the weights.
         """
         name, factor = f"{node.name}.factor", node.factor[:, None, None]
-        if isinstance(self.graph.producer(node.inputs[0]), Dequantize):
+        (value,) = node.inputs
+        before, after = self.graph.producer(value), self.graph.consumers(node.output)
+        alone = self.graph.consumers(value) == [node] and value not in self.graph.outputs
+        fits = (isinstance(before, Conv2d) and alone) or any(isinstance(n, Conv2d) for n in after)
+        if isinstance(before, Dequantize) or fits:
             weight = self._constant(name, factor[:, None])
             group = len(factor)
             self._op("Conv", [source, weight], output, kernel_shape=(1, 1), group=group)

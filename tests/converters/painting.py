@@ -31,12 +31,16 @@ HAAR = torch.tensor([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1
 COLOURS = 3
 
 
+def _bias(layer: nn.Conv2d) -> torch.Tensor:
+    assert layer.bias is not None
+    return layer.bias
+
+
 def _part(layer: nn.Module, weight: torch.Tensor) -> None:
     """Put a weight into the corner of a layer's, zeros elsewhere."""
     assert isinstance(layer, nn.Conv2d)
-    assert layer.bias is not None
     layer.weight.zero_()
-    layer.bias.zero_()
+    _bias(layer).zero_()
     layer.weight[tuple(slice(n) for n in weight.shape)] = weight
 
 
@@ -49,7 +53,7 @@ def painting_codec(seed: int = 0) -> NeuralCodec:
         if isinstance(block, ResidualBlock):
             for layer in (block.leave, block.contract):
                 layer.weight.mul_(0.05)
-                layer.bias.zero_()
+                _bias(layer).zero_()
     first, down, last = codec.g_a[0], codec.g_a[2], codec.g_a[4]
     eye = torch.eye(COLOURS)
     _part(first, GAIN / 64 * eye[:, :, None, None].expand(-1, -1, 8, 8))
@@ -71,15 +75,30 @@ def spoil(block: nn.Module, height: float = 20.0) -> None:
     In float32 little changes; in int8 a code stands for a large step of both.
     """
     assert isinstance(block, ResidualBlock)
-    for layer in (block.enter, block.depthwise, block.leave):
-        assert layer.bias is not None
-    block.enter.bias[:2] = height
+    _bias(block.enter)[:2] = height
     block.enter.weight[1] = 0.0
     block.depthwise.weight[:2] = 0.0
     block.depthwise.weight[:2, :, 1, 1] = 1.0
-    block.depthwise.bias[:2] = 0.0
+    _bias(block.depthwise)[:2] = 0.0
     block.leave.weight[:, 0] = 0.5
     block.leave.weight[:, 1] = -0.5
+
+
+@torch.no_grad()
+def lean_on(codec: NeuralCodec, height: float = 1.5) -> None:
+    """Let the first block of the synthesis do half of the work: it adds what it reads."""
+    block, after = codec.g_s[1], codec.g_s[2]
+    assert isinstance(block, ResidualBlock)
+    assert isinstance(after, nn.Conv2d)
+    eye = torch.eye(CONFIG.coarse_channels)[:, :, None, None]
+    for layer in (block.enter, block.leave):
+        _part(layer, eye)
+    _bias(block.enter)[:] = height
+    _bias(block.leave)[:] = -height
+    block.depthwise.weight.zero_()
+    block.depthwise.weight[:, :, 1, 1] = 1.0
+    _bias(block.depthwise).zero_()
+    after.weight.mul_(0.5)
 
 
 def save_painting_codec(path: Path, codec: NeuralCodec | None = None) -> Path:
