@@ -10,6 +10,7 @@ import pytest
 from edgecodec.converters.graph import Conv2d, Graph, QuantizedConv2d
 from edgecodec.converters.int8_draft import Draft
 from edgecodec.converters.layer_groups import TRUNK, Group, layer_groups, with_group
+from edgecodec.converters.precision import Precision
 from edgecodec.converters.quantize import quantize_traced
 from tests.converters.conftest import RunArtefact
 from tests.converters.int8_networks import NETWORKS, inputs, network
@@ -56,7 +57,7 @@ def test_one_group_is_int8_and_costs_less_than_all(
 
     def error(graph: Graph, stage: str) -> float:
         named = Graph(stage, graph.values, graph.inputs, graph.outputs, graph.nodes)
-        precision = "int8" if graph.has_codes else "fp32"
+        precision: Precision = "int8" if graph.has_codes else "fp32"
         found = run_artefact(named, "onnx", precision, x)["x_hat"]
         return float(np.sqrt(np.mean(np.square(found - expected))))
 
