@@ -18,6 +18,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from edgecodec.model.folding import fold_latent_layers
 from edgecodec.model.network import NeuralCodec, ResidualBlock
 from edgecodec.model.quantizers import ste_round
 
@@ -135,7 +136,14 @@ class RoundedBlock(ResidualBlock):
 
 
 def round_blocks(codec: NeuralCodec) -> None:
-    """Make the blocks of both transforms round; `measure_units` says how finely."""
+    """Make the blocks of both transforms round; `measure_units` says how finely.
+
+    The layers beside the latents are folded first, as they will be when the codec is converted:
+    what is rounded depends on the basis. What is left of them is not trained.
+    """
+    folded = fold_latent_layers(codec, magnitudes=True)
+    for layer, done in zip((codec.g_a[-1], codec.g_s[0]), folded, strict=True):
+        layer.requires_grad_(not done)
     for net in (codec.g_a, codec.g_s):
         trunk: Rounding | None = None
         for i, layer in enumerate(net):

@@ -100,7 +100,9 @@ class Trainer:
         self.codec.train()
         self.average = self._copy()
         self.optimiser = torch.optim.Adam(
-            self.codec.parameters(), lr=options.learning_rate, fused=True
+            [p for p in self.codec.parameters() if p.requires_grad],
+            lr=options.learning_rate,
+            fused=True,
         )
         self.step = 0
         self.seconds = 0.0

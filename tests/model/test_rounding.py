@@ -9,6 +9,7 @@ from PIL import Image
 
 from edgecodec.cli import main
 from edgecodec.model.checkpoint import load_checkpoint, load_codec, save_checkpoint
+from edgecodec.model.folding import fold_latent_layers
 from edgecodec.model.network import NeuralCodec, ResidualBlock
 from edgecodec.model.options import SavedRun
 from edgecodec.model.rounding import (
@@ -105,7 +106,8 @@ def test_rounded_codec_is_the_float_one_but_for_its_roundings() -> None:
     after = rounded(x, quality)[0].detach()
     error = float((after - before).square().mean().sqrt())
     spread = float(before.std())
-    assert 0 < error < 0.05 * spread
+    assert 0 < error < 0.1 * spread
+    fold_latent_layers(plain, magnitudes=True)
     state = plain_weights(rounded, rounded.state_dict())
     assert state.keys() == plain.state_dict().keys()
     assert all(torch.equal(state[k], v) for k, v in plain.state_dict().items())
