@@ -20,9 +20,10 @@ import numpy.typing as npt
 
 from edgecodec.bundle import Bundle, default_bundle_path
 from edgecodec.classical import classical_codec, load_rgb, timed
-from edgecodec.codec import Codec, Profile
+from edgecodec.codec import Codec
 from edgecodec.device_tests.conformance import open_backends
 from edgecodec.errors import BackendError
+from edgecodec.profiling import Profile
 from edgecodec.runtimes.device import Device, probe_device
 
 DEMO_PHOTO = default_bundle_path().with_name("demo.png")

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from edgecodec.errors import BitstreamError, ConfigError, EdgeCodecError
 
 if TYPE_CHECKING:
-    from edgecodec.codec import Codec, Profile
+    from edgecodec.codec import Codec
+    from edgecodec.profiling import Profile
 
 PRECISIONS = ("auto", "fp32", "fp16", "int8")
 
@@ -105,7 +106,7 @@ def show_numbers(numbers: Sequence[int], most: int = 10) -> str:
 
 
 def show_profile(profile: Profile) -> str:
-    """Return `analysis 31.2 ms, entropy coding 2.1 ms, total 40.0 ms`."""
+    """Return `analysis 31.2 ms, entropy 2.1 ms, total 40.0 ms`."""
     parts = [f"{name} {1e3 * s:.1f} ms" for name, s in profile.seconds.items()]
     return ", ".join([*parts, f"total {1e3 * sum(profile.seconds.values()):.1f} ms"])
 
