@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,21 @@ def whole_number(low: int, high: int) -> Any:
             value = low - 1
         if not low <= value <= high:
             raise argparse.ArgumentTypeError(f"{text!r} is not a whole number {low}..{high}")
+        return value
+
+    return parse
+
+
+def number_from(low: float) -> Any:
+    """Return an argparse type for finite numbers of at least `low`."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and value >= low):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low:g}")
         return value
 
     return parse
