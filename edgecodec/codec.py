@@ -10,9 +10,6 @@ from __future__ import annotations
 
 import operator
 import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -38,6 +35,7 @@ from edgecodec.errors import (
     EdgeCodecError,
     ModelMismatchError,
 )
+from edgecodec.profiling import Profile, stage
 from edgecodec.tiling import Window, read_padded, window_of
 
 if TYPE_CHECKING:
@@ -53,23 +51,6 @@ _Scalar = TypeVar("_Scalar", bound=np.generic)
 DEFAULT_QUALITY = 60
 DEFAULT_TILE = 1536
 """Side of a tile in pixels: one tile for small photos, bounded work space for large ones."""
-
-
-class Profile:
-    """Seconds spent per stage, added up over calls. Not to be shared among threads."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Add the time of a block to a stage."""
-        begin = time.perf_counter()
-        try:
-            yield
-        finally:
-            spent = time.perf_counter() - begin
-            self.seconds[name] = self.seconds.get(name, 0.0) + spent
 
 
 class Codec:
@@ -208,8 +189,8 @@ class Codec:
         effort = _whole("effort", effort, 1, max(PLANS))
         if (tile := _whole("tile", tile, 32, MAX_TILE)) % 32:
             raise ConfigError(f"tile must be a multiple of 32, not {tile}")
-        profile = profile or Profile()
-        picture = to_picture(image)
+        with stage(profile, "read"):
+            picture = to_picture(image)
         height, width = picture.pixels.shape[:2]
         header = Header(width, height, picture.mode, quality, tile, self.bundle.manifest.tables_id)
         self._open("analysis")  # so that loading it counts as no stage
@@ -217,37 +198,47 @@ class Codec:
             self._open("synthesis")
         substreams = [
             self._encode_tile(picture.pixels, header, part, effort, profile)
-            for part in header.tiles()
+            for part in enumerate(header.tiles())
         ]
-        return write_container(header, substreams, picture.metadata)
+        with stage(profile, "write"):
+            return write_container(header, substreams, picture.metadata)
 
     def _encode_tile(
-        self, pixels: UInt8Array, header: Header, tile: Tile, effort: int, profile: Profile
+        self,
+        pixels: UInt8Array,
+        header: Header,
+        part: tuple[int, Tile],
+        effort: int,
+        profile: Profile | None,
     ) -> bytes:
-        m = self.bundle.manifest
-        with profile.stage("pixels in"):
+        m, (number, tile) = self.bundle.manifest, part
+        with stage(profile, "unpack", number):
             window = window_of(tile, m.analysis_halo, *header.padded)
             x = read_padded(pixels, window)
-        with profile.stage("analysis"):
+        with stage(profile, "analysis", number):
             out = self.run_stage("analysis", {"x": x})
         top, left = window.inner_top, window.inner_left
         if effort == 1:
-            with profile.stage("entropy coding"):
+            with stage(profile, "hyper", number):
                 y = _cut(out["y"][0], top, left, tile, m.latent_stride)
                 z = _cut(out["z"][0], top, left, tile, m.hyper_stride)
-                return self.coder.compress(header.quality, y, z)
+                z_hat = self.coder.quantize_hyper(header.quality, z)
+                s, index = self.coder.quantize(header.quality, z_hat, y)
+            with stage(profile, "entropy", number):
+                return self.coder.encode(header.quality, z_hat, index, s)
         y, z = out["y"][0], out["z"][0]
         if max(window.height, window.width) > MAX_TILE:  # more than the coder takes at once
             y = _cut(y, top, left, tile, m.latent_stride)
             z = _cut(z, top, left, tile, m.hyper_stride)
             top = left = 0
-        with profile.stage("optimisation"):
+        with stage(profile, "optimisation", number):
             # With the halo where possible, as the errors of neighbours count.
             choice = decide(self.coder, header.quality, y, z, effort, self._reanalyse)
-        with profile.stage("entropy coding"):
+        with stage(profile, "hyper", number):
             y = np.ascontiguousarray(_cut(choice.y, top, left, tile, m.latent_stride))
             z_hat = np.ascontiguousarray(_cut(choice.z, top, left, tile, m.hyper_stride))
             s, index = self.coder.quantize(header.quality, z_hat, y, choice.reluctance)
+        with stage(profile, "entropy", number):
             return self.coder.encode(header.quality, z_hat, index, s)
 
     def _reanalyse(self, y_hat: Int16Array) -> npt.NDArray[np.float32]:
@@ -315,20 +306,20 @@ class Codec:
 
         if (other := self.for_file(data)) is not self:
             return other.decode(data, keep_going=keep_going, profile=profile)
-        profile = profile or Profile()
-        with profile.stage("entropy decoding"):
-            file, latents, damaged = self._latents(data, keep_going)
+        file, latents, damaged = self._latents(data, keep_going, profile)
         header = file.header
         self._open("synthesis")  # so that loading it counts as no stage
-        pixels = np.full((header.height, header.width, 3), 128, np.uint8)
+        with stage(profile, "pack"):
+            pixels = np.full((header.height, header.width, 3), 128, np.uint8)
         lost = np.zeros(latents.shape[:2], bool)
         tiles = header.tiles()
         for number in damaged:
             lost[_latent_area(tiles[number], self.bundle.manifest.latent_stride)] = True
-        for number, tile in enumerate(tiles):
-            if number not in damaged:
-                self._decode_tile(latents, lost if damaged else None, header, tile, pixels, profile)
-        image = from_pixels(pixels, header.mode, file.metadata)
+        for part in enumerate(tiles):
+            if part[0] not in damaged:
+                self._decode_tile(latents, lost if damaged else None, header, part, pixels, profile)
+        with stage(profile, "pack"):
+            image = from_pixels(pixels, header.mode, file.metadata)
         if damaged:
             image.info["damaged_tiles"] = [number + 1 for number in sorted(damaged)]
         return image
@@ -348,9 +339,10 @@ class Codec:
         return self.for_file(data)._latents(data, keep_going=False)[1]
 
     def _latents(
-        self, data: bytes, keep_going: bool
+        self, data: bytes, keep_going: bool, profile: Profile | None = None
     ) -> tuple[ContainerFile, Int16Array, frozenset[int]]:
-        file = read_container(_as_bytes(data), keep_going=keep_going)
+        with stage(profile, "parse"):
+            file = read_container(_as_bytes(data), keep_going=keep_going)
         header, m = file.header, self.bundle.manifest
         if header.tables_id != m.tables_id:
             raise ModelMismatchError(header.tables_id, m.tables_id)
@@ -369,13 +361,13 @@ class Codec:
             try:
                 if data_of_tile is None:
                     raise BitstreamError("missing")
-                _, y_hat = self.coder.decode(header.quality, zh, zw, data_of_tile)
+                with stage(profile, "entropy", number):
+                    _, y_hat = self.coder.decode(header.quality, zh, zw, data_of_tile)
+                    latents[_latent_area(tile, m.latent_stride)] = y_hat
             except BitstreamError:
                 if not keep_going:
                     raise
                 damaged.append(number)
-                continue
-            latents[_latent_area(tile, m.latent_stride)] = y_hat
         if len(damaged) == len(file.substreams):
             raise BitstreamError("no tile of the file is intact")
         return file, latents, frozenset(damaged)
@@ -385,19 +377,19 @@ class Codec:
         latents: Int16Array,
         lost: npt.NDArray[np.bool_] | None,
         header: Header,
-        tile: Tile,
+        part: tuple[int, Tile],
         pixels: UInt8Array,
-        profile: Profile,
+        profile: Profile | None,
     ) -> None:
-        m = self.bundle.manifest
+        m, (number, tile) = self.bundle.manifest, part
         window = window_of(tile, m.synthesis_halo, *header.padded, m.latent_stride)
-        part = latents[window.slices()]
+        visible = latents[window.slices()]
         if lost is not None:
-            part = _without(latents, lost, window, tile, m.latent_stride)
-        with profile.stage("synthesis"):
-            y_hat = part[None].astype(np.float32)
+            visible = _without(latents, lost, window, tile, m.latent_stride)
+        with stage(profile, "synthesis", number):
+            y_hat = visible[None].astype(np.float32)
             x_hat = self.run_stage("synthesis", {"y_hat": y_hat})["x_hat"][0]
-        with profile.stage("pixels out"):
+        with stage(profile, "pack", number):
             top, left = (n * m.latent_stride for n in (window.inner_top, window.inner_left))
             levels = _cut(x_hat, top, left, tile, 1)
             bottom = min(tile.top + tile.height, header.height)

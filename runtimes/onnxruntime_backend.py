@@ -31,15 +31,16 @@ class OnnxRuntimeBackend:
         """Say whether onnxruntime is there and has its CPU provider."""
         try:
             ort = _import()
-            found = ort.get_available_providers()
+            found = tuple(ort.get_available_providers())
         except BackendUnavailableError as exc:
             return Availability(False, exc.args[0].partition(": ")[2])
         except Exception as exc:  # a probe never raises
             return Availability(False, f"installed but does not answer: {one_line(exc)}")
         version = version_of(ort, "onnxruntime")
         if PROVIDER not in found:
-            return Availability(False, f"has no {PROVIDER}, only {', '.join(found)}", version)
-        return Availability(True, f"{PROVIDER} found", version)
+            reason = f"has no {PROVIDER}, only {', '.join(found)}"
+            return Availability(False, reason, version, devices=found)
+        return Availability(True, f"{PROVIDER} found", version, devices=found)
 
     def load(self, artefact: Artefact, options: SessionOptions) -> Session:
         """Load an `.onnx` file.

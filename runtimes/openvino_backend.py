@@ -37,17 +37,20 @@ class OpenVinoBackend:
         """Say whether OpenVINO is there and has its CPU plugin."""
         try:
             openvino = _import()
-            devices = self._get_core().available_devices
+            core = self._get_core()
+            devices = core.available_devices
+            named = tuple(f"{d}: {core.get_property(d, 'FULL_DEVICE_NAME')}" for d in devices)
             version = version_of(openvino, "openvino").partition("-")[0]
             if DEVICE not in devices:
-                return Availability(False, "has no CPU plugin", version)
-            kinds = self._get_core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
+                return Availability(False, "has no CPU plugin", version, devices=named)
+            kinds = core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
         except BackendUnavailableError as exc:
             return Availability(False, exc.args[0].partition(": ")[2])
         except Exception as exc:  # a probe never raises
             return Availability(False, f"installed but does not answer: {one_line(exc)}")
         numbers = [kind for kind in kinds if kind in ("FP32", "BF16", "FP16", "INT8")]
-        return Availability(True, f"CPU plugin found ({', '.join(sorted(numbers))})", version)
+        reason = f"CPU plugin found ({', '.join(sorted(numbers))})"
+        return Availability(True, reason, version, devices=named)
 
     def load(self, artefact: Artefact, options: SessionOptions) -> Session:
         """Load an `.xml` file with dynamic height and width.

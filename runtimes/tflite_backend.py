@@ -38,7 +38,7 @@ class TfliteBackend:
             return Availability(False, f"installed but does not answer: {one_line(exc)}")
         package = module.__name__.partition(".")[0]
         version = version_of(module, DISTRIBUTIONS.get(package, package))
-        return Availability(True, f"{package} found, with XNNPACK", version)
+        return Availability(True, f"{package} found, with XNNPACK", version, devices=("XNNPACK",))
 
     def load(self, artefact: Artefact, options: SessionOptions) -> Session:
         """Load a `.tflite` file.
