@@ -41,8 +41,9 @@ from edgecodec.tiling import Window, read_padded, window_of
 if TYPE_CHECKING:
     from PIL import Image
 
-    from edgecodec.runtimes.base import Session, StageName
-    from edgecodec.runtimes.select import Choice
+    from edgecodec.runtimes.base import StageName
+    from edgecodec.runtimes.choice import Choice
+    from edgecodec.runtimes.stage_runner import StageRunner
 
 Int16Array = npt.NDArray[np.int16]
 UInt8Array = npt.NDArray[np.uint8]
@@ -61,7 +62,8 @@ class Codec:
             None encodes with the default one and decodes with whichever embedded one a file names.
         backend: `auto` measures what is here; a name takes that backend or fails.
         precision: `auto`, `fp32`, `fp16` or `int8`.
-        threads: worker threads of the runtime; None leaves the choice to it.
+        threads: worker threads of the runtime; None measures with `auto`, and leaves the choice
+            to a backend that is named.
         entropy_coder: `auto` (the C core where it is built), `c` or `numpy`.
         embedded: folder of the embedded bundles; None is that of the package.
 
@@ -93,7 +95,7 @@ class Codec:
             raise
         self._lock = threading.Lock()
         self._closed = False
-        self._sessions: dict[str, tuple[Session, Choice]] = {}
+        self._runners: dict[str, StageRunner] = {}
         self._others: dict[str, Codec] = {}
 
     def _load_coder(self, implementation: str) -> LatentCoder:
@@ -106,43 +108,54 @@ class Codec:
         if self._owns_bundle:
             self.bundle.close()
 
-    def _open(self, stage: StageName) -> tuple[Session, Choice]:
+    def _runner(self, stage: StageName) -> StageRunner:
         with self._lock:
             if self._closed:
                 raise ConfigError("the codec is closed; make a new one")
-            if stage not in self._sessions:
-                from edgecodec.runtimes.select import open_stage  # noqa: PLC0415 - heavy
+            if stage not in self._runners:
+                from edgecodec.runtimes.stage_runner import StageRunner  # noqa: PLC0415 - heavy
 
-                self._sessions[stage] = open_stage(
+                self._runners[stage] = StageRunner(
                     self.bundle, stage, self.backend, self.precision, self.threads
                 )
-            return self._sessions[stage]
+            return self._runners[stage]
 
     def choice(self, stage: StageName) -> Choice:
-        """Return which backend and precision runs a stage, opening it where needed.
+        """Return what ran a stage last, or would run a picture of 768 x 512, opening it if needed.
 
         Raises:
             BackendError: none works; says what was tried.
         """
-        return self._open(stage)[1]
+        return self._runner(stage).open()
 
     def run_stage(
-        self, stage: StageName, inputs: dict[str, npt.NDArray[np.float32]]
+        self,
+        stage: StageName,
+        inputs: dict[str, npt.NDArray[np.float32]],
+        size: tuple[int, int] | None = None,
     ) -> dict[str, npt.NDArray[np.float32]]:
         """Run one network alone; names and shapes as in `edgecodec.runtimes.base`.
+
+        With the backend left open, one that fails gives way to the next, with a warning.
+
+        Args:
+            stage: which network.
+            inputs: what it takes.
+            size: height and width in pixels of the pictures it is chosen for; None keeps to
+                what `choice` says.
 
         Raises:
             BackendError: the runtime failed or an input does not fit.
         """
-        return self._open(stage)[0].run(inputs)
+        return self._runner(stage).run(inputs, size)
 
     def close(self) -> None:
         """Release sessions and unpacked files; a Bundle that was passed in stays open."""
         with self._lock:
             self._closed = True
-            for session, _ in self._sessions.values():
-                session.close()
-            self._sessions.clear()
+            for runner in self._runners.values():
+                runner.close()
+            self._runners.clear()
             for other in self._others.values():
                 other.close()
             self._others.clear()
@@ -193,9 +206,9 @@ class Codec:
             picture = to_picture(image)
         height, width = picture.pixels.shape[:2]
         header = Header(width, height, picture.mode, quality, tile, self.bundle.manifest.tables_id)
-        self._open("analysis")  # so that loading it counts as no stage
+        self._runner("analysis").open(_largest_tile(header))  # so that loading is in no stage
         if effort > 1:
-            self._open("synthesis")
+            self._runner("synthesis").open(_largest_tile(header))
         substreams = [
             self._encode_tile(picture.pixels, header, part, effort, profile)
             for part in enumerate(header.tiles())
@@ -216,7 +229,7 @@ class Codec:
             window = window_of(tile, m.analysis_halo, *header.padded)
             x = read_padded(pixels, window)
         with stage(profile, "analysis", number):
-            out = self.run_stage("analysis", {"x": x})
+            out = self.run_stage("analysis", {"x": x}, _largest_tile(header))
         top, left = window.inner_top, window.inner_left
         if effort == 1:
             with stage(profile, "hyper", number):
@@ -308,7 +321,7 @@ class Codec:
             return other.decode(data, keep_going=keep_going, profile=profile)
         file, latents, damaged = self._latents(data, keep_going, profile)
         header = file.header
-        self._open("synthesis")  # so that loading it counts as no stage
+        self._runner("synthesis").open(_largest_tile(header))  # so that loading is in no stage
         with stage(profile, "pack"):
             pixels = np.full((header.height, header.width, 3), 128, np.uint8)
         lost = np.zeros(latents.shape[:2], bool)
@@ -387,8 +400,8 @@ class Codec:
         if lost is not None:
             visible = _without(latents, lost, window, tile, m.latent_stride)
         with stage(profile, "synthesis", number):
-            y_hat = visible[None].astype(np.float32)
-            x_hat = self.run_stage("synthesis", {"y_hat": y_hat})["x_hat"][0]
+            given = {"y_hat": visible[None].astype(np.float32)}
+            x_hat = self.run_stage("synthesis", given, _largest_tile(header))["x_hat"][0]
         with stage(profile, "pack", number):
             top, left = (n * m.latent_stride for n in (window.inner_top, window.inner_left))
             levels = _cut(x_hat, top, left, tile, 1)
@@ -399,6 +412,11 @@ class Codec:
             np.add(levels, np.float32(0.5), out=levels)
             np.clip(levels, 0, 255, out=levels)
             pixels[tile.top : bottom, tile.left : right] = levels.astype(np.uint8)
+
+
+def _largest_tile(header: Header) -> tuple[int, int]:
+    """Return the height and width that backends are chosen for: one choice for a whole picture."""
+    return min(header.height, header.tile), min(header.width, header.tile)
 
 
 def _whole(name: str, value: Any, low: int, high: int) -> int:
