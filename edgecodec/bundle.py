@@ -14,6 +14,7 @@ All artefacts of a bundle share the tables, so that any of them decodes any othe
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import shutil
@@ -127,6 +128,11 @@ class Bundle:
         except BundleError:
             self.close()
             raise
+
+    @functools.cached_property
+    def content_id(self) -> str:
+        """What changes with any file or artefact listed, wherever the bundle lies."""
+        return short_id(self.manifest.to_json().encode())
 
     def __enter__(self) -> Bundle:
         return self

@@ -17,6 +17,7 @@ from edgecodec.errors import (
     UnknownPluginError,
 )
 from edgecodec.manifest import ArtefactEntry
+from edgecodec.runtimes import verdict_store
 from edgecodec.runtimes.base import (
     Artefact,
     Availability,
@@ -25,7 +26,6 @@ from edgecodec.runtimes.base import (
     SessionOptions,
     StageName,
 )
-from edgecodec.runtimes import verdict_store
 from edgecodec.runtimes.choice import Choice
 from edgecodec.runtimes.environment import AUTO, DISABLE, disabled_backends
 from edgecodec.runtimes.golden import TOLERANCES, Golden

@@ -88,7 +88,7 @@ def compete(
     )
     for candidate in candidates:
         if candidate.artefact in failed:
-            candidate.reject(BackendError(candidate.name, "failed in use"))
+            candidate.reject(BackendUnavailableError(candidate.name, "failed in use"))
     last = [c for c in candidates if request.backend == AUTO and c.name == REFERENCE]
     for group in ([c for c in candidates if c not in last], last):
         if _usable(candidates):

@@ -76,7 +76,8 @@ def time_side_by_side(
 
     It is clear when no other's interval of the median reaches into its own; those that are out
     are not run again. Otherwise the budget, or a number of rounds, ends it. Every candidate runs
-    at least once, and is timed at least once after that, unless it is hopeless or its first run took the whole budget: on a machine so busy it must end all the same.
+    at least once, and is timed at least once after that, unless it is hopeless or its first run
+    took the whole budget: on a machine so busy it must end all the same.
 
     Args:
         candidates: functions to time.

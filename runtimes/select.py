@@ -282,8 +282,7 @@ def _measure(
 
 
 def _proof(bundle: Bundle, choice: Choice) -> tuple[object, ...]:
-    identity = verdict_store.bundle_id(bundle)
-    return (identity, choice.stage, *choice.settings)
+    return (bundle.content_id, choice.stage, *choice.settings)
 
 
 def _verdict(request: Request, candidates: list[Candidate]) -> StageVerdict:

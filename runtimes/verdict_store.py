@@ -21,7 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from edgecodec.bundle import Bundle, short_id
+from edgecodec.bundle import Bundle
 from edgecodec.files import replacing
 from edgecodec.runtimes.choice import StageVerdict
 from edgecodec.runtimes.device import package_versions, probe_device, usable_cores
@@ -36,11 +36,6 @@ BUSY_S = 60.0
 """Seconds after which a marker tells of a death where processes cannot be asked for."""
 
 _log = logging.getLogger(__name__)
-
-
-def bundle_id(bundle: Bundle) -> str:
-    """Return what changes with any file or artefact of a bundle, wherever it lies."""
-    return short_id(bundle.manifest.to_json().encode())
 
 
 @functools.cache
@@ -63,7 +58,7 @@ def make_key(bundle: Bundle, request: dict[str, Any]) -> str:
         "format": FORMAT,
         **_machine(),
         "usable_cores": usable_cores(),
-        "bundle": bundle_id(bundle),
+        "bundle": bundle.content_id,
         "backends": [f"{s.name} {s.target} {s.version}" for s in plugin_specs().values()],
         "disabled": disabled_backends(),
         "risky": risky_backends(),
@@ -171,7 +166,7 @@ def _is_running(marker: Path) -> bool:
 def trial_name(bundle: Bundle, stage: str, backend: str, precision: str) -> str:
     """Return the name under which the trial of an artefact on a backend is marked."""
     packages = json.dumps(_machine()["packages"], sort_keys=True)
-    return f"{stage} {backend} {precision} of bundle {bundle_id(bundle)} with {packages}"
+    return f"{stage} {backend} {precision} of bundle {bundle.content_id} with {packages}"
 
 
 def forget_machine() -> None:
