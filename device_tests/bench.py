@@ -20,23 +20,28 @@ from typing import Any
 
 from edgecodec.bundle import Bundle, default_bundle_path, short_id
 from edgecodec.classical import load_rgb
+from edgecodec.codec import Codec
 from edgecodec.device_tests.bench_report import BenchReport, Conditions, Picture
 from edgecodec.device_tests.chrome_trace import chrome_trace
 from edgecodec.device_tests.cold_start import ColdStart, Job, measure_cold_starts
 from edgecodec.device_tests.contenders import (
     Contender,
+    Request,
     UInt8Array,
     classical_contender,
     expand_requests,
     open_codecs,
     our_contender,
 )
+from edgecodec.device_tests.layer_report import profile_networks
 from edgecodec.device_tests.process import pinned
 from edgecodec.device_tests.steady import Limits, measure_steady
 from edgecodec.device_tests.sustained import measure_sustained
 from edgecodec.errors import BackendError
 from edgecodec.profiling import Span
+from edgecodec.runtimes.base import STAGES
 from edgecodec.runtimes.device import probe_device
+from edgecodec.runtimes.peak import measure_peaks
 
 DEMO_PHOTO = default_bundle_path().with_name("demo.png")
 Progress = Callable[[str], None]
@@ -111,7 +116,8 @@ def benchmark(
         bundle = stack.enter_context(Bundle(options.bundle))
         cores = stack.enter_context(pinned(device, options.threads))
         with ExitStack() as sessions:
-            contenders, skipped = _contenders(bundle, options, sessions)
+            codecs, skipped = _codecs(bundle, options, sessions)
+            contenders = _contenders(codecs, options)
             progress(f"steady state of {', '.join(c.name for c in contenders)}")
             report = BenchReport(
                 device,
@@ -123,9 +129,15 @@ def benchmark(
             )
             name, pixels = next(iter(pictures.items()))
             coded = {c.name: c.once(pixels) for c in contenders}
+            choices = [c.choice(stage) for c in codecs.values() for stage in STAGES]
             if options.minutes:
                 progress(f"sustained work of {contenders[0].name}, {options.minutes:g} minutes")
                 report.sustained = measure_sustained(contenders[0], pictures, options.minutes)
+        if options.layers:
+            progress("layers of each network")
+            report.peaks = measure_peaks(options.threads)
+            size = pixels.shape[0], pixels.shape[1]
+            report.layers = profile_networks(bundle, choices, size, options.threads)
         files = {codec: c.data for codec, c in coded.items()}
         if options.cold_starts:
             report.cold_starts = _cold_starts(
@@ -146,17 +158,22 @@ def load_pictures(images: Sequence[Path]) -> dict[str, UInt8Array]:
     return {name: load_rgb(path) for name, path in zip(unique, images, strict=True)}
 
 
-def _contenders(
+def _codecs(
     bundle: Bundle, options: Options, sessions: ExitStack
-) -> tuple[tuple[Contender, ...], dict[str, str]]:
+) -> tuple[dict[Request, Codec], dict[str, str]]:
+    """Open what was asked for, to be closed with `sessions`; say why the rest is missing."""
     requests = expand_requests(options.backends, bundle)
     codecs, skipped = open_codecs(requests, bundle, options.threads)
     for codec in codecs.values():
         sessions.enter_context(codec)
     if not codecs:
         raise BackendError("bench", "; ".join(f"{k}: {v}" for k, v in skipped.items()))
+    return codecs, skipped
+
+
+def _contenders(codecs: dict[Request, Codec], options: Options) -> tuple[Contender, ...]:
     ours = [our_contender(r, codec, options.quality) for r, codec in codecs.items()]
-    return (*ours, *(classical_contender(name) for name in options.against)), skipped
+    return (*ours, *(classical_contender(name) for name in options.against))
 
 
 def _conditions(bundle: Bundle, options: Options, cores: tuple[int, ...] | None) -> Conditions:
