@@ -31,12 +31,15 @@ from edgecodec.device_tests.contenders import (
     open_codecs,
     our_contender,
 )
+from edgecodec.device_tests.layer_report import profile_networks
 from edgecodec.device_tests.process import pinned
 from edgecodec.device_tests.steady import Limits, measure_steady
 from edgecodec.device_tests.sustained import measure_sustained
 from edgecodec.errors import BackendError
 from edgecodec.profiling import Span
+from edgecodec.runtimes.base import STAGES
 from edgecodec.runtimes.device import probe_device
+from edgecodec.runtimes.peak import measure_peaks
 
 DEMO_PHOTO = default_bundle_path().with_name("demo.png")
 Progress = Callable[[str], None]
@@ -111,7 +114,13 @@ def benchmark(
         bundle = stack.enter_context(Bundle(options.bundle))
         cores = stack.enter_context(pinned(device, options.threads))
         with ExitStack() as sessions:
-            contenders, skipped = _contenders(bundle, options, sessions)
+            classical = [classical_contender(name) for name in options.against]
+            requests = expand_requests(options.backends, bundle)
+            codecs, skipped = open_codecs(requests, bundle, options.threads, sessions)
+            if not codecs:
+                raise BackendError("bench", "; ".join(f"{k}: {v}" for k, v in skipped.items()))
+            ours = [our_contender(r, codec, options.quality) for r, codec in codecs.items()]
+            contenders = (*ours, *classical)
             progress(f"steady state of {', '.join(c.name for c in contenders)}")
             report = BenchReport(
                 device,
@@ -123,9 +132,15 @@ def benchmark(
             )
             name, pixels = next(iter(pictures.items()))
             coded = {c.name: c.once(pixels) for c in contenders}
+            choices = [c.choice(stage) for c in codecs.values() for stage in STAGES]
             if options.minutes:
                 progress(f"sustained work of {contenders[0].name}, {options.minutes:g} minutes")
                 report.sustained = measure_sustained(contenders[0], pictures, options.minutes)
+        if options.layers:
+            progress("layers of each network")
+            report.peaks = measure_peaks(options.threads)
+            size = pixels.shape[0], pixels.shape[1]
+            report.layers = profile_networks(bundle, choices, size, options.threads)
         files = {codec: c.data for codec, c in coded.items()}
         if options.cold_starts:
             report.cold_starts = _cold_starts(
@@ -144,19 +159,6 @@ def load_pictures(images: Sequence[Path]) -> dict[str, UInt8Array]:
     names = [path.name for path in images]
     unique = [n if names.count(n) == 1 else str(p) for n, p in zip(names, images, strict=True)]
     return {name: load_rgb(path) for name, path in zip(unique, images, strict=True)}
-
-
-def _contenders(
-    bundle: Bundle, options: Options, sessions: ExitStack
-) -> tuple[tuple[Contender, ...], dict[str, str]]:
-    requests = expand_requests(options.backends, bundle)
-    codecs, skipped = open_codecs(requests, bundle, options.threads)
-    for codec in codecs.values():
-        sessions.enter_context(codec)
-    if not codecs:
-        raise BackendError("bench", "; ".join(f"{k}: {v}" for k, v in skipped.items()))
-    ours = [our_contender(r, codec, options.quality) for r, codec in codecs.items()]
-    return (*ours, *(classical_contender(name) for name in options.against)), skipped
 
 
 def _conditions(bundle: Bundle, options: Options, cores: tuple[int, ...] | None) -> Conditions:

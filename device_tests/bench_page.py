@@ -182,7 +182,33 @@ def _html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _layers(report: Report) -> str:
-    return ""
+    if not report["layers"]:
+        return ""
+    peaks = [f"{kind} {p['gmacs_per_s']:.1f} GMAC/s" for kind, p in report["peaks"].items()]
+    head = ("layer", "operator", "ms", "share", "GMAC/s", "of peak")
+    parts = [f'<p class="soft small">Measured peaks: {escape(", ".join(peaks) or "none")}</p>']
+    for profile in report["layers"]:
+        title = f"{profile['stage']}, {profile['backend']} {profile['precision']}"
+        if profile["reason"]:
+            parts.append(f"<p>{escape(title)}: not available ({escape(profile['reason'])})</p>")
+            continue
+        rows = [
+            (
+                layer["name"],
+                layer["operator"],
+                f"{1e3 * layer['median_s']:.3f}",
+                f"{100 * layer['share']:.1f} %",
+                "-" if layer["gmacs_per_s"] is None else f"{layer['gmacs_per_s']:.1f}",
+                "-" if layer["of_peak"] is None else f"{100 * layer['of_peak']:.0f} %",
+            )
+            for layer in profile["layers"]
+        ]
+        note = f"{len(rows)} layers, {1e3 * profile['total_s']:.2f} ms"
+        parts.append(
+            f'<details><summary>{escape(title)} <span class="soft small">{note}</span></summary>'
+            f"{_html_table(head, rows)}</details>"
+        )
+    return f'<section class="card"><h2>Layers</h2>{"".join(parts)}</section><p></p>'
 
 
 def _headline(report: Report) -> str:

@@ -10,11 +10,13 @@ import numpy as np
 
 from edgecodec.device_tests.cold_start import PHASES, ColdStart
 from edgecodec.device_tests.contenders import Contender
+from edgecodec.device_tests.layer_report import NetworkProfile
 from edgecodec.device_tests.sampling import Interval, Summary, median_interval, summarise
 from edgecodec.device_tests.steady import Steady
 from edgecodec.device_tests.sustained import Sustained
 from edgecodec.profiling import DECODE_STAGES, ENCODE_STAGES, NETWORK_STAGES
 from edgecodec.runtimes.device import Device
+from edgecodec.runtimes.peak import Peak
 
 KIND, FORMAT = "edgecodec bench", 1
 _DIGITS = 7  # of seconds: a tenth of a microsecond
@@ -81,7 +83,8 @@ class BenchReport:
         steady: samples of the steady state.
         cold_starts: from process start to first picture.
         sustained: a long run of the first contender, where it was asked for.
-        layers: profiles per layer as JSON-compatible values, where they were asked for.
+        layers: profiles per layer, where they were asked for.
+        peaks: what this machine can do at most, by arithmetic, for those.
         skipped: backends that could not take part, with the reason.
     """
 
@@ -92,7 +95,8 @@ class BenchReport:
     steady: Steady
     cold_starts: list[ColdStart] = field(default_factory=list)
     sustained: Sustained | None = None
-    layers: list[dict[str, Any]] = field(default_factory=list)
+    layers: list[NetworkProfile] = field(default_factory=list)
+    peaks: dict[str, Peak] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
 
     def pooled(self, codec: str, stage: str) -> list[float]:
@@ -177,7 +181,8 @@ class BenchReport:
             ],
             "cold_starts": [asdict(start) for start in self.cold_starts],
             "sustained": sustained,
-            "layers": self.layers,
+            "layers": [profile.to_dict(self.peaks) for profile in self.layers],
+            "peaks": {kind: asdict(peak) for kind, peak in self.peaks.items()},
             "yardsticks": [
                 {**asdict(y), "starts_s": _rounded(y.starts_s), "seconds": _rounded(y.seconds)}
                 for y in self.steady.yardsticks
@@ -213,6 +218,8 @@ class BenchReport:
         """Return tables for a terminal; no trailing newline."""
         parts = [self.device.text(), self._head(), self._table()]
         parts += filter(None, (self._ratio_table(), self._cold_table(), self._sustained_text()))
+        parts += [self._peaks_text()] if self.peaks else []
+        parts += [profile.text(self.peaks) for profile in self.layers]
         parts += [f"{name}: not here ({reason})" for name, reason in self.skipped.items()]
         return "\n\n".join(parts)
 
@@ -277,6 +284,11 @@ class BenchReport:
             memory = f"{peak / 1e6:.0f}" if peak else "unknown"
             lines.append(_row((f"  {start.codec} {start.action}", *cells, memory), 42, 12))
         return "\n".join(lines)
+
+    def _peaks_text(self) -> str:
+        found = [f"{kind} {p.gmacs_per_s:.1f} GMAC/s" for kind, p in self.peaks.items()]
+        source = next(iter(self.peaks.values())).source
+        return f"peak of matrix products here, by {source}: {', '.join(found)}"
 
     def _sustained_text(self) -> str:
         run = self.sustained

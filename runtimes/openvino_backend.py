@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from edgecodec.errors import BackendError, BackendUnavailableError
 from edgecodec.runtimes.base import Artefact, Availability, Float32Array, Session, SessionOptions
 from edgecodec.runtimes.checked_session import CheckedSession, Dims, load_error
+from edgecodec.runtimes.layers import Layer
 from edgecodec.runtimes.vendor import import_vendor, one_line, version_of
 
 DEVICE = "CPU"
@@ -59,24 +61,45 @@ class OpenVinoBackend:
             BackendUnavailableError: OpenVINO is not installed or does not load.
             BackendError: it refuses the file.
         """
+        try:
+            return OpenVinoSession(artefact, self._compile(artefact, options))
+        except Exception as exc:
+            raise load_error(self.name, artefact, exc) from exc
+
+    def profile_layers(
+        self,
+        artefact: Artefact,
+        options: SessionOptions,
+        inputs: Mapping[str, Float32Array],
+        runs: int,
+    ) -> list[Layer]:
+        """See LayerProfiler."""
+        from edgecodec.runtimes.openvino_layers import profile_model
+
+        try:
+            compiled = self._compile(artefact, options, PERF_COUNT="YES")
+            return profile_model(compiled, inputs, runs)
+        except BackendError:
+            raise
+        except Exception as exc:
+            raise load_error(self.name, artefact, exc) from exc
+
+    def _compile(self, artefact: Artefact, options: SessionOptions, **more: str) -> Any:
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": PRECISION_HINTS.get(artefact.precision, "f32"),
+            **more,
         }
         if options.threads is not None:
             settings["INFERENCE_NUM_THREADS"] = str(options.threads)
         core = self._get_core()
+        model = core.read_model(str(artefact.path))
         try:
-            model = core.read_model(str(artefact.path))
-            try:
-                compiled = core.compile_model(
-                    model, DEVICE, {**settings, "CPU_RUNTIME_CACHE_CAPACITY": KERNEL_CACHE}
-                )
-            except RuntimeError:  # that option is not public: a later release may not know it
-                compiled = core.compile_model(model, DEVICE, settings)
-            return OpenVinoSession(artefact, compiled)
-        except Exception as exc:
-            raise load_error(self.name, artefact, exc) from exc
+            return core.compile_model(
+                model, DEVICE, {**settings, "CPU_RUNTIME_CACHE_CAPACITY": KERNEL_CACHE}
+            )
+        except RuntimeError:  # that option is not public: a later release may not know it
+            return core.compile_model(model, DEVICE, settings)
 
     def _get_core(self) -> Any:
         if self._core is None:

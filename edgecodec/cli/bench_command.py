@@ -41,6 +41,7 @@ def add_parser(sub: Any) -> None:
         help="processes per codec from start to first picture (default 3)")  # fmt: skip
     add("--minutes", type=number_from(0), default=0.0, metavar="M",
         help="then work without a pause, to see a machine throttle")  # fmt: skip
+    add("--layers", action="store_true", help="then profile each network by layer")
     add_bundle_option(parser)
     add("--threads", type=whole_number(1, 1024), metavar="N", help="and as many pinned cores")
     add("--json", metavar="FILE", help="everything with all samples; - is stdout")
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
 def _compare(args: argparse.Namespace) -> int:
     from edgecodec.device_tests.compare import compare, load_report
 
-    if args.images or args.html or args.trace or args.minutes:
+    if args.images or args.html or args.trace or args.minutes or args.layers:
         args.wrong_usage("--compare takes two reports and --json, nothing else")
     a, b = (load_report(path) for path in args.compare)
     comparison = compare(a, b, tuple(args.compare))
@@ -87,6 +88,7 @@ def _measure(args: argparse.Namespace) -> int:
         limits=Limits(args.runs, args.seconds),
         cold_starts=args.cold_starts,
         minutes=args.minutes,
+        layers=args.layers,
     )
     images = expand_images(args.images) if args.images else [DEMO_PHOTO]
     outcome = benchmark(images, options, _say if args.verbose else lambda line: None)

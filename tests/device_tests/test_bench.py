@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -67,6 +68,22 @@ def test_everything_is_in_the_report(photo_file: Path) -> None:
     for word in ("outside the networks", "energy", "peak MB", "sustained", "threads 1"):
         assert word in text
     render_page(values)
+
+
+def test_layers_are_in_the_report(photo_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgecodec.runtimes.peak.BUDGET_S", 0.01)
+    report = benchmark([photo_file], replace(QUICK, layers=True)).report
+    assert [(p.stage, p.backend) for p in report.layers] == [
+        ("analysis", "onnxruntime"), ("synthesis", "onnxruntime"),
+    ]  # fmt: skip
+    values = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert all(len(p["layers"]) > 10 for p in values["layers"])
+    assert values["peaks"]["float32"]["gmacs_per_s"] > 0
+    assert "synthesis, onnxruntime fp32, 61 x 50 pixels" in report.text()
+    assert "peak of matrix products here, by ONNX Runtime" in report.text()
+    page = render_page(values)
+    assert "Measured peaks: float32" in page
+    assert values["layers"][0]["layers"][0]["name"] in page
 
 
 def test_stages_of_the_bench_make_up_its_whole(codec: Codec, photo: UInt8Array) -> None:

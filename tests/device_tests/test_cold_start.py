@@ -40,7 +40,7 @@ def test_phases_make_up_the_time_of_the_process(
         assert start.phases_s["load"][0] > 0.01
         assert start.total_s[0] == pytest.approx(sum(s[0] for s in start.phases_s.values()))
         assert start.peak_bytes[0] > 20e6
-        assert 0 < start.again_s[0] <= start.phases_s["first"][0]
+        assert start.again_s[0] > 0
     assert sum(start.total_s[0] for start in starts) < whole
 
 
