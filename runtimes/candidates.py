@@ -53,6 +53,8 @@ class Candidate:
         error: why it was rejected.
         load_s: seconds to load.
         median_s: seconds per call.
+        high_s: upper end of what the median may be.
+        variant: another thread count for what is among the candidates already.
     """
 
     stage: StageName
@@ -64,6 +66,8 @@ class Candidate:
     error: EdgeCodecError | None = None
     load_s: float | None = None
     median_s: float | None = None
+    high_s: float | None = None
+    variant: bool = False
 
     def reject(self, error: EdgeCodecError) -> None:
         """Note why it cannot be used and let go of its session."""
@@ -237,7 +241,7 @@ def time_candidates(
     runs = [partial(c.session.run, workload) for c in candidates if c.session is not None]
     timings = time_side_by_side(runs, budget_s)
     for candidate, timing in zip(candidates, timings, strict=True):
-        candidate.median_s = timing.median_s
+        candidate.median_s, candidate.high_s = timing.median_s, timing.high_s
         if timing.failure is not None:
             reason = f"failed at {size[0]}x{size[1]}: {one_line(timing.failure)}"
             error = BackendError(candidate.name, reason)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from typing import Any
 
 from edgecodec.bundle import Bundle
 from edgecodec.errors import BackendError, BackendUnavailableError, EdgeCodecError
@@ -31,7 +32,8 @@ PREFER_FP32 = 1.1
 must not decide about precision, least of all differently from run to run."""
 
 PREFER_DEFAULT_THREADS = 1.03
-"""Likewise for thread counts: what the backend does by itself wins unless another is faster."""
+"""Likewise for thread counts, whose slowest plausible time counts: on a busy machine the times of
+threads that wait for a core say little, and what they say would be kept."""
 
 THREADED = 2
 """Thread counts are tried for this many of the fastest."""
@@ -127,9 +129,9 @@ def _keep_best_open(candidates: list[Candidate], bundle: Bundle, golden: Golden)
 def _speed(candidate: Candidate) -> float:
     """Return what candidates are ranked by: seconds, or alike where they were not timed."""
     seconds = candidate.median_s or 1.0
-    if candidate.entry.precision != "fp32":
-        seconds *= PREFER_FP32
-    return seconds if candidate.threads is None else seconds * PREFER_DEFAULT_THREADS
+    if candidate.variant:
+        seconds = PREFER_DEFAULT_THREADS * (candidate.high_s or seconds)
+    return seconds if candidate.entry.precision == "fp32" else PREFER_FP32 * seconds
 
 
 def _try_out(
@@ -177,8 +179,9 @@ def _try_thread_counts(
     for candidate in working[1:]:
         candidate.close()
     counts = thread_counts()
+    unknown: dict[str, Any] = {"session": None, "median_s": None, "high_s": None}
     for count in counts:
-        challengers = [replace(c, threads=count, session=None, median_s=None) for c in few]
+        challengers = [replace(c, threads=count, variant=True, **unknown) for c in few]
         for candidate in challengers:
             try:
                 prove(candidate, bundle, golden)
@@ -194,6 +197,8 @@ def _try_thread_counts(
         for candidate in (best, *usable):
             if candidate.median_s is not None:
                 candidate.median_s *= scale
+            if candidate.high_s is not None:
+                candidate.high_s *= scale
         winner = min((c for c in (best, *usable) if c.error is None), key=_speed)
         for candidate in (best, *usable):
             if candidate is not winner:

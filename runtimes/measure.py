@@ -49,6 +49,15 @@ class Timing:
         return min(self.warm_up, default=None)
 
     @property
+    def high_s(self) -> float | None:
+        """Upper end of the median's interval; the slowest run where there are too few for one."""
+        if self.failure is not None:
+            return None
+        if self.interval is not None:
+            return self.interval[1]
+        return max(self.samples) if self.samples else self.median_s
+
+    @property
     def interval(self) -> tuple[float, float] | None:
         """Confidence interval of the median, by order statistics, of about 95 %.
 

@@ -20,6 +20,7 @@ from edgecodec.bundle import Bundle, default_bundle_path
 from edgecodec.codec import Codec
 from edgecodec.container import Header, read_container, read_header, write_container
 from edgecodec.errors import (
+    BackendError,
     BitstreamError,
     BundleError,
     ConfigError,
@@ -27,6 +28,7 @@ from edgecodec.errors import (
     UnknownPluginError,
 )
 from edgecodec.metrics import psnr_rgb
+from edgecodec.runtimes.checked_session import CheckedSession
 from edgecodec.runtimes.registry import backend_names, get_backend
 
 UInt8Array = npt.NDArray[np.uint8]
@@ -329,6 +331,34 @@ def test_codec_names_what_it_uses_and_ends_with_close(shipped: Bundle, small_fil
         assert (choice.backend, choice.precision) == ("onnxruntime", "fp32")
     with pytest.raises(ConfigError, match="closed"):
         codec.decode(small_file)
+
+
+def test_picture_comes_out_when_a_backend_fails_in_use(
+    shipped: Bundle,
+    small: UInt8Array,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with Codec(shipped, threads=1) as codec:
+        before = codec.decode(codec.encode(small, 60))
+        victim = codec.choice("analysis").backend
+        run = CheckedSession.run
+
+        def fail(self: CheckedSession, inputs: Any) -> Any:
+            if self.backend == victim:
+                raise BackendError(victim, "device lost")
+            return run(self, inputs)
+
+        monkeypatch.setattr(CheckedSession, "run", fail)
+        caplog.clear()
+        after = codec.decode(codec.encode(small, 60))
+        assert codec.choice("analysis").backend != victim
+        assert codec.choice("synthesis").backend != victim
+        told = [r.getMessage() for r in caplog.records if "failed in use" in r.getMessage()]
+        assert 1 <= len(told) == len(caplog.records) <= 2  # once per stage that it ran
+        assert all(f"{victim}: device lost" in line for line in told)
+        difference = np.asarray(before).astype(int) - np.asarray(after)
+        assert np.sqrt(np.mean(difference**2)) < 1
 
 
 @pytest.mark.parametrize("data", [None, "text", 5])

@@ -386,6 +386,22 @@ def test_thread_counts_take_part_when_left_open(
     assert all(threads == 2 for some in rounds for _, threads in some)
 
 
+def test_thread_count_must_be_surely_faster(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(competition, "thread_counts", lambda: (1,))
+    high = 1.1
+
+    def timed(candidates: Any, *_: object) -> None:
+        for c in candidates:
+            c.median_s, c.high_s = (1.0, 1.2) if c.threads is None else (0.7, high)
+
+    monkeypatch.setattr(competition, "time_candidates", timed)
+    assert choose(bundle, stages=("synthesis",)).stages[0].best.threads is None
+    high = 0.9
+    assert choose(bundle, stages=("synthesis",), refresh=True).stages[0].best.threads == 1
+
+
 def test_thread_counts_are_those_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     def counts(usable: int, physical: int) -> tuple[int, ...]:
         device = replace(competition.probe_device(), physical_cores=physical)
