@@ -24,6 +24,7 @@ from edgecodec.errors import (
 from edgecodec.manifest import ArtefactEntry
 from edgecodec.runtimes import competition, registry
 from edgecodec.runtimes.base import Artefact, Availability, Session, SessionOptions
+from edgecodec.runtimes.device import probe_device
 from edgecodec.runtimes.onnxruntime_backend import OnnxRuntimeBackend
 from edgecodec.runtimes.openvino_backend import OpenVinoBackend
 from edgecodec.runtimes.report import devices_report
@@ -404,7 +405,7 @@ def test_thread_count_must_be_surely_faster(
 
 def test_thread_counts_are_those_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     def counts(usable: int, physical: int) -> tuple[int, ...]:
-        device = replace(competition.probe_device(), physical_cores=physical)
+        device = replace(probe_device(), physical_cores=physical)
         monkeypatch.setattr(competition, "usable_cores", lambda: usable)
         monkeypatch.setattr(competition, "probe_device", lambda: device)
         return competition.thread_counts()

@@ -12,6 +12,7 @@ import pytest
 from edgecodec.bundle import Bundle
 from edgecodec.errors import BackendError
 from edgecodec.runtimes import environment, registry, trial, verdict_store
+from edgecodec.runtimes.candidates import Candidate
 from edgecodec.runtimes.choice import StageVerdict
 from edgecodec.runtimes.select import choose, clear_cache, open_stage
 from tests.runtimes.test_registry import install
@@ -117,7 +118,7 @@ def test_backend_that_killed_a_process_is_tried_in_another(
 ) -> None:
     tried: list[str] = []
 
-    def in_child(_: Bundle, candidate: trial.Candidate, size: tuple[int, int]) -> None:
+    def in_child(_: Bundle, candidate: Candidate, size: tuple[int, int]) -> None:
         tried.append(candidate.name)
         raise BackendError(candidate.name, "crashed")
 

@@ -15,6 +15,8 @@ import pytest
 
 from edgecodec.bundle import Bundle
 from edgecodec.runtimes import competition, environment, registry, select, verdict_store
+from edgecodec.runtimes.candidates import Candidate, prove
+from edgecodec.runtimes.device import Device, package_versions
 from edgecodec.runtimes.select import choose, open_stage
 from edgecodec.runtimes.tflite_backend import TfliteBackend
 
@@ -68,12 +70,12 @@ def test_every_part_of_the_question_counts(
     assert ask(threads=2) == 1
     assert ask(size=(512, 512)) == 1
     assert ask(precision="fp32") == 1
-    packages = verdict_store.package_versions()
+    packages = package_versions()
     monkeypatch.setattr(verdict_store, "package_versions", lambda: {**packages, "openvino": "1"})
     assert ask() == 1
     monkeypatch.setattr(verdict_store, "usable_cores", lambda: 99)
     assert ask() == 1
-    monkeypatch.setattr(type(verdict_store.probe_device()), "identity", lambda self: {"cpu": "x"})
+    monkeypatch.setattr(Device, "identity", lambda self: {"cpu": "x"})
     assert ask() == 1
     specs = dict(registry.plugin_specs())
     specs["mine"] = registry.PluginSpec("mine", "no_such_module:Mine", package="p", version="1")
@@ -166,12 +168,16 @@ def test_cached_winner_is_checked_once_per_process(
     choose(bundle, stages=STAGES, threads=1, size=SIZE)
     select.clear_cache()
     proofs = []
-    prove = select.prove
-    monkeypatch.setattr(select, "prove", lambda *a: (proofs.append(1), prove(*a))[1])
+
+    def counted(candidate: Candidate, *rest: Any) -> Any:
+        proofs.append(candidate.name)
+        return prove(candidate, *rest)
+
+    monkeypatch.setattr(select, "prove", counted)
     for _ in range(3):
         session, _ = open_stage(bundle, "synthesis", threads=1, size=SIZE)
         session.close()
-    assert len(proofs) == 1
+    assert proofs == ["tflite"]
 
 
 def test_winner_that_a_process_died_of_is_not_trusted(bundle: Bundle, timings: list[int]) -> None:
