@@ -20,13 +20,11 @@ from typing import Any
 
 from edgecodec.bundle import Bundle, default_bundle_path, short_id
 from edgecodec.classical import load_rgb
-from edgecodec.codec import Codec
 from edgecodec.device_tests.bench_report import BenchReport, Conditions, Picture
 from edgecodec.device_tests.chrome_trace import chrome_trace
 from edgecodec.device_tests.cold_start import ColdStart, Job, measure_cold_starts
 from edgecodec.device_tests.contenders import (
     Contender,
-    Request,
     UInt8Array,
     classical_contender,
     expand_requests,
@@ -116,8 +114,13 @@ def benchmark(
         bundle = stack.enter_context(Bundle(options.bundle))
         cores = stack.enter_context(pinned(device, options.threads))
         with ExitStack() as sessions:
-            codecs, skipped = _codecs(bundle, options, sessions)
-            contenders = _contenders(codecs, options)
+            classical = [classical_contender(name) for name in options.against]
+            requests = expand_requests(options.backends, bundle)
+            codecs, skipped = open_codecs(requests, bundle, options.threads, sessions)
+            if not codecs:
+                raise BackendError("bench", "; ".join(f"{k}: {v}" for k, v in skipped.items()))
+            ours = [our_contender(r, codec, options.quality) for r, codec in codecs.items()]
+            contenders = (*ours, *classical)
             progress(f"steady state of {', '.join(c.name for c in contenders)}")
             report = BenchReport(
                 device,
@@ -156,24 +159,6 @@ def load_pictures(images: Sequence[Path]) -> dict[str, UInt8Array]:
     names = [path.name for path in images]
     unique = [n if names.count(n) == 1 else str(p) for n, p in zip(names, images, strict=True)]
     return {name: load_rgb(path) for name, path in zip(unique, images, strict=True)}
-
-
-def _codecs(
-    bundle: Bundle, options: Options, sessions: ExitStack
-) -> tuple[dict[Request, Codec], dict[str, str]]:
-    """Open what was asked for, to be closed with `sessions`; say why the rest is missing."""
-    requests = expand_requests(options.backends, bundle)
-    codecs, skipped = open_codecs(requests, bundle, options.threads)
-    for codec in codecs.values():
-        sessions.enter_context(codec)
-    if not codecs:
-        raise BackendError("bench", "; ".join(f"{k}: {v}" for k, v in skipped.items()))
-    return codecs, skipped
-
-
-def _contenders(codecs: dict[Request, Codec], options: Options) -> tuple[Contender, ...]:
-    ours = [our_contender(r, codec, options.quality) for r, codec in codecs.items()]
-    return (*ours, *(classical_contender(name) for name in options.against))
 
 
 def _conditions(bundle: Bundle, options: Options, cores: tuple[int, ...] | None) -> Conditions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -115,18 +116,28 @@ def expand_requests(names: Sequence[str], bundle: Bundle) -> list[Request]:
 
 
 def open_codecs(
-    requests: Sequence[Request], bundle: Bundle, threads: int | None
+    requests: Sequence[Request], bundle: Bundle, threads: int | None, sessions: ExitStack
 ) -> tuple[dict[Request, Codec], dict[str, str]]:
-    """Return a codec for each request that works here, and why the others do not."""
+    """Return a codec for each request that works here, and why the others do not.
+
+    Args:
+        requests: what to open.
+        bundle: the model.
+        threads: for the runtimes; None leaves it to them.
+        sessions: closes the codecs.
+
+    Raises:
+        UnknownPluginError: no backend of that name.
+    """
     codecs: dict[Request, Codec] = {}
     skipped: dict[str, str] = {}
     for request in requests:
         codec = Codec(bundle, request.backend, request.precision, threads)
+        sessions.callback(codec.close)
         try:
             for stage in STAGES:
                 codec.choice(stage)
         except (BackendError, BundleError) as exc:
-            codec.close()
             skipped[str(request)] = str(exc)
         else:
             codecs[request] = codec
