@@ -117,7 +117,7 @@ class TileDecoder:
         """Return the number of the last tile that a window of latents reaches into."""
         header, stride = self._file.header, self._manifest.latent_stride
         rows, columns = window.slices()
-        row, column = ((part.stop - 1) * stride // header.tile for part in (rows, columns))
+        row, column = (int(part.stop - 1) * stride // header.tile for part in (rows, columns))
         return row * -(-header.padded[1] // header.tile) + column
 
     def _visible(self, window: Window, tile: Tile) -> Int16Array:

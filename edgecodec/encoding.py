@@ -30,13 +30,13 @@ class _Latents:
     Attributes:
         number: of the tile, from 0.
         y: (h, w, M).
-        z: (h / 2, w / 2, Z).
+        z_hat: (h / 2, w / 2, Z), quantized.
         reluctance: None, or (h, w, M): see `LatentCoder.quantize`.
     """
 
     number: int
     y: Float32Array
-    z: Float32Array | Int16Array
+    z_hat: Int16Array
     reluctance: Float32Array | None = None
 
 
@@ -80,7 +80,8 @@ class TileEncoder:
         y, z = out["y"][0], out["z"][0]
         if self.effort == 1:
             y, z = cut(y, top, left, tile, m.latent_stride), cut(z, top, left, tile, m.hyper_stride)
-            return _Latents(number, y, z)
+            with stage(self.profile, "hyper", number):
+                return _Latents(number, y, self.coder.quantize_hyper(self.header.quality, z))
         if max(window.height, window.width) > MAX_TILE:  # more than the coder takes at once
             y, z = cut(y, top, left, tile, m.latent_stride), cut(z, top, left, tile, m.hyper_stride)
             top = left = 0
@@ -92,11 +93,8 @@ class TileEncoder:
         return _Latents(number, y, z_hat, choice.reluctance)
 
     def _code(self, latents: _Latents) -> bytes:
-        quality = self.header.quality
+        quality, z_hat = self.header.quality, latents.z_hat
         with stage(self.profile, "hyper", latents.number):
-            z_hat = latents.z
-            if z_hat.dtype != np.int16:
-                z_hat = self.coder.quantize_hyper(quality, z_hat)
             s, index = self.coder.quantize(quality, z_hat, latents.y, latents.reluctance)
         with stage(self.profile, "entropy", latents.number):
             return self.coder.encode(quality, z_hat, index, s)
@@ -105,4 +103,5 @@ class TileEncoder:
         """Return the y of the picture that y_hat decodes to, both (h, w, M)."""
         shown = self.run_stage("synthesis", {"y_hat": y_hat[None].astype(np.float32)})["x_hat"]
         x = np.floor(np.clip(shown + np.float32(0.5), 0, 255))
-        return self.run_stage("analysis", {"x": x})["y"][0]
+        y: Float32Array = self.run_stage("analysis", {"x": x})["y"][0]
+        return y

@@ -82,7 +82,12 @@ def test_ahead_does_every_item_in_order(count: int) -> None:
 @pytest.mark.parametrize("count", [1, 50])
 def test_ahead_raises_where_the_item_is_waited_for(count: int) -> None:
     failing = min(20, count - 1)
-    with Ahead(lambda n: failing_at(failing)(n) and None, count) as ahead:
+    step = failing_at(failing)
+
+    def work(number: int) -> None:
+        step(number)
+
+    with Ahead(work, count) as ahead:
         if failing:
             ahead.wait_for(failing - 1)
         for number in {failing, count - 1}:
