@@ -30,13 +30,15 @@ class _Latents:
     Attributes:
         number: of the tile, from 0.
         y: (h, w, M).
-        z_hat: (h / 2, w / 2, Z), quantized.
+        z: (h / 2, w / 2, Z).
+        z_hat: z quantized, where that has been decided already.
         reluctance: None, or (h, w, M): see `LatentCoder.quantize`.
     """
 
     number: int
     y: Float32Array
-    z_hat: Int16Array
+    z: Float32Array
+    z_hat: Int16Array | None = None
     reluctance: Float32Array | None = None
 
 
@@ -80,8 +82,7 @@ class TileEncoder:
         y, z = out["y"][0], out["z"][0]
         if self.effort == 1:
             y, z = cut(y, top, left, tile, m.latent_stride), cut(z, top, left, tile, m.hyper_stride)
-            with stage(self.profile, "hyper", number):
-                return _Latents(number, y, self.coder.quantize_hyper(self.header.quality, z))
+            return _Latents(number, y, z)
         if max(window.height, window.width) > MAX_TILE:  # more than the coder takes at once
             y, z = cut(y, top, left, tile, m.latent_stride), cut(z, top, left, tile, m.hyper_stride)
             top = left = 0
@@ -90,11 +91,13 @@ class TileEncoder:
             choice = decide(self.coder, self.header.quality, y, z, self.effort, self._reanalyse)
         y = np.ascontiguousarray(cut(choice.y, top, left, tile, m.latent_stride))
         z_hat = np.ascontiguousarray(cut(choice.z, top, left, tile, m.hyper_stride))
-        return _Latents(number, y, z_hat, choice.reluctance)
+        return _Latents(number, y, z, z_hat, choice.reluctance)
 
     def _code(self, latents: _Latents) -> bytes:
         quality, z_hat = self.header.quality, latents.z_hat
         with stage(self.profile, "hyper", latents.number):
+            if z_hat is None:
+                z_hat = self.coder.quantize_hyper(quality, latents.z)
             s, index = self.coder.quantize(quality, z_hat, latents.y, latents.reluctance)
         with stage(self.profile, "entropy", latents.number):
             return self.coder.encode(quality, z_hat, index, s)
