@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import operator
 import threading
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,22 +22,21 @@ from edgecodec.container import (
     MAX_TILE,
     ContainerFile,
     Header,
-    Tile,
     read_container,
     read_header,
     write_container,
 )
-from edgecodec.effort import PLANS, decide
+from edgecodec.decoding import TileDecoder
+from edgecodec.effort import PLANS
+from edgecodec.encoding import RunStage, TileEncoder
 from edgecodec.entropy import LatentCoder
 from edgecodec.errors import (
-    BitstreamError,
     BundleError,
     ConfigError,
     EdgeCodecError,
     ModelMismatchError,
 )
 from edgecodec.profiling import Profile, stage
-from edgecodec.tiling import Window, read_padded, window_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 
 Int16Array = npt.NDArray[np.int16]
 UInt8Array = npt.NDArray[np.uint8]
-_Scalar = TypeVar("_Scalar", bound=np.generic)
 
 DEFAULT_QUALITY = 60
 DEFAULT_TILE = 1536
@@ -149,6 +148,13 @@ class Codec:
         """
         return self._runner(stage).run(inputs, size)
 
+    def _opened(self, stages: tuple[StageName, ...], header: Header) -> RunStage:
+        """Return `run_stage` for a picture, all loaded, so that loading is in no stage's time."""
+        largest = min(header.height, header.tile), min(header.width, header.tile)
+        for name in stages:
+            self._runner(name).open(largest)
+        return partial(self.run_stage, size=largest)
+
     def close(self) -> None:
         """Release sessions and unpacked files; a Bundle that was passed in stays open."""
         with self._lock:
@@ -206,60 +212,11 @@ class Codec:
             picture = to_picture(image)
         height, width = picture.pixels.shape[:2]
         header = Header(width, height, picture.mode, quality, tile, self.bundle.manifest.tables_id)
-        self._runner("analysis").open(_largest_tile(header))  # so that loading is in no stage
-        if effort > 1:
-            self._runner("synthesis").open(_largest_tile(header))
-        substreams = [
-            self._encode_tile(picture.pixels, header, part, effort, profile)
-            for part in enumerate(header.tiles())
-        ]
+        run_stage = self._opened(("analysis", "synthesis") if effort > 1 else ("analysis",), header)
+        encoder = TileEncoder(self.coder, self.bundle.manifest, run_stage, header, effort, profile)
+        substreams = encoder.encode(picture.pixels)
         with stage(profile, "write"):
             return write_container(header, substreams, picture.metadata)
-
-    def _encode_tile(
-        self,
-        pixels: UInt8Array,
-        header: Header,
-        part: tuple[int, Tile],
-        effort: int,
-        profile: Profile | None,
-    ) -> bytes:
-        m, (number, tile) = self.bundle.manifest, part
-        with stage(profile, "unpack", number):
-            window = window_of(tile, m.analysis_halo, *header.padded)
-            x = read_padded(pixels, window)
-        with stage(profile, "analysis", number):
-            out = self.run_stage("analysis", {"x": x}, _largest_tile(header))
-        top, left = window.inner_top, window.inner_left
-        if effort == 1:
-            with stage(profile, "hyper", number):
-                y = _cut(out["y"][0], top, left, tile, m.latent_stride)
-                z = _cut(out["z"][0], top, left, tile, m.hyper_stride)
-                z_hat = self.coder.quantize_hyper(header.quality, z)
-                s, index = self.coder.quantize(header.quality, z_hat, y)
-            with stage(profile, "entropy", number):
-                return self.coder.encode(header.quality, z_hat, index, s)
-        y, z = out["y"][0], out["z"][0]
-        if max(window.height, window.width) > MAX_TILE:  # more than the coder takes at once
-            y = _cut(y, top, left, tile, m.latent_stride)
-            z = _cut(z, top, left, tile, m.hyper_stride)
-            top = left = 0
-        with stage(profile, "optimisation", number):
-            # With the halo where possible, as the errors of neighbours count.
-            choice = decide(self.coder, header.quality, y, z, effort, self._reanalyse)
-        with stage(profile, "hyper", number):
-            y = np.ascontiguousarray(_cut(choice.y, top, left, tile, m.latent_stride))
-            z_hat = np.ascontiguousarray(_cut(choice.z, top, left, tile, m.hyper_stride))
-            s, index = self.coder.quantize(header.quality, z_hat, y, choice.reluctance)
-        with stage(profile, "entropy", number):
-            return self.coder.encode(header.quality, z_hat, index, s)
-
-    def _reanalyse(self, y_hat: Int16Array) -> npt.NDArray[np.float32]:
-        """Return the y of the picture that y_hat decodes to, both (h, w, M)."""
-        shown = self.run_stage("synthesis", {"y_hat": y_hat[None].astype(np.float32)})["x_hat"]
-        x = np.floor(np.clip(shown + np.float32(0.5), 0, 255))
-        y: npt.NDArray[np.float32] = self.run_stage("analysis", {"x": x})["y"][0]
-        return y
 
     # -- decoding ---------------------------------------------------------------------------
 
@@ -319,22 +276,12 @@ class Codec:
 
         if (other := self.for_file(data)) is not self:
             return other.decode(data, keep_going=keep_going, profile=profile)
-        file, latents, damaged = self._latents(data, keep_going, profile)
-        header = file.header
-        self._runner("synthesis").open(_largest_tile(header))  # so that loading is in no stage
+        file, decoder = self._decoder(data, keep_going, profile)
+        pixels = decoder.pixels(self._opened(("synthesis",), file.header))
         with stage(profile, "pack"):
-            pixels = np.full((header.height, header.width, 3), 128, np.uint8)
-        lost = np.zeros(latents.shape[:2], bool)
-        tiles = header.tiles()
-        for number in damaged:
-            lost[_latent_area(tiles[number], self.bundle.manifest.latent_stride)] = True
-        for part in enumerate(tiles):
-            if part[0] not in damaged:
-                self._decode_tile(latents, lost if damaged else None, header, part, pixels, profile)
-        with stage(profile, "pack"):
-            image = from_pixels(pixels, header.mode, file.metadata)
-        if damaged:
-            image.info["damaged_tiles"] = [number + 1 for number in sorted(damaged)]
+            image = from_pixels(pixels, file.header.mode, file.metadata)
+        if decoder.damaged:
+            image.info["damaged_tiles"] = [number + 1 for number in sorted(decoder.damaged)]
         return image
 
     def decode_latents(self, data: bytes) -> Int16Array:
@@ -349,74 +296,17 @@ class Codec:
         Raises:
             BitstreamError: not an intact `.ecx` file of this model, or of an embedded one.
         """
-        return self.for_file(data)._latents(data, keep_going=False)[1]
+        return self.for_file(data)._decoder(data, keep_going=False)[1].latents()
 
-    def _latents(
+    def _decoder(
         self, data: bytes, keep_going: bool, profile: Profile | None = None
-    ) -> tuple[ContainerFile, Int16Array, frozenset[int]]:
+    ) -> tuple[ContainerFile, TileDecoder]:
         with stage(profile, "parse"):
             file = read_container(_as_bytes(data), keep_going=keep_going)
-        header, m = file.header, self.bundle.manifest
-        if header.tables_id != m.tables_id:
-            raise ModelMismatchError(header.tables_id, m.tables_id)
-        if all(substream is None for substream in file.substreams):
-            # Before anything is allocated: a header alone can claim half a gigapixel.
-            raise BitstreamError("no tile of the file is intact")
-        height, width = header.padded
-        latents: Int16Array = np.zeros(
-            (height // m.latent_stride, width // m.latent_stride, m.latent_channels), np.int16
-        )
-        damaged = []
-        for number, (tile, data_of_tile) in enumerate(
-            zip(header.tiles(), file.substreams, strict=True)
-        ):
-            zh, zw = tile.height // m.hyper_stride, tile.width // m.hyper_stride
-            try:
-                if data_of_tile is None:
-                    raise BitstreamError("missing")
-                with stage(profile, "entropy", number):
-                    _, y_hat = self.coder.decode(header.quality, zh, zw, data_of_tile)
-                    latents[_latent_area(tile, m.latent_stride)] = y_hat
-            except BitstreamError:
-                if not keep_going:
-                    raise
-                damaged.append(number)
-        if len(damaged) == len(file.substreams):
-            raise BitstreamError("no tile of the file is intact")
-        return file, latents, frozenset(damaged)
-
-    def _decode_tile(
-        self,
-        latents: Int16Array,
-        lost: npt.NDArray[np.bool_] | None,
-        header: Header,
-        part: tuple[int, Tile],
-        pixels: UInt8Array,
-        profile: Profile | None,
-    ) -> None:
-        m, (number, tile) = self.bundle.manifest, part
-        window = window_of(tile, m.synthesis_halo, *header.padded, m.latent_stride)
-        visible = latents[window.slices()]
-        if lost is not None:
-            visible = _without(latents, lost, window, tile, m.latent_stride)
-        with stage(profile, "synthesis", number):
-            given = {"y_hat": visible[None].astype(np.float32)}
-            x_hat = self.run_stage("synthesis", given, _largest_tile(header))["x_hat"][0]
-        with stage(profile, "pack", number):
-            top, left = (n * m.latent_stride for n in (window.inner_top, window.inner_left))
-            levels = _cut(x_hat, top, left, tile, 1)
-            bottom = min(tile.top + tile.height, header.height)
-            right = min(tile.left + tile.width, header.width)
-            levels = levels[: bottom - tile.top, : right - tile.left]
-            # In place: the array is ours, and memory traffic is what this step costs.
-            np.add(levels, np.float32(0.5), out=levels)
-            np.clip(levels, 0, 255, out=levels)
-            pixels[tile.top : bottom, tile.left : right] = levels.astype(np.uint8)
-
-
-def _largest_tile(header: Header) -> tuple[int, int]:
-    """Return the height and width that backends are chosen for: one choice for a whole picture."""
-    return min(header.height, header.tile), min(header.width, header.tile)
+        m = self.bundle.manifest
+        if file.header.tables_id != m.tables_id:
+            raise ModelMismatchError(file.header.tables_id, m.tables_id)
+        return file, TileDecoder(self.coder, m, file, keep_going=keep_going, profile=profile)
 
 
 def _whole(name: str, value: Any, low: int, high: int) -> int:
@@ -435,43 +325,6 @@ def _as_bytes(data: Any) -> bytes:
         return data if isinstance(data, bytes) else bytes(memoryview(data))
     except TypeError as exc:
         raise ConfigError(f"a file is given as bytes, not {type(data).__name__}") from exc
-
-
-def _cut(
-    array: npt.NDArray[_Scalar], top: int, left: int, tile: Tile, stride: int
-) -> npt.NDArray[_Scalar]:
-    """Cut a tile out of what a network made of its window.
-
-    Args:
-        array: (h, w, C), `stride` pixels per position.
-        top: first row of the tile within the window, in pixels.
-        left: first column of the tile within the window, in pixels.
-        tile: in pixels.
-        stride: pixels per position.
-    """
-    rows, columns = top // stride, left // stride
-    return array[rows : rows + tile.height // stride, columns : columns + tile.width // stride]
-
-
-def _latent_area(tile: Tile, stride: int) -> tuple[slice, slice]:
-    return (
-        slice(tile.top // stride, (tile.top + tile.height) // stride),
-        slice(tile.left // stride, (tile.left + tile.width) // stride),
-    )
-
-
-def _without(
-    latents: Int16Array, lost: npt.NDArray[np.bool_], window: Window, tile: Tile, stride: int
-) -> Int16Array:
-    """Return a window in which lost neighbours are replaced by the tile's own nearest latents."""
-    rows, columns = window.slices()
-    own_rows, own_columns = _latent_area(tile, stride)
-    near_rows = np.clip(np.arange(rows.start, rows.stop), own_rows.start, own_rows.stop - 1)
-    near_columns = np.clip(
-        np.arange(columns.start, columns.stop), own_columns.start, own_columns.stop - 1
-    )
-    gone = lost[rows, columns, None]
-    return np.where(gone, latents[near_rows[:, None], near_columns], latents[rows, columns])
 
 
 _default: dict[str, Codec] = {}
