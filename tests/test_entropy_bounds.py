@@ -123,13 +123,14 @@ def test_largest_sums_are_those_of_the_document(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("channels", [16, 40, MOST])
 def test_large_partial_sums_that_cancel_are_exact(channels: int) -> None:
-    """Halves of each sum pull with all their weight in opposite directions.
+    """Quarters of each sum pull with all their weight in opposite directions.
 
     Biases bring what is left to where activations and heads tell single units apart.
     """
     rng = np.random.default_rng(channels)
-    z = rng.choice([-HYPER_LIMIT, HYPER_LIMIT], (2, 2, channels)).astype(np.int16)
-    s = rng.choice([-SYMBOL_LIMIT, SYMBOL_LIMIT], (4, 4, channels)).astype(np.int16)
+    signs = np.array([[[1], [-1]], [[-1], [1]]])  # the same throughout a cell
+    z = np.repeat(HYPER_LIMIT * signs, channels, 2).astype(np.int16)
+    s = np.kron(SYMBOL_LIMIT * signs, np.ones((2, 2, channels))).astype(np.int16)
     made = opposing_tables(rng, channels)
     coders = coders_of(made)
     expected = coders[1].predict(50, z, s)
@@ -148,17 +149,20 @@ def test_large_partial_sums_that_cancel_are_exact(channels: int) -> None:
 
 
 def opposing_tables(rng: np.random.Generator, channels: int) -> Tables:
-    """Weights at their ends, first halves of rows against second ones."""
+    """Weights near their ends, the quarters of each row against each other but for a few."""
     made = flat_tables(channels, step_y=131071, step_z=32767, index_z=63)
     arrays: dict[str, npt.NDArray[Any]] = {}
     for name in ("w1", "w2", "c1", "c2", "c3", "w3"):
-        shape = getattr(made, name).shape
-        array = np.full(shape, HIGH)
-        array[:, shape[1] // 2 :] = LOW
-        arrays[name] = (array - rng.integers(0, 2, shape) * np.sign(array)).astype(np.int8)
+        rows, columns = getattr(made, name).shape
+        quarters = [rng.integers(125, 128, (rows, columns // 4)) for _ in range(2)]
+        pairs = [(quarter, -rng.permuted(quarter, axis=1)) for quarter in quarters]
+        array = np.concatenate([*pairs[0], *pairs[1]], 1)
+        for _ in range(3):
+            array[np.arange(rows), rng.integers(0, columns, rows)] -= 1
+        arrays[name] = array.astype(np.int8)
     for name, spread in (("b1", 9000), ("b2", 9000), ("bc", 3000), ("b3", 20000)):
         shape = getattr(made, name).shape
-        arrays[name] = rng.integers(-spread, spread, shape).astype(np.int32)
+        arrays[name] = rng.integers(0, spread, shape).astype(np.int32)
     bias = rng.integers(2000, 14000, made.index_bias.shape).astype(np.int32)
     return replace(made, **arrays, index_bias=bias)
 
