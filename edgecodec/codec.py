@@ -317,20 +317,22 @@ class Codec:
             return other.decode(data, keep_going=keep_going, profile=profile)
         profile = profile or Profile()
         with profile.stage("entropy decoding"):
-            file, latents, damaged = self._latents(data, keep_going)
+            file, latents, intact = self._latents(data, keep_going)
         header = file.header
         self._open("synthesis")  # so that loading it counts as no stage
         pixels = np.full((header.height, header.width, 3), 128, np.uint8)
-        lost = np.zeros(latents.shape[:2], bool)
-        tiles = header.tiles()
-        for number in damaged:
-            lost[_latent_area(tiles[number], self.bundle.manifest.latent_stride)] = True
-        for number, tile in enumerate(tiles):
-            if number not in damaged:
-                self._decode_tile(latents, lost if damaged else None, header, tile, pixels, profile)
+        lost = None
+        if len(intact) < header.tile_count:
+            lost = np.ones(latents.shape[:2], bool)
+            for number in intact:
+                area = _latent_area(header.tile_at(number), self.bundle.manifest.latent_stride)
+                lost[area] = False
+        for number in intact:
+            self._decode_tile(latents, lost, header, header.tile_at(number), pixels, profile)
         image = from_pixels(pixels, header.mode, file.metadata)
-        if damaged:
-            image.info["damaged_tiles"] = [number + 1 for number in sorted(damaged)]
+        if lost is not None:
+            damaged = sorted(set(range(header.tile_count)).difference(intact))
+            image.info["damaged_tiles"] = [number + 1 for number in damaged]
         return image
 
     def decode_latents(self, data: bytes) -> Int16Array:
@@ -349,36 +351,37 @@ class Codec:
 
     def _latents(
         self, data: bytes, keep_going: bool
-    ) -> tuple[ContainerFile, Int16Array, frozenset[int]]:
+    ) -> tuple[ContainerFile, Int16Array, list[int]]:
+        """Return a file, its latents, and the numbers of the tiles that are intact, ascending.
+
+        What a header claims costs nothing until the first tile has decoded.
+        """
         file = read_container(_as_bytes(data), keep_going=keep_going)
         header, m = file.header, self.bundle.manifest
         if header.tables_id != m.tables_id:
             raise ModelMismatchError(header.tables_id, m.tables_id)
-        if all(substream is None for substream in file.substreams):
-            # Before anything is allocated: a header alone can claim half a gigapixel.
-            raise BitstreamError("no tile of the file is intact")
         height, width = header.padded
-        latents: Int16Array = np.zeros(
-            (height // m.latent_stride, width // m.latent_stride, m.latent_channels), np.int16
-        )
-        damaged = []
-        for number, (tile, data_of_tile) in enumerate(
-            zip(header.tiles(), file.substreams, strict=True)
-        ):
+        latents: Int16Array | None = None
+        intact = []
+        for number, substream in enumerate(file.substreams):
+            if substream is None:
+                continue
+            tile = header.tile_at(number)
             zh, zw = tile.height // m.hyper_stride, tile.width // m.hyper_stride
             try:
-                if data_of_tile is None:
-                    raise BitstreamError("missing")
-                _, y_hat = self.coder.decode(header.quality, zh, zw, data_of_tile)
+                _, y_hat = self.coder.decode(header.quality, zh, zw, substream)
             except BitstreamError:
                 if not keep_going:
                     raise
-                damaged.append(number)
                 continue
+            if latents is None:
+                shape = (height // m.latent_stride, width // m.latent_stride, m.latent_channels)
+                latents = np.zeros(shape, np.int16)
             latents[_latent_area(tile, m.latent_stride)] = y_hat
-        if len(damaged) == len(file.substreams):
+            intact.append(number)
+        if latents is None:
             raise BitstreamError("no tile of the file is intact")
-        return file, latents, frozenset(damaged)
+        return file, latents, intact
 
     def _decode_tile(
         self,

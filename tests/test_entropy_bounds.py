@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -39,7 +38,7 @@ def flat_tables(channels: int, **values: int | tuple[int, int]) -> Tables:
     """Tables whose arrays hold one value each; of w3 and its biases one for mu, one for scales."""
     blank = wild_tables(0, channels, channels, channels, channels, channels, 64)
     blank = replace(blank, frequencies=likely_tables().frequencies)
-    arrays: dict[str, npt.NDArray[Any]] = {}
+    arrays: dict[str, Any] = {}
     for name, value in values.items():
         array = np.empty_like(getattr(blank, name))
         if isinstance(value, tuple):
@@ -151,7 +150,7 @@ def test_large_partial_sums_that_cancel_are_exact(channels: int) -> None:
 def opposing_tables(rng: np.random.Generator, channels: int) -> Tables:
     """Weights near their ends, the quarters of each row against each other but for a few."""
     made = flat_tables(channels, step_y=131071, step_z=32767, index_z=63)
-    arrays: dict[str, npt.NDArray[Any]] = {}
+    arrays: dict[str, Any] = {}
     for name in ("w1", "w2", "c1", "c2", "c3", "w3"):
         rows, columns = getattr(made, name).shape
         quarters = [rng.integers(125, 128, (rows, columns // 4)) for _ in range(2)]

@@ -90,9 +90,9 @@ class IntegerLinear(nn.Module):
     """1x1 convolution with int8 weights and int32 biases, trained straight through.
 
     Weights are multiples of 2**-WEIGHT_FRAC in [-127, 127] units, biases multiples of the unit of
-    the accumulator. Float32 holds partial sums exactly up to 2**24 units. Those of the third context
-    layer could reach 2**25.6, with 768 residuals at their limit; so evaluation adds in float64, and
-    agrees with the integer decoder to the bit whatever comes. Training takes the risk.
+    the accumulator. Float32 holds partial sums exactly up to 2**24 units. Those of the third
+    context layer could reach 2**25.6, with 768 residuals at their limit; so evaluation adds in
+    float64, and agrees with the integer decoder to the bit whatever comes. Training takes the risk.
     """
 
     def __init__(self, inputs: int, outputs: int, input_frac: int) -> None:

@@ -129,14 +129,14 @@ def fuzz(fuzzer: Path, seeds: list[Path], rounds: int, tables: Path | None = Non
     environment = {**os.environ, "ASAN_OPTIONS": "allocator_may_return_null=1"}
     if tables:
         environment["ECX_TABLES"] = str(tables)
-    command = [fuzzer, str(rounds), *seeds]
+    command = [str(path) for path in (fuzzer, rounds, *seeds)]
     result = subprocess.run(command, capture_output=True, check=False, env=environment)
     assert result.returncode == 0, result.stderr.decode()[-3000:]
     assert result.stdout == b"done\n"
 
 
 @needs_gcc
-@pytest.mark.parametrize("rounds", [3000, pytest.param(200_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [3000, pytest.param(30_000, marks=pytest.mark.slow)])
 def test_core_stays_inside_its_memory_whatever_it_is_given(
     fuzzer: Path, tmp_path: Path, rounds: int
 ) -> None:
@@ -157,8 +157,8 @@ def test_core_does_the_same_with_and_without_special_instructions(
 @pytest.mark.skipif(clang() is None, reason="no clang here")
 def test_guided_fuzzing_finds_nothing(tmp_path: Path) -> None:
     """As long as CI has time for; docs/robustness.md tells of more."""
-    command = [sys.executable, "-m", "tests.core.fuzz", "--executions", "60000"]
-    command += ["--stretch", "30000", "--state", str(tmp_path)]
+    command = [sys.executable, "-m", "tests.core.fuzz", "--executions", "40000"]
+    command += ["--stretch", "20000", "--state", str(tmp_path)]
     result = subprocess.run(command, capture_output=True, check=False)
     assert result.returncode == 0, result.stderr.decode()[-3000:]
 
