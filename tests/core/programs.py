@@ -6,6 +6,9 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
 
 import edgecodec.core
 
@@ -18,6 +21,14 @@ def clang() -> str | None:
     """Return the newest clang there is, under its plain name or with its version."""
     names = ["clang", *(f"clang-{version}" for version in range(30, 9, -1))]
     return next(filter(None, map(shutil.which, names)), None)
+
+
+def checksum(values: npt.NDArray[Any]) -> int:
+    """FNV-1a over the little-endian bytes."""
+    total = 2166136261
+    for byte in values.astype(values.dtype.newbyteorder("<")).tobytes():
+        total = (total ^ byte) * 16777619 & 0xFFFFFFFF
+    return total
 
 
 def build(

@@ -16,20 +16,12 @@ import pytest
 from edgecodec.entropy import LatentCoder
 from edgecodec.tables import HYPER_LIMIT, MAX_SIDE, RELUCTANCES, SYMBOL_LIMIT, Tables
 from tests.core.fuzz import SANITIZERS, TARGET, write_seeds
-from tests.core.programs import CORE, build, clang
+from tests.core.programs import CORE, build, checksum, clang
 from tests.streams import likely_tables, symbols
 
 GCC = shutil.which("gcc")
 STRICT = ("-Wall", "-Wextra", "-Werror", "-pedantic", "-Wconversion", "-Wsign-conversion")
 needs_gcc = pytest.mark.skipif(GCC is None, reason="no gcc here")
-
-
-def checksum(values: npt.NDArray[np.int16]) -> int:
-    """FNV-1a over the little-endian bytes."""
-    total = 2166136261
-    for byte in values.astype("<i2").tobytes():
-        total = (total ^ byte) * 16777619 & 0xFFFFFFFF
-    return total
 
 
 def largest_tables() -> Tables:
