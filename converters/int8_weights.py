@@ -8,10 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgecodec.converters.compensated_rounding import Spread, round_spreading, spread_of
-from edgecodec.converters.graph import Float32Array
+from edgecodec.converters.graph import Float32Array, Float64Array
 from edgecodec.errors import ConversionError
-
-Float64Array = npt.NDArray[np.float64]
 
 MAX_DIVISOR = 2047
 MAX_BIAS = 1 << 20

@@ -21,7 +21,7 @@ from PIL import Image
 
 import edgecodec
 from edgecodec.bundle import Bundle, default_bundle_path
-from edgecodec.codec import Codec, Profile
+from edgecodec.codec import Codec
 from edgecodec.container import MAGIC, read_container, read_header
 from edgecodec.errors import (
     BitstreamError,
@@ -324,14 +324,6 @@ def test_one_codec_serves_many_threads(shipped: Bundle, photo: UInt8Array) -> No
         assert together == [once(n) for n in range(16)]
 
 
-def test_profile_names_the_stages(codec: Codec, small: UInt8Array) -> None:
-    coding, decoding = Profile(), Profile()
-    codec.decode(codec.encode(small, profile=coding), profile=decoding)
-    assert set(coding.seconds) == {"pixels in", "analysis", "entropy coding"}
-    assert set(decoding.seconds) == {"entropy decoding", "synthesis", "pixels out"}
-    assert all(s > 0 for s in {**coding.seconds, **decoding.seconds}.values())
-
-
 def test_codec_names_what_it_uses_and_ends_with_close(shipped: Bundle, small_file: bytes) -> None:
     with Codec(shipped, "onnxruntime", "fp32", threads=1) as codec:
         codec.decode(small_file)
@@ -400,9 +392,9 @@ def test_a_hundred_bytes_cost_little_whatever_they_claim(
         tracemalloc.stop()
     spent = []
     for _ in range(5):
-        begin = time.perf_counter()
+        begin = time.process_time()  # of ours: machines that test are busy
         refuse()
-        spent.append(time.perf_counter() - begin)
+        spent.append(time.process_time() - begin)
     assert min(spent) < 0.05
 
 
