@@ -176,7 +176,7 @@ def benchmark(
             raise BackendError("bench", "; ".join(f"{k}: {v}" for k, v in skipped.items()))
         for codec in codecs.values():
             stack.enter_context(codec)
-        candidates = {name: _once(codec, quality) for name, codec in codecs.items()}
+        candidates = {codec.backend: _once(codec, quality) for codec in codecs.values()}
         candidates |= {name: _once_classical(name) for name in against}
         sizes: dict[str, dict[str, int]] = {name: {} for name in candidates}
         measurements: list[Measurement] = []
