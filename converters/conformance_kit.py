@@ -56,6 +56,8 @@ EXACT_BACKENDS = ("onnxruntime", "openvino", "tflite")
 _SEED = 20
 _BRANCH = 0.3
 """Gain of the random branches: enough to change every pixel, not enough to drown the picture."""
+_HYPER = 8.0
+"""Gain of the hyper-latents, which would otherwise hardly leave zero."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,7 @@ def tiny_codec(photo: UInt8Array) -> NeuralCodec:
             if isinstance(block, ResidualBlock):
                 for layer in (block.leave, block.contract):
                     torch.nn.init.normal_(layer.weight, std=_BRANCH * layer.in_channels**-0.5)
+    codec.h_a.get_parameter(f"{len(codec.h_a) - 1}.weight").mul_(_HYPER)
     return codec.eval()
 
 

@@ -10,7 +10,7 @@ and NumPy, must produce and read the same bytes.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from edgecodec.codec import Codec
 from edgecodec.container import HYPER_STRIDE, read_container
 from edgecodec.entropy import LatentCoder, core_available
 from edgecodec.errors import BackendError, BundleError, EdgeCodecError
+from edgecodec.runtimes.base import STAGES, StageName
 from edgecodec.runtimes.device import Device, probe_device
 from edgecodec.runtimes.golden import TOLERANCES
 from edgecodec.runtimes.registry import backend_names, get_backend
@@ -83,7 +84,7 @@ class ConformanceReport:
         device: machine and versions of what ran on it.
         date: when, in UTC.
         pairs: every backend and precision against every other.
-        skipped: backends that are not here or were refused, with the reason.
+        skipped: backends that are not here or were refused, by stage, with the reason.
         coder_files: different files that both entropy coders wrote and read alike; None without a
             C core.
         coder_mismatches: files where they did not.
@@ -131,21 +132,26 @@ class ConformanceReport:
 
     def _matrix(self) -> list[str]:
         """Return a row per encoder, a column per decoder, and what each column may have."""
-        names = list(dict.fromkeys(p.encoder for p in self.pairs))
+        encoders = dict.fromkeys(p.encoder for p in self.pairs)
+        names = list(dict.fromkeys((*encoders, *(p.decoder for p in self.pairs))))
         cells = {(p.encoder, p.decoder): p.cell for p in self.pairs}
         allowed = {p.decoder: f"0/{p.allowed}" for p in self.pairs}
         wide = max(map(len, names)) + 4
         first = self.pairs[0]
-        lines = [
+
+        def row(title: str, values: Iterable[object]) -> str:
+            return f"{title:<{wide}}" + "".join(f"{value!s:>7}" for value in values)
+
+        return [
             f"each cell: {first.files} files, {first.latents} latents; latents that differ / "
             "largest difference of a pixel in levels",
-            f"{'made on, read on':<{wide}}" + "".join(f"{n:>7}" for n in range(1, len(names) + 1)),
+            row("made on, read on", range(1, len(names) + 1)),
+            *(
+                row(f"{n:>2} {name}", (cells.get((name, other), "-") for other in names))
+                for n, name in enumerate(names, 1)
+            ),
+            row("allowed", (allowed.get(name, "-") for name in names)),
         ]
-        lines += [
-            f"{n:>2} {name:<{wide - 3}}" + "".join(f"{cells[name, other]:>7}" for other in names)
-            for n, name in enumerate(names, 1)
-        ]
-        return [*lines, f"{'allowed':<{wide}}" + "".join(f"{allowed[name]:>7}" for name in names)]
 
 
 class _Tally:
@@ -169,31 +175,54 @@ class _Tally:
         )
 
 
+@dataclass(frozen=True)
+class OpenBackends:
+    """What works here, by backend and precision such as `onnxruntime fp32`.
+
+    Attributes:
+        encoders: codecs whose analysis works.
+        decoders: codecs whose synthesis works; a codec may be in both.
+        skipped: why others do not, by backend, precision and stage.
+    """
+
+    encoders: dict[str, Codec]
+    decoders: dict[str, Codec]
+    skipped: dict[str, str]
+
+
 def open_backends(
     bundle: Bundle,
+    stack: ExitStack,
     names: Sequence[str] | None = None,
     threads: int | None = None,
     precisions: Sequence[str] = ("fp32",),
-) -> tuple[dict[str, Codec], dict[str, str]]:
-    """Return a codec per backend and precision that works here, and why the others do not.
+    stages: Sequence[StageName] = STAGES,
+) -> OpenBackends:
+    """Open every backend in every precision that the bundle holds for it.
 
-    What a bundle holds no artefact for is in neither. Keys are such as `onnxruntime fp32`.
+    Args:
+        bundle: the model.
+        stack: closes the codecs.
+        names: backends; None takes all there are.
+        threads: for the runtimes; None leaves it to them.
+        precisions: those wanted.
+        stages: those wanted.
     """
-    codecs, skipped = {}, {}
+    found = OpenBackends({}, {}, {})
     for name in names or backend_names():
         target = get_backend(name).target
         held = {e.precision for e in bundle.manifest.artefacts if e.target == target}
         for precision in (p for p in precisions if p in held or p == "fp32"):
-            codec, label = Codec(bundle, name, precision, threads), f"{name} {precision}"
-            try:
-                codec.choice("analysis")
-                codec.choice("synthesis")
-            except (BackendError, BundleError) as exc:
-                codec.close()
-                skipped[label] = str(exc)
-            else:
-                codecs[label] = codec
-    return codecs, skipped
+            codec = stack.enter_context(Codec(bundle, name, precision, threads))
+            for stage in stages:
+                working = found.encoders if stage == "analysis" else found.decoders
+                label = f"{name} {precision}"
+                try:
+                    codec.choice(stage)
+                    working[label] = codec
+                except (BackendError, BundleError) as exc:
+                    found.skipped[f"{label} {stage}"] = str(exc)
+    return found
 
 
 def check_conformance(
@@ -221,22 +250,21 @@ def check_conformance(
         opened = bundle
         if not isinstance(opened, Bundle):
             opened = stack.enter_context(Bundle(opened))
-        codecs, skipped = open_backends(opened, backends, threads, precisions)
-        for codec in codecs.values():
-            stack.enter_context(codec)
-        report = ConformanceReport(list(images), list(qualities), skipped=skipped)
+        here = open_backends(opened, stack, backends, threads, precisions)
+        report = ConformanceReport(list(images), list(qualities), skipped=here.skipped)
         report.golden_mismatches = _golden_mismatches(opened)
         slow = stack.enter_context(Codec(opened, entropy_coder="numpy"))
         coders = [slow.coder]
         if core_available():
             coders.append(LatentCoder(opened.tables(), "c"))
             report.coder_files = 0
-        tallies = {(a, b): _Tally() for a in codecs for b in codecs}
+        tallies = {(a, b): _Tally() for a in here.encoders for b in here.decoders}
         for pixels in images.values():
             for quality in qualities:
-                _exchange(pixels, quality, tile, codecs, slow, coders, tallies, report)
+                _exchange(pixels, quality, tile, here, slow, coders, tallies, report)
     report.pairs = [
-        tally.pair(a, b, ALLOWED_LEVELS[codecs[b].precision]) for (a, b), tally in tallies.items()
+        tally.pair(a, b, ALLOWED_LEVELS[here.decoders[b].precision])
+        for (a, b), tally in tallies.items()
     ]
     return report
 
@@ -255,20 +283,20 @@ def _exchange(
     pixels: UInt8Array,
     quality: int,
     tile: int,
-    codecs: dict[str, Codec],
+    here: OpenBackends,
     slow: Codec,
     coders: Sequence[LatentCoder],
     tallies: dict[tuple[str, str], _Tally],
     report: ConformanceReport,
 ) -> None:
     """Encode a picture on every backend and decode each file on every other."""
-    made = {name: codec.encode(pixels, quality, tile=tile) for name, codec in codecs.items()}
+    made = {name: codec.encode(pixels, quality, tile=tile) for name, codec in here.encoders.items()}
     for data in dict.fromkeys(made.values()):  # many backends make the same file
         expected = slow.decode_latents(data)
-        found = {name: codec.decode_latents(data) for name, codec in codecs.items()}
-        shown = _differences(codecs, data)
+        found = {name: codec.decode_latents(data) for name, codec in here.decoders.items()}
+        shown = _differences(here.decoders, data)
         for encoder in (name for name, own in made.items() if own == data):
-            for decoder in codecs:
+            for decoder in here.decoders:
                 tallies[encoder, decoder].add(found[decoder], expected, shown[decoder])
         if report.coder_files is not None:
             report.coder_files += 1

@@ -126,10 +126,9 @@ def check_kit(
     report = KitReport()
     with ExitStack() as stack:
         bundle = stack.enter_context(Bundle(kit_model(folder)))
-        codecs, report.skipped = open_backends(bundle, backends, threads, PRECISIONS)
-        for codec in codecs.values():
-            stack.enter_context(codec)
-        report.worst = dict.fromkeys(codecs, 0)
+        here = open_backends(bundle, stack, backends, threads, PRECISIONS, ("synthesis",))
+        report.skipped = here.skipped
+        report.worst = dict.fromkeys(here.decoders, 0)
         report.coders = ["c", "numpy"] if core_available() else ["numpy"]
         readers = [
             stack.enter_context(Codec(bundle, entropy_coder=coder)) for coder in report.coders
@@ -140,7 +139,7 @@ def check_kit(
             try:
                 data = (folder / f"{name}.ecx").read_bytes()
                 _check_bytes(name, data, expected, readers, report)
-                _check_pixels(name, data, expected, codecs, report, folder / f"{name}.png")
+                _check_pixels(name, data, expected, here.decoders, report, folder / f"{name}.png")
             except (EdgeCodecError, OSError) as exc:
                 report.problems.append(f"{BREAK}: {name}.ecx: {exc}")
     return report

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from PIL import Image
 
 from edgecodec.bundle import Bundle
 from edgecodec.codec import Codec
@@ -35,7 +37,8 @@ def pictures(small: npt.NDArray[np.uint8]) -> Pictures:
 def test_this_machine_conforms(shipped: Bundle, pictures: Pictures) -> None:
     report = check_conformance(pictures, [5, 95], bundle=shipped, tile=32, threads=1)
     assert report.passed, report.text()
-    working = {f"{name} fp32" for name in backend_names()} - set(report.skipped)
+    absent = {skipped.rpartition(" ")[0] for skipped in report.skipped}
+    working = {f"{name} fp32" for name in backend_names()} - absent
     assert {(p.encoder, p.decoder) for p in report.pairs} == {
         (a, b) for a in working for b in working
     }
@@ -60,8 +63,10 @@ def test_backends_that_are_not_here_are_told(
     monkeypatch.setattr(Codec, "choice", absent)
     report = check_conformance(pictures, [50], bundle=shipped, backends=["onnxruntime", "openvino"])
     assert report.passed
-    assert report.skipped == {"openvino fp32": "openvino: not installed"}
-    assert "openvino fp32: not used (openvino: not installed)" in report.text()
+    assert report.skipped == {
+        f"openvino fp32 {stage}": "openvino: not installed" for stage in ("analysis", "synthesis")
+    }
+    assert "openvino fp32 analysis: not used (openvino: not installed)" in report.text()
 
 
 def test_no_backend_at_all_does_not_pass(
@@ -80,7 +85,7 @@ def test_no_backend_at_all_does_not_pass(
 
 def test_unknown_backend_is_no_backend_that_is_missing(shipped: Bundle) -> None:
     with pytest.raises(UnknownPluginError):
-        open_backends(shipped, ["cuda"])
+        open_backends(shipped, ExitStack(), ["cuda"])
 
 
 def test_a_latent_that_differs_fails(
@@ -166,8 +171,9 @@ def test_int8_pixel_that_differs_fails(pictures: Pictures, monkeypatch: pytest.M
     def wrong(self: Codec, data: bytes) -> Any:
         image = decode(self, data)
         if (self.backend, self.precision) == ("tflite", "int8"):
-            r, g, b = image.getpixel((3, 2))
-            image.putpixel((3, 2), (r ^ 1, g, b))
+            pixels = np.array(image)
+            pixels[2, 3, 0] ^= 1
+            return Image.fromarray(pixels)
         return image
 
     monkeypatch.setattr(Codec, "decode", wrong)
@@ -182,3 +188,30 @@ def test_int8_pixel_that_differs_fails(pictures: Pictures, monkeypatch: pytest.M
     assert not report.passed
     assert {p.decoder for p in report.pairs if not p.passed} == {"tflite int8"}
     assert "0/1!" in report.text()
+
+
+def test_backend_that_only_decodes_is_a_column_without_a_row(
+    pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgecodec.errors import BackendError
+
+    choice = Codec.choice
+
+    def no_analysis(self: Codec, stage: Any) -> Any:
+        if (self.precision, stage) == ("int8", "analysis"):
+            raise BackendError(self.backend, "wrong answers")
+        return choice(self, stage)
+
+    monkeypatch.setattr(Codec, "choice", no_analysis)
+    report = check_conformance(
+        pictures,
+        [70],
+        bundle=kit_model(),
+        backends=["onnxruntime"],
+        precisions=["fp32", "int8"],
+        threads=1,
+    )
+    assert report.passed, report.text()
+    assert {p.encoder for p in report.pairs} == {"onnxruntime fp32"}
+    assert {p.decoder for p in report.pairs} == {"onnxruntime fp32", "onnxruntime int8"}
+    assert "onnxruntime int8 analysis: not used (onnxruntime: wrong answers)" in report.text()

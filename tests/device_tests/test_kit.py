@@ -153,7 +153,7 @@ def test_refused_backend_is_named(copy: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(Bundle, "golden", golden)
     report = check_kit(copy, ["onnxruntime"], threads=1)
     assert set(report.worst) == {"onnxruntime fp32", "onnxruntime fp16"}
-    assert "onnxruntime int8: not used" in report.text()
+    assert "onnxruntime int8 synthesis: not used" in report.text()
     assert "differs from the reference by up to 1 levels" in report.text()
     assert report.passed
 
