@@ -28,6 +28,7 @@ from edgecodec.device_tests.kit import (
 from edgecodec.entropy import LatentCoder
 from edgecodec.errors import EdgeCodecError
 from edgecodec.runtimes.registry import backend_names
+from edgecodec.runtimes.select import clear_cache
 
 
 @pytest.fixture
@@ -144,10 +145,11 @@ def test_pixels_of_float_graphs_are_compared_with_the_reference(copy: Path) -> N
 
 def test_refused_backend_is_named(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A runtime whose int8 answers are wrong is told, and float32 checked all the same."""
-    run_stage = Bundle.golden
+    clear_cache()  # what has been proven is not proven again
+    right = Bundle.golden
 
     def golden(self: Bundle) -> dict[str, npt.NDArray[Any]]:
-        arrays = run_stage(self)
+        arrays = right(self)
         return {**arrays, "x_hat_int8": arrays["x_hat_int8"] ^ np.uint8(1)}
 
     monkeypatch.setattr(Bundle, "golden", golden)
