@@ -180,7 +180,7 @@ def test_pictures_never_change() -> None:
     assert pictures["grey"].ndim == 2
 
 
-def test_kit_is_what_the_converter_makes_of_its_pictures() -> None:
+def test_files_are_of_the_pictures() -> None:
     """The golden `one` is that picture encoded: pictures, model and files belong together."""
     with Codec(KIT / BUNDLE, "onnxruntime", "fp32", threads=1) as codec:
         for name, quality in (("one", 50), ("black", 1), ("grey", 60)):

@@ -1,6 +1,6 @@
 """Make the conformance kit: golden files of a tiny model, with all that must come out of them.
 
-    python -m edgecodec.converters.conformance_kit NEW_FOLDER
+    python -m tests.device_tests.make_kit NEW_FOLDER
 
 The kit is made once per version of the format. Made again it is another kit, and says nothing
 about whether today's code still reads yesterday's files; `tests/device_tests/test_kit.py` fails
