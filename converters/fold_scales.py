@@ -112,9 +112,7 @@ def _before(node: Conv2d, convolution: Conv2d) -> Conv2d:
         for a in (node.weight, node.bias)
     )
     bias = convolution.bias + (weight.sum((2, 3)) * offset).sum(1)
-    return _with(
-        replace(convolution, inputs=node.inputs), weight * factor[:, :, None, None], bias
-    )
+    return _with(replace(convolution, inputs=node.inputs), weight * factor[:, :, None, None], bias)
 
 
 def _with(convolution: Conv2d, weight: Float64Array, bias: Float64Array) -> Conv2d:

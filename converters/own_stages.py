@@ -75,7 +75,10 @@ def own_stages(codec: TrainedCodec) -> OwnStages:
         ConversionError: a part is not what `TrainedCodec` says; tells which and how.
     """
     data, tables = read_tables(codec.tables)
-    analysis, synthesis = _network(codec.analysis, "analysis"), _network(codec.synthesis, "synthesis")
+    analysis, synthesis = (
+        _network(codec.analysis, "analysis"),
+        _network(codec.synthesis, "synthesis"),
+    )
     m, z = tables.latent_channels, tables.hyper_channels
     height, width = _TRIED
     found = _try(analysis, (1, 3, height, width), "analysis")
@@ -85,7 +88,9 @@ def own_stages(codec: TrainedCodec) -> OwnStages:
     if len(found) == 2:
         _check_map(found[1], "z", z, HYPER_STRIDE)
     elif z != 1:
-        raise ConversionError(f"returns no z, and the tables are for {z} channels of it", "analysis")
+        raise ConversionError(
+            f"returns no z, and the tables are for {z} channels of it", "analysis"
+        )
     shape = (1, m, height // LATENT_STRIDE, width // LATENT_STRIDE)
     pictures = _try(synthesis, shape, "synthesis")
     if len(pictures) != 1 or pictures[0].shape != (1, 3, height, width):
