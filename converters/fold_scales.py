@@ -22,8 +22,6 @@ from edgecodec.converters.graph import (
     Value,
 )
 
-Float64Array = npt.NDArray[np.float64]
-
 
 def scale(name: str, source: str, output: str, factor: Float32Array, offset: Float32Array) -> Node:
     """Return the node of `factor * x + offset`, both (C,)."""
@@ -98,8 +96,9 @@ def _repeated(node: Conv2d, source: str, output: str, block: int) -> Conv2d:
 
 def _after(convolution: Conv2d, node: Conv2d) -> Conv2d:
     """Return a convolution that does what a scale does to its result."""
-    weight = convolution.weight * node.weight.astype(np.float64)
-    bias = convolution.bias * node.weight[:, 0, 0, 0].astype(np.float64) + node.bias
+    factor = node.weight.astype(np.float64)
+    weight = convolution.weight * factor
+    bias = convolution.bias * factor[:, 0, 0, 0] + node.bias
     return _with(replace(convolution, output=node.output), weight, bias)
 
 
@@ -115,7 +114,9 @@ def _before(node: Conv2d, convolution: Conv2d) -> Conv2d:
     return _with(replace(convolution, inputs=node.inputs), weight * factor[:, :, None, None], bias)
 
 
-def _with(convolution: Conv2d, weight: Float64Array, bias: Float64Array) -> Conv2d:
+def _with(
+    convolution: Conv2d, weight: npt.NDArray[np.floating], bias: npt.NDArray[np.floating]
+) -> Conv2d:
     return replace(convolution, weight=weight.astype(np.float32), bias=bias.astype(np.float32))
 
 

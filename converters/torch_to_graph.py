@@ -280,7 +280,8 @@ class _Reader:
         weight, bias, mean, variance = (self._numbers(argument) for argument in node.args[1:5])
         if mean is None or variance is None or not (frozen or node.args[5] is False):
             raise self._unsupported(node, "batch_norm by the statistics of its input")
-        factor = 1.0 / np.sqrt(variance.astype(np.float64) + float(node.args[6 if frozen else 7]))
+        epsilon: Any = node.args[6 if frozen else 7]
+        factor = 1.0 / np.sqrt(variance.astype(np.float64) + float(epsilon))
         factor = factor if weight is None else factor * weight
         offset = -mean * factor if bias is None else bias - mean * factor
         self._scale(node, node.args[0], factor, offset)

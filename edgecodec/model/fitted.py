@@ -80,12 +80,12 @@ class FittedCodec(NeuralCodec):
 
     @property
     def analysis(self) -> nn.Module:
-        """x to y and z."""
+        """What maps x to y and z."""
         return _Stage(self, self.analyse)
 
     @property
     def synthesis(self) -> nn.Module:
-        """y_hat to x_hat."""
+        """What maps y_hat to x_hat."""
         return _Stage(self, self.synthesise)
 
     @property

@@ -295,9 +295,11 @@ def test_tables_that_cannot_be_are_refused(
 
 def test_hyper_latents_must_come_from_somewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     t = tables()
-    wide = {name: np.repeat(getattr(t, name), 3, 1) for name in ("w1", "step_z", "index_z")}
-    more = replace(t, **wide, gain_z=np.repeat(t.gain_z, 3, 1))
-    with pytest.raises(ConversionError, match="^analysis: returns no z, and the tables are for 3"):
+    wide: dict[str, Any] = {
+        name: np.repeat(getattr(t, name), 3, 1) for name in ("w1", "step_z", "index_z", "gain_z")
+    }
+    more = replace(t, **wide)
+    with pytest.raises(ConversionError, match=r"^analysis: returns no z, and the tables are for 3"):
         read(monkeypatch, tables=more)
 
 
@@ -306,8 +308,8 @@ def test_latents_out_of_range_are_refused(monkeypatch: pytest.MonkeyPatch) -> No
     network: Any = analysis()
     nn.init.constant_(network[0].weight, 1.0)
     source = read(monkeypatch, analysis=network)
-    with pytest.raises(ConversionError, match="^analysis: y reaches 153600, y_hat only 2047"):
+    with pytest.raises(ConversionError, match=r"^analysis: y reaches 153600, y_hat only 2047"):
         source.analyse(photo)
     nn.init.constant_(network[0].weight, 3e38)
-    with pytest.raises(ConversionError, match="^analysis: gives y or z that is not finite"):
+    with pytest.raises(ConversionError, match=r"^analysis: gives y or z that is not finite"):
         read(monkeypatch, analysis=network).analyse(photo)
