@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from edgecodec.converters.graph import (
     Conv2d,
+    Convolution,
     DepthToSpace,
     Dequantize,
     Graph,
@@ -80,7 +81,7 @@ def _permutable_sources(graph: Graph, value: str) -> list[Node]:
     found: list[Node] = []
     while value not in graph.outputs and len(graph.consumers(value)) == 1:
         node = graph.producer(value)
-        if isinstance(node, Conv2d | QuantizedConv2d):
+        if isinstance(node, Convolution):
             return [*found, node] if node.groups == 1 else []
         if not isinstance(node, _BY_ELEMENT):
             return []
@@ -137,7 +138,7 @@ def _permutable_readers(graph: Graph, value: str) -> list[Node]:
             if not behind:
                 return []
             found += [node, *behind]
-        elif isinstance(node, Conv2d | QuantizedConv2d) and node.groups == 1:
+        elif isinstance(node, Convolution) and node.groups == 1:
             found.append(node)
         else:
             return []
@@ -148,7 +149,7 @@ def _is_identity(order: Indexes) -> bool:
     return bool(np.array_equal(order, np.arange(len(order))))
 
 
-def _permutation(graph: Graph, node: Node, value: str, order: Indexes) -> Conv2d | QuantizedConv2d:
+def _permutation(graph: Graph, node: Node, value: str, order: Indexes) -> Convolution:
     """Return a 1x1 convolution that makes channel k of its output channel order[k] of `value`."""
     name, channels = f"{node.name}.permute", len(order)
     weight = np.eye(channels, dtype=np.float32)[order][:, :, None, None]

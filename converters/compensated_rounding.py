@@ -11,7 +11,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-Float64Array = npt.NDArray[np.float64]
+from edgecodec.converters.graph import Float64Array
+
 Spread = tuple[npt.NDArray[np.intp], Float64Array]
 """Order of the columns, and a triangular matrix of how much of an error each later one takes."""
 _DAMPING = 0.01

@@ -25,6 +25,7 @@ from edgecodec.converters.precision import Precision
 from edgecodec.converters.report import ConversionReport, ConversionRow
 from edgecodec.converters.share_weights import share_weights
 from edgecodec.converters.targets import TARGETS, Target, plan, require
+from edgecodec.entropy import LatentCoder
 from edgecodec.errors import ConversionError
 from edgecodec.manifest import ArtefactEntry, Manifest
 from edgecodec.runtimes.base import STAGES, Artefact, StageName
@@ -144,12 +145,13 @@ def _reference_files(job: _Job) -> Gate:
 
 def _add_int8(job: _Job) -> None:
     """Quantize both stages by what the photos set aside for that need."""
-    from edgecodec.converters.gate import Gate
+    from edgecodec.converters.gate import make_files
     from edgecodec.converters.int8_graphs import int8_graphs
 
-    ranges = job.photos.for_ranges
-    files = Gate(job.source.tables, ranges, job.source.analyse, job.source.synthesise)
-    made = int8_graphs(job.source.graphs, ranges, files.latents(), job.progress)
+    ranges, coder = job.photos.for_ranges, LatentCoder(job.source.tables)
+    files = [file for photo in ranges for file in make_files(coder, photo, job.source.analyse)]
+    latents = [y_hat for _, y_hat in files]
+    made = int8_graphs(job.source.graphs, ranges, latents, job.progress)
     for stage, graph in made.items():
         job.graphs[stage, "int8"] = graph
 

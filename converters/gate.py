@@ -8,7 +8,7 @@ qualities, and the two rate-distortion curves are compared.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from edgecodec.entropy import LatentCoder
 from edgecodec.errors import ConfigError
+from edgecodec.image import to_levels
 from edgecodec.metrics import bd_rate, psnr_rgb
 
 QUALITIES = (10, 30, 50, 70, 85)
@@ -74,6 +75,16 @@ class _Point:
     picture: UInt8Array
 
 
+def make_files(
+    coder: LatentCoder, photo: UInt8Array, analyse: Analyse, qualities: Sequence[int] = QUALITIES
+) -> Iterator[tuple[bytes, Int16Array]]:
+    """Yield the file of a photo at each quality, and y_hat (h, w, M) as a decoder reads it."""
+    y, z = analyse(photo)
+    for quality in qualities:
+        data = coder.compress(quality, y, z)
+        yield data, coder.decode(quality, z.shape[0], z.shape[1], data)[1]
+
+
 class Gate:
     """The reference's files of some photos, to compare others with.
 
@@ -97,17 +108,10 @@ class Gate:
         self.photos, self.qualities = tuple(photos), tuple(qualities)
         self.points = [self._curve(photo, analyse, synthesise) for photo in self.photos]
 
-    def latents(self) -> list[Int16Array]:
-        """Return y_hat of every file of the reference."""
-        return [point.y_hat for curve in self.points for point in curve]
-
     def _curve(self, photo: UInt8Array, analyse: Analyse, synthesise: Synthesise) -> list[_Point]:
-        y, z = analyse(photo)
         points = []
-        for quality in self.qualities:
-            data = self.coder.compress(quality, y, z)
-            _, y_hat = self.coder.decode(quality, z.shape[0], z.shape[1], data)
-            picture = _levels(synthesise(y_hat))
+        for data, y_hat in make_files(self.coder, photo, analyse, self.qualities):
+            picture = to_levels(synthesise(y_hat))
             rate = 8.0 * len(data) / (photo.shape[0] * photo.shape[1])
             points.append(_Point(rate, psnr_rgb(photo, picture), y_hat, picture))
         return points
@@ -119,7 +123,7 @@ class Gate:
         for photo, curve in zip(self.photos, self.points, strict=True):
             decoded = []
             for point in curve:
-                picture = _levels(synthesise(point.y_hat))
+                picture = to_levels(synthesise(point.y_hat))
                 moved = np.abs(picture.astype(np.int16) - point.picture).max()
                 worst_level = max(worst_level, int(moved))
                 psnr = psnr_rgb(photo, picture)
@@ -135,10 +139,6 @@ class Gate:
             self.qualities,
             len(self.photos),
         )
-
-
-def _levels(x_hat: npt.NDArray[np.float32]) -> UInt8Array:
-    return np.rint(np.clip(x_hat, 0.0, 255.0)).astype(np.uint8)
 
 
 def _loss(reference: Sequence[Sequence[_Point]], found: Sequence[Sequence[_Point]]) -> float:

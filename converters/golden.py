@@ -24,6 +24,7 @@ from edgecodec.converters.graph import Graph
 from edgecodec.converters.integer_oracle import run_oracle
 from edgecodec.converters.parity import channels_first, channels_last
 from edgecodec.entropy import LatentCoder
+from edgecodec.image import to_levels
 
 QUALITY = 60
 HEIGHT, WIDTH = 96, 160
@@ -58,7 +59,7 @@ def make_golden(
         "quality": np.array(QUALITY, np.int64),
         "file": np.frombuffer(write_container(header, [substream]), np.uint8),
         "y_hat": y_hat,
-        "x_hat": np.rint(np.clip(x_hat, 0, 255)).astype(np.uint8),
+        "x_hat": to_levels(x_hat),
         "y": y,
         "z": z,
     }
@@ -68,7 +69,7 @@ def add_exact(golden: Mapping[str, npt.NDArray[Any]], graph: Graph) -> dict[str,
     """Return a golden vector with `x_hat_int8`, the one answer of an exact synthesis."""
     given = {"y_hat": golden["y_hat"][None].astype(np.float32)}
     x_hat = run_oracle(graph, given)["x_hat"][0]
-    return {**golden, "x_hat_int8": np.rint(np.clip(x_hat, 0, 255)).astype(np.uint8)}
+    return {**golden, "x_hat_int8": to_levels(x_hat)}
 
 
 def save_golden(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from edgecodec.errors import ConversionError
 
 Float32Array: TypeAlias = npt.NDArray[np.float32]
+Float64Array: TypeAlias = npt.NDArray[np.float64]
 Size: TypeAlias = tuple[int, int]
 Order: TypeAlias = Literal["crd", "dcr"]
 """Channel order of a shuffle. With C channels on the fine side and a block of r, position (i, j)
@@ -80,11 +81,6 @@ class Conv2d:
     dilation: Size = (1, 1)
     groups: int = 1
 
-    @property
-    def is_depthwise(self) -> bool:
-        """Whether every group has a single input channel, and there are several groups."""
-        return self.groups > 1 and self.weight.shape[1] == 1
-
 
 @dataclass(frozen=True, eq=False)
 class QuantizedConv2d:
@@ -118,11 +114,6 @@ class QuantizedConv2d:
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
     dilation: Size = (1, 1)
     groups: int = 1
-
-    @property
-    def is_depthwise(self) -> bool:
-        """Whether every group has a single input channel, and there are several groups."""
-        return self.groups > 1 and self.weight.shape[1] == 1
 
 
 @dataclass(frozen=True)
@@ -207,9 +198,10 @@ class SpaceToDepth:
     order: Order = "crd"
 
 
-FloatNode: TypeAlias = Conv2d | Relu | Add | DepthToSpace | SpaceToDepth
-"""What float networks are made of."""
-Node: TypeAlias = FloatNode | QuantizedConv2d | Quantize | Dequantize | Scale | Snap
+Convolution: TypeAlias = Conv2d | QuantizedConv2d
+Node: TypeAlias = (
+    Convolution | Relu | Add | DepthToSpace | SpaceToDepth | Quantize | Dequantize | Scale | Snap
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -290,6 +282,11 @@ class Graph:
         if not fits:
             raise ConversionError(f"node {node.name} reads or makes the wrong kind", self.stage)
 
+    @property
+    def has_codes(self) -> bool:
+        """Whether any value is int8."""
+        return any(value.coding is not None for value in self.values.values())
+
     def consumers(self, value: str) -> list[Node]:
         """Return the nodes that read a value."""
         return [node for node in self.nodes if value in node.inputs]
@@ -306,7 +303,7 @@ class Graph:
             numbers[node.output] = len(numbers)
             parts: list[object] = [type(node).__name__, [numbers[name] for name in node.inputs]]
             arrays: tuple[npt.NDArray[Any], ...] = ()
-            if isinstance(node, Conv2d | QuantizedConv2d):
+            if isinstance(node, Convolution):
                 arrays = (node.weight, node.bias)
                 parts += [node.stride, node.padding, node.dilation, node.groups]
                 parts += [array.shape for array in arrays]
@@ -317,6 +314,11 @@ class Graph:
                 digest.update(np.asarray(array, array.dtype.newbyteorder("<"), order="C").tobytes())
         digest.update(repr([numbers[name] for name in self.outputs]).encode())
         return digest.digest()
+
+
+def is_depthwise(node: Convolution) -> bool:
+    """Return whether every group has a single input channel, and there are several groups."""
+    return node.groups > 1 and node.weight.shape[1] == 1
 
 
 def fits_half(array: Float32Array) -> bool:

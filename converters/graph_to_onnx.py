@@ -27,7 +27,7 @@ import onnx
 from edgecodec.converters.channel_order import with_dcr_shuffles
 from edgecodec.converters.graph import Graph
 from edgecodec.converters.onnx_model import ChannelsFirst, ChannelsLast
-from edgecodec.converters.precision import Precision, check_precision
+from edgecodec.converters.precision import Precision, check_graph_precision
 from edgecodec.errors import ConversionError
 
 
@@ -66,17 +66,3 @@ def write_onnx(graph: Graph, path: Path, precision: Precision = "fp32") -> dict[
     model = build_onnx(graph, precision, channels_last=precision == "int8")
     path.write_bytes(model.SerializeToString(deterministic=True))
     return dict(sorted(Counter(node.op_type for node in model.graph.node).items()))
-
-
-def check_graph_precision(graph: Graph, precision: Precision) -> None:
-    """Refuse a precision that a graph does not have.
-
-    Raises:
-        ConversionError: it is int8 and the graph has no codes, or the other way round.
-    """
-    check_precision(precision, ("fp32", "fp16", "int8"), graph.stage)
-    coded = any(value.coding is not None for value in graph.values.values())
-    if coded and precision != "int8":
-        raise ConversionError(f"an int8 graph cannot be written as {precision}", graph.stage)
-    if not coded and precision == "int8":
-        raise ConversionError("a graph without int8 codes cannot be written as int8", graph.stage)

@@ -29,9 +29,9 @@ import openvino
 import openvino.opset8 as opset
 
 from edgecodec.converters.channel_order import with_dcr_shuffles
-from edgecodec.converters.graph import Conv2d, Graph, QuantizedConv2d, fits_half, to_half
-from edgecodec.converters.graph_to_onnx import build_onnx, check_graph_precision
-from edgecodec.converters.precision import Precision
+from edgecodec.converters.graph import Convolution, Graph, QuantizedConv2d, fits_half, to_half
+from edgecodec.converters.graph_to_onnx import build_onnx
+from edgecodec.converters.precision import Precision, check_graph_precision
 from edgecodec.errors import ConversionError
 
 _WORTH_HALF = 256
@@ -89,7 +89,7 @@ def _check_constants(graph: Graph, model: Any, precision: Precision) -> None:
         if op.get_type_name() == "Constant"
     }
     for node in graph.nodes:
-        if not isinstance(node, Conv2d | QuantizedConv2d):
+        if not isinstance(node, Convolution):
             continue
         arrays: dict[str, npt.NDArray[Any]] = {"weight": node.weight, "bias": node.bias}
         if isinstance(node, QuantizedConv2d):

@@ -13,7 +13,8 @@ kernels.
 
 `int8` is for graphs with codes (docs/exact-int8.md). Their tensors are int8 with the scale and zero
 point of the coding, weights int8 with a scale per output channel; what is float32 stays it, weights
-as in `fp32`. XNNPACK, TFLite's own kernels and its reference kernels give the same bits.
+as in `fp32`. XNNPACK, which rounds once, gives the bits of the oracle; TFLite's own kernels scale
+in fixed point, round twice, and may give others.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from edgecodec.converters.channel_order import with_dcr_shuffles
 from edgecodec.converters.graph import (
     Add,
     Conv2d,
+    Convolution,
     DepthToSpace,
     Dequantize,
     Float32Array,
@@ -42,11 +44,11 @@ from edgecodec.converters.graph import (
     Value,
     fits_half,
     infer_sizes,
+    is_depthwise,
     to_half,
 )
-from edgecodec.converters.precision import Precision, check_precision
+from edgecodec.converters.precision import Precision, check_graph_precision
 from edgecodec.converters.tflite_model import Kind, ModelBuilder
-from edgecodec.errors import ConversionError
 
 
 def write_tflite(
@@ -63,21 +65,10 @@ def write_tflite(
     Raises:
         ConversionError: the precision is not available, or a weight is beyond its range.
     """
-    check_precision(precision, ("fp32", "fp16", "int8"), graph.stage)
-    if (precision == "int8") != _has_codes(graph):
-        raise ConversionError(
-            "int8 is not available for a graph without int8 codes"
-            if precision == "int8"
-            else f"{precision} is not available for a graph with int8 codes: int8 alone is",
-            graph.stage,
-        )
+    check_graph_precision(graph, precision)
     writer = _Writer(with_dcr_shuffles(graph), precision, size)
     path.write_bytes(writer.write())
     return dict(sorted(Counter(writer.builder.used).items()))
-
-
-def _has_codes(graph: Graph) -> bool:
-    return any(value.coding is not None for value in graph.values.values())
 
 
 class _Writer:
@@ -159,10 +150,8 @@ class _Writer:
             return output
         return self.builder.constant(name, array)
 
-    def _convolution(
-        self, node: Conv2d | QuantizedConv2d, source: int, output: int, *, relu: bool
-    ) -> None:
-        axes = (1, 2, 3, 0) if node.is_depthwise else (0, 2, 3, 1)
+    def _convolution(self, node: Convolution, source: int, output: int, *, relu: bool) -> None:
+        axes = (1, 2, 3, 0) if is_depthwise(node) else (0, 2, 3, 1)
         same = _is_same_padding(node)
         if any(node.padding) and not same:
             source = self._pad(node, source)
@@ -173,13 +162,11 @@ class _Writer:
             stride=node.stride,
             dilation=node.dilation,
             relu=relu,
-            multiplier=node.weight.shape[0] // node.groups if node.is_depthwise else None,
+            multiplier=node.weight.shape[0] // node.groups if is_depthwise(node) else None,
             grouped=node.groups > 1,
         )
 
-    def _parameters(
-        self, node: Conv2d | QuantizedConv2d, axes: tuple[int, int, int, int]
-    ) -> tuple[int, int]:
+    def _parameters(self, node: Convolution, axes: tuple[int, int, int, int]) -> tuple[int, int]:
         """Store weight and bias; integers with what a step of each output channel stands for."""
         names = f"{node.name}.weight", f"{node.name}.bias"
         if isinstance(node, Conv2d):
@@ -196,7 +183,7 @@ class _Writer:
         scale = (node.scale * np.float64(coding.scale)).astype(np.float32)
         return codes, self.builder.constant(names[1], node.bias, scale=scale)
 
-    def _pad(self, node: Conv2d | QuantizedConv2d, source: int) -> int:
+    def _pad(self, node: Convolution, source: int) -> int:
         top, left, bottom, right = node.padding
         height, width = self.sizes[node.inputs[0]]
         size = (height + top + bottom, width + left + right)
@@ -223,7 +210,7 @@ class _Writer:
             self.builder.simple(kind, inputs, source)
 
 
-def _is_same_padding(node: Conv2d | QuantizedConv2d) -> bool:
+def _is_same_padding(node: Convolution) -> bool:
     """Return whether SAME pads as the node does for every size.
 
     With a stride, SAME puts zeros where the size happens to need them, so that it is the same

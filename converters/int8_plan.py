@@ -29,7 +29,7 @@ class Plan:
     Attributes:
         trunk: names of the values that stay float32.
         int8: names of the convolutions that become int8.
-        fused: name of the ReLU that is part of a convolution, by the convolution's name.
+        fused: ReLUs that are part of a convolution, by the name of what it makes.
     """
 
     trunk: frozenset[str]
@@ -47,18 +47,9 @@ def make_plan(graph: Graph) -> Plan:
         if isinstance(node, Relu) and not _fits_into_convolution(graph, node):
             trunk.add(node.inputs[0])  # its codes would have to be read with their sign
     _close(graph, trunk)
-    int8, fused = set(), {}
-    for node in graph.nodes:
-        if isinstance(node, Conv2d) and node.output not in trunk:
-            int8.add(node.name)
-            readers = graph.consumers(node.output)
-            if (
-                len(readers) == 1
-                and isinstance(readers[0], Relu)
-                and readers[0].output not in trunk
-            ):
-                fused[node.name] = readers[0]
-    return Plan(frozenset(trunk), frozenset(int8), fused)
+    int8 = {n.name for n in graph.nodes if isinstance(n, Conv2d) and n.output not in trunk}
+    relus = [n for n in graph.nodes if isinstance(n, Relu) and n.inputs[0] not in trunk]
+    return Plan(frozenset(trunk), frozenset(int8), {relu.inputs[0]: relu for relu in relus})
 
 
 def _branch(graph: Graph, add: Add) -> set[str]:
@@ -89,6 +80,14 @@ def _close(graph: Graph, trunk: set[str]) -> None:
     for node in graph.nodes:
         if isinstance(node, DepthToSpace | SpaceToDepth | Relu) and node.inputs[0] in trunk:
             trunk.add(node.output)
+
+
+def partner_of(graph: Graph, branch: str) -> str | None:
+    """Return the trunk value that a branch is added to, if that is what becomes of it."""
+    readers = graph.consumers(branch)
+    if len(readers) != 1 or not isinstance(readers[0], Add):
+        return None
+    return next(name for name in readers[0].inputs if name != branch)
 
 
 def stream_of(graph: Graph, value: str) -> list[str]:

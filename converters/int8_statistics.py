@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from edgecodec.converters.graph import Float32Array, Graph
+from edgecodec.converters.graph import Float32Array, Float64Array, Graph
 from edgecodec.converters.graph_to_torch import describe
 from edgecodec.runtimes.torch_graph import TorchGraph
 
 _SAMPLES = 20_000
-Float64Array = npt.NDArray[np.float64]
 
 _STEPS = 3
 """Scales tried per octave."""
@@ -46,20 +44,18 @@ def pooled(parts: Sequence[Statistics]) -> Statistics:
 def collect(
     graph: Graph,
     inputs: Sequence[Mapping[str, Float32Array]],
-    progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Statistics]:
     """Run a float graph and look at every value.
 
     Args:
         graph: to run.
         inputs: (1, H, W, C) float32 by name, one mapping per run.
-        progress: told how many runs are done.
     """
     everything = replace(graph, outputs=tuple(node.output for node in graph.nodes))
     network = TorchGraph(describe(everything)).eval()
     rng = np.random.default_rng(0)
     seen: dict[str, list[Statistics]] = {}
-    for done, given in enumerate(inputs, 1):
+    for given in inputs:
         tensors = {name: torch.from_numpy(array) for name, array in given.items()}
         for name, value in {**tensors, **network(tensors)}.items():
             flat = value.reshape(-1, value.shape[-1])
@@ -67,7 +63,6 @@ def collect(
             seen.setdefault(name, []).append(
                 Statistics(flat[rows].T.numpy().copy(), flat.abs().amax(0).numpy())
             )
-        progress(done)
     return {name: pooled(parts) for name, parts in seen.items()}
 
 

@@ -14,9 +14,11 @@ import numpy.typing as npt
 from edgecodec.converters.graph import (
     Add,
     Conv2d,
+    Convolution,
     DepthToSpace,
     Dequantize,
     Float32Array,
+    Float64Array,
     Graph,
     Node,
     Quantize,
@@ -28,7 +30,6 @@ from edgecodec.converters.graph import (
 )
 from edgecodec.errors import ConversionError
 
-Float64Array = npt.NDArray[np.float64]
 CODES = (-128, 127)
 
 
@@ -98,9 +99,7 @@ def _code(graph: Graph, node: Node, real: Float64Array, zero_point: int) -> Floa
     return np.clip(np.rint(real), low, high) + zero_point
 
 
-def _convolve(
-    node: Conv2d | QuantizedConv2d, x: Float64Array, weight: npt.NDArray[np.generic]
-) -> Float64Array:
+def _convolve(node: Convolution, x: Float64Array, weight: npt.NDArray[np.generic]) -> Float64Array:
     """Return the convolution of (H, W, I) without its bias, one product per kernel position."""
     top, left, bottom, right = node.padding
     x = np.pad(x, ((top, bottom), (left, right), (0, 0)))

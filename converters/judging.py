@@ -15,7 +15,8 @@ from edgecodec.converters.report import ConversionRow
 from edgecodec.converters.targets import TARGETS
 from edgecodec.manifest import ArtefactEntry
 from edgecodec.runtimes.base import Artefact, Float32Array, Session, SessionOptions, StageName
-from edgecodec.runtimes.measure import time_side_by_side
+from edgecodec.runtimes.checked_session import LATENT_STRIDE
+from edgecodec.runtimes.measure import repeated, time_side_by_side
 from edgecodec.runtimes.registry import get_backend
 
 SIZE = (512, 768)
@@ -90,9 +91,8 @@ def _verdict(
             return found["y"][0], found["z"][0]
 
         def synthesise(y_hat: np.ndarray) -> Float32Array:
-            x_hat: Float32Array = synthesis.run({"y_hat": y_hat[None].astype(np.float32)})["x_hat"][
-                0
-            ]
+            found = synthesis.run({"y_hat": y_hat[None].astype(np.float32)})
+            x_hat: Float32Array = found["x_hat"][0]
             return x_hat
 
         return gate.judge(analyse, synthesise)
@@ -112,25 +112,21 @@ def _session(folder: Path, entry: ArtefactEntry, threads: int | None) -> Iterato
 def _speeds(folder: Path, gate: Gate, entries: Sequence[ArtefactEntry]) -> dict[str, float]:
     """Return milliseconds per call by path, the precisions of a stage side by side."""
     found: dict[str, float] = {}
-    photo, y_hat = gate.photos[0], gate.latents()[len(gate.qualities) // 2]
+    photo, file = gate.photos[0], gate.points[0][len(gate.qualities) // 2]
+    height, width = SIZE
+    x, y_hat = (array[None].astype(np.float32) for array in (photo, file.y_hat))
+    work = {
+        "analysis": {"x": repeated(x, height, width)},
+        "synthesis": {"y_hat": repeated(y_hat, height // LATENT_STRIDE, width // LATENT_STRIDE)},
+    }
     for target, stage in dict.fromkeys((e.target, e.stage) for e in entries):
         group = [e for e in entries if (e.target, e.stage) == (target, stage)]
-        given = (
-            {"x": _tiled(photo, SIZE)}
-            if stage == "analysis"
-            else {"y_hat": _tiled(y_hat, (SIZE[0] // 16, SIZE[1] // 16))}
-        )
         with contextlib.ExitStack() as stack:
             runs = [
-                partial(stack.enter_context(_session(folder, e, THREADS)).run, given) for e in group
+                partial(stack.enter_context(_session(folder, e, THREADS)).run, work[stage])
+                for e in group
             ]
             for entry, timing in zip(group, time_side_by_side(runs, _BUDGET_S), strict=True):
                 if timing.median_s is not None:
                     found[entry.path] = 1e3 * timing.median_s
     return found
-
-
-def _tiled(array: np.ndarray, size: tuple[int, int]) -> Float32Array:
-    """Repeat (h, w, C) to a size, as (1, H, W, C) float32."""
-    repeat = (-(-size[0] // array.shape[0]), -(-size[1] // array.shape[1]), 1)
-    return np.ascontiguousarray(np.tile(array, repeat)[None, : size[0], : size[1]], np.float32)

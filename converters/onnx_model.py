@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgecodec.converters.graph import (
     Add,
     Conv2d,
+    Convolution,
     DepthToSpace,
     Dequantize,
     Float32Array,
@@ -218,7 +219,7 @@ class ChannelsFirst:
         ]
         return self._op("DequantizeLinear", given, name, axis=0)
 
-    def _conv(self, node: Conv2d | QuantizedConv2d, inputs: Sequence[str], output: str) -> str:
+    def _conv(self, node: Convolution, inputs: Sequence[str], output: str) -> str:
         top, left, bottom, right = node.padding
         return self._op(
             "Conv",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
+from edgecodec.converters.graph import Graph
 from edgecodec.errors import ConversionError
 
 Precision: TypeAlias = Literal["fp32", "fp16", "int8"]
@@ -24,3 +25,16 @@ def check_precision(
     raise ConversionError(
         f"precision {precision!r} is not available; there are: {', '.join(available)}", stage
     )
+
+
+def check_graph_precision(graph: Graph, precision: Precision) -> None:
+    """Refuse a precision that a graph does not have.
+
+    Raises:
+        ConversionError: it is int8 and the graph has no codes, or the other way round.
+    """
+    check_precision(precision, stage=graph.stage)
+    if graph.has_codes and precision != "int8":
+        raise ConversionError(f"an int8 graph cannot be written as {precision}", graph.stage)
+    if not graph.has_codes and precision == "int8":
+        raise ConversionError("a graph without int8 codes cannot be written as int8", graph.stage)

@@ -17,10 +17,9 @@ import numpy.typing as npt
 
 from edgecodec.bundle import WEIGHTS
 from edgecodec.converters.graph import (
-    Conv2d,
+    Convolution,
     DepthToSpace,
     Graph,
-    QuantizedConv2d,
     SpaceToDepth,
 )
 from edgecodec.converters.precision import Precision, check_precision
@@ -89,7 +88,7 @@ def find_parts(data: bytes, graph: Graph, pool: _Pool) -> Parts:
     blocks = sorted(
         {node.block for node in graph.nodes if isinstance(node, DepthToSpace | SpaceToDepth)}
     )
-    nodes = [n for n in graph.nodes if isinstance(n, Conv2d | QuantizedConv2d)]
+    nodes = [n for n in graph.nodes if isinstance(n, Convolution)]
     arrays = [a for n in nodes for a in (n.weight, n.bias)]
     taken: list[tuple[int, int, Slice]] = []
     for array in sorted(arrays, key=lambda a: -a.size):

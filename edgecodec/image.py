@@ -118,6 +118,11 @@ def _metadata(image: Image.Image) -> dict[str, bytes]:
     return found
 
 
+def to_levels(x_hat: npt.NDArray[np.float32]) -> UInt8Array:
+    """Round what a synthesis gives, nominally 0..255, to pixels; the shape stays."""
+    return np.rint(np.clip(x_hat, 0.0, 255.0)).astype(np.uint8)
+
+
 def from_pixels(pixels: UInt8Array, mode: str, metadata: dict[str, bytes]) -> Image.Image:
     """Return a Pillow image that carries its metadata in `info`."""
     image = Image.fromarray(pixels)

@@ -16,8 +16,10 @@ import numpy.typing as npt
 
 from edgecodec.bundle import Bundle
 from edgecodec.errors import BundleError
+from edgecodec.image import to_levels
 from edgecodec.runtimes.base import Float32Array, StageName
 from edgecodec.runtimes.checked_session import ANALYSIS_MULTIPLE, LATENT_STRIDE
+from edgecodec.runtimes.measure import repeated
 
 
 @dataclass(frozen=True)
@@ -99,8 +101,7 @@ class Golden:
         name, value = self._given[stage]
         pixels = [-(-side // ANALYSIS_MULTIPLE) * ANALYSIS_MULTIPLE for side in size]
         height, width = (s if stage == "analysis" else s // LATENT_STRIDE for s in pixels)
-        repeat = (1, -(-height // value.shape[1]), -(-width // value.shape[2]), 1)
-        return {name: np.ascontiguousarray(np.tile(value, repeat)[:, :height, :width])}
+        return {name: repeated(value, height, width)}
 
     def problem(
         self,
@@ -143,7 +144,7 @@ def _pixels_problem(
     found = found[:height, :width]
     if not np.isfinite(found).all():
         return f"{name} holds NaN or infinity"
-    error = np.rint(np.clip(found, 0.0, 255.0)) - reference
+    error = to_levels(found).astype(np.float32) - reference
     worst, rms = float(np.abs(error).max()), float(np.sqrt(np.mean(np.square(error))))
     if worst > limit.levels or rms > limit.rms_levels:
         return (

@@ -8,6 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import numpy as np
+
+from edgecodec.runtimes.base import Float32Array
+
 _T = TypeVar("_T")
 
 MAX_WARM_UP = 4
@@ -42,6 +46,12 @@ class Timing:
         if self.samples:
             return statistics.median(self.samples)
         return min(self.warm_up, default=None)
+
+
+def repeated(value: Float32Array, height: int, width: int) -> Float32Array:
+    """Repeat (1, h, w, C) to a size, as a workload."""
+    times = (1, -(-height // value.shape[1]), -(-width // value.shape[2]), 1)
+    return np.ascontiguousarray(np.tile(value, times)[:, :height, :width])
 
 
 def time_side_by_side(

@@ -37,7 +37,7 @@ def add_parser(sub: Any) -> None:
         help="fp32, fp16, int8 (default: fp32)")  # fmt: skip
     add("--calibration", metavar="DIR",
         help="photos for ranges and losses; 32 are enough (default: the demo photo)")  # fmt: skip
-    add("--max-bd-loss", type=float, default=4.0, metavar="PERCENT",
+    add("--max-bd-loss", type=float, metavar="PERCENT",
         help="most bits at equal quality that an artefact may cost (default: 4)")  # fmt: skip
 
     add("-f", "--force", action="store_true", help="replace an existing BUNDLE")
@@ -48,7 +48,7 @@ def add_parser(sub: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Convert."""
-    from edgecodec.converters.convert import convert_checkpoint
+    from edgecodec.converters.convert import DEFAULT_MAX_LOSS, convert_checkpoint
 
     check_json(args.json)
     if ":" not in args.checkpoint and not Path(args.checkpoint).is_file():
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         name=args.name,
         force=args.force,
         progress=progress,
-        max_loss=args.max_bd_loss,
+        max_loss=DEFAULT_MAX_LOSS if args.max_bd_loss is None else args.max_bd_loss,
     )
     if args.json:
         write_json(args.json, report.to_dict())

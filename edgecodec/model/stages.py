@@ -1,7 +1,8 @@
 """The two graphs a device runs, in torch: what every converter starts from and is judged by.
 
-Input and output units are folded into weights and biases by powers of two, so that pixels go in
-as levels 0..255 and latents as the integers the entropy decoder yields.
+Input and output units are folded into weights and biases, so that pixels go in as levels 0..255
+and latents as the integers the entropy decoder yields; so are the 1x1 convolutions beside the
+latents (folding.py), which saves 0.26 kMAC per pixel on either side in the default shape.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from edgecodec import tables as fixed
 from edgecodec.model import config as fmt
+from edgecodec.model.folding import fold_latent_layers
 from edgecodec.model.network import NeuralCodec
 
 
@@ -63,17 +65,28 @@ def _scale_output(layer: nn.Conv2d, scale: float, offset: float = 0.0) -> None:
 def build_stages(codec: NeuralCodec) -> tuple[AnalysisStage, SynthesisStage]:
     """Return copies of the networks with all units folded in.
 
-    Weights are rounded to half precision first: artefacts store them in 16 bits and compute in
-    32, and every target, torch included, starts from the same numbers.
+    Weights are rounded to half precision: artefacts store them in 16 bits and compute in 32, and
+    every target, torch included, starts from the same numbers.
     """
-    g_a, h_a, g_s = (copy.deepcopy(net).float() for net in (codec.g_a, codec.h_a, codec.g_s))
-    for net in (g_a, h_a, g_s):
-        for layer in _convolutions(net):
-            layer.weight.copy_(layer.weight.half().float())
-    _scale_input(_convolutions(g_a)[0], 1.0 / fmt.PIXEL_UNIT, fmt.PIXEL_OFFSET)
+    codec = copy.deepcopy(codec).float()
+    g_a, h_a, g_s = codec.g_a, codec.h_a, codec.g_s
     _scale_output(_convolutions(g_a)[-1], fmt.Y_UNIT)
+    _scale_input(_convolutions(g_s)[0], 2.0**-fixed.Y_FRAC / fmt.Y_UNIT)
+    folded = fold_latent_layers(codec)
+    if folded[0]:
+        g_a = g_a[:-1]
+    if folded[1]:
+        g_s = g_s[1:]
+    layers = [layer for net in (g_a, h_a, g_s) for layer in _convolutions(net)]
+    _round_to_half(layers)
+    _scale_input(_convolutions(g_a)[0], 1.0 / fmt.PIXEL_UNIT, fmt.PIXEL_OFFSET)
     # h_a follows g_a; its first layer pads with zeros, which a pure scale leaves as they are.
     _scale_input(_convolutions(h_a)[0], 1.0 / fmt.Y_UNIT)
-    _scale_input(_convolutions(g_s)[0], 2.0**-fixed.Y_FRAC / fmt.Y_UNIT)
     _scale_output(_convolutions(g_s)[-1], fmt.PIXEL_UNIT, fmt.PIXEL_OFFSET)
+    _round_to_half(layers)  # powers of two change nothing but the smallest numbers of all
     return AnalysisStage(g_a, h_a).eval(), SynthesisStage(g_s).eval()
+
+
+def _round_to_half(layers: list[nn.Conv2d]) -> None:
+    for layer in layers:
+        layer.weight.copy_(layer.weight.half().float())

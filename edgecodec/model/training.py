@@ -27,7 +27,11 @@ from edgecodec.model.loss import Losses, rate_distortion_loss
 from edgecodec.model.network import NeuralCodec
 from edgecodec.model.options import SavedRun, TrainingOptions
 from edgecodec.model.progress import Progress
+from edgecodec.model.rounding import measure_units, plain_weights, round_blocks
 from edgecodec.model.validation import Judged, validate
+
+_MEASURED = 10
+"""Batches, and crops in each, that units of roundings are measured on."""
 
 
 def _journal_path(out: Path) -> Path:
@@ -90,11 +94,15 @@ class Trainer:
             if not restart:
                 resume.check_resumable()
             codec = build_codec(resume.entries, resume.path)
+        if options.rounded:
+            round_blocks(codec)
         self.codec = codec.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.codec.train()
         self.average = self._copy()
         self.optimiser = torch.optim.Adam(
-            self.codec.parameters(), lr=options.learning_rate, fused=True
+            [p for p in self.codec.parameters() if p.requires_grad],
+            lr=options.learning_rate,
+            fused=True,
         )
         self.step = 0
         self.seconds = 0.0
@@ -107,6 +115,17 @@ class Trainer:
     def start_from_photos(self, photos: list[UInt8Array]) -> None:
         """Begin a new run with the principal components of its photos."""
         start_from_photos(self.codec, photos, self.options.seed)
+        self.average = self._copy()
+
+    def measure_units(self, photos: list[UInt8Array]) -> None:
+        """Give blocks that round their units, by what photos need of them."""
+        o = self.options
+        stream = CropStream(photos, batch=_MEASURED, size=o.size, seed=o.seed, start=0)
+        try:
+            images = [to_images(stream.next(), self.device) for _ in range(_MEASURED)]
+        finally:
+            stream.close()
+        measure_units(self.codec, images)
         self.average = self._copy()
 
     def _restore(self, state: dict[str, Any], path: Path) -> None:
@@ -132,7 +151,7 @@ class Trainer:
         state: dict[str, Any] = {
             "config": self.codec.cfg.to_dict(),
             "options": asdict(self.options),
-            "weights": {k: v.cpu() for k, v in self.average.items()},
+            "weights": {k: v.cpu() for k, v in plain_weights(self.codec, self.average).items()},
             "raw": {k: v.cpu() for k, v in self.codec.state_dict().items()},
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
@@ -166,7 +185,10 @@ class Trainer:
         return losses.detached()
 
     def _validation(self, photos: list[UInt8Array]) -> dict[int, Judged]:
-        judged = NeuralCodec(self.codec.cfg).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        judged = NeuralCodec(self.codec.cfg)
+        if self.options.rounded:
+            round_blocks(judged)
+        judged.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         judged.load_state_dict(self.average)
         return validate(judged, photos, self.device)
 
@@ -273,6 +295,8 @@ def train(
     photos = load_photos(images, min_side=options.final_size)
     if resume is None:
         trainer.start_from_photos(photos)
+    if options.rounded and (resume is None or restart):
+        trainer.measure_units(photos)
     held_out = load_photos(valid, min_side=HYPER_STRIDE)[: options.validate_photos] if valid else []
     print(
         f"{len(photos)} photos, {len(held_out)} for validation, read in "

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgecodec.converters.compensated_rounding import Float64Array, round_compensated
+from edgecodec.converters.compensated_rounding import round_compensated
+from edgecodec.converters.graph import Float64Array
 
 
 def drawn(correlated: bool) -> tuple[Float64Array, Float64Array]:

@@ -66,7 +66,7 @@ def test_the_reference_itself_costs_nothing(gate: Gate) -> None:
     assert verdict.synthesis_loss == verdict.pair_loss == verdict.analysis_loss == 0
     assert verdict.worst_image == verdict.worst_level == 0
     assert (verdict.qualities, verdict.photos) == (QUALITIES, 2)
-    assert len(gate.latents()) == 2 * len(QUALITIES)
+    assert [len(curve) for curve in gate.points] == [len(QUALITIES)] * 2
 
 
 def test_the_loss_grows_with_the_noise(gate: Gate) -> None:

@@ -11,7 +11,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from edgecodec.converters.channel_order import with_dcr_shuffles
-from edgecodec.converters.graph import Conv2d, Graph, fits_half
+from edgecodec.converters.graph import Conv2d, Graph, fits_half, is_depthwise
 from edgecodec.converters.graph_to_tflite import write_tflite
 from edgecodec.converters.torch_to_graph import graph_from_module
 
@@ -53,7 +53,7 @@ def test_constants_read_back_exactly_and_half_where_that_is_exact(
     for node in with_dcr_shuffles(small_graph).nodes:
         if isinstance(node, Conv2d):
             name = f"{node.name}.weight" + (".half" if fits_half(node.weight) else "")
-            axes = (1, 2, 3, 0) if node.is_depthwise else (0, 2, 3, 1)
+            axes = (1, 2, 3, 0) if is_depthwise(node) else (0, 2, 3, 1)
             assert np.array_equal(found[name].astype(np.float32), node.weight.transpose(axes))
             assert np.array_equal(found[f"{node.name}.bias"], node.bias)
     assert sum(array.dtype == np.float16 for array in found.values()) == 4

@@ -22,6 +22,7 @@ from edgecodec.converters.graph import (
     QuantizedConv2d,
     Size,
     SpaceToDepth,
+    is_depthwise,
 )
 from edgecodec.converters.graph_to_tflite import write_tflite
 from edgecodec.converters.integer_oracle import run_oracle
@@ -167,7 +168,7 @@ def test_integers_and_their_scales_read_back(graph: Graph, tmp_path: Path) -> No
     for node in written.nodes:
         if isinstance(node, QuantizedConv2d):
             weight, bias = found[f"{node.name}.weight"], found[f"{node.name}.bias"]
-            axes, channel_axis = ((1, 2, 3, 0), 3) if node.is_depthwise else ((0, 2, 3, 1), 0)
+            axes, channel_axis = ((1, 2, 3, 0), 3) if is_depthwise(node) else ((0, 2, 3, 1), 0)
             assert np.array_equal(integers(model, weight, np.int8), node.weight.transpose(axes))
             assert np.array_equal(integers(model, bias, np.int32), node.bias)
             assert weight.quantization.quantizedDimension == channel_axis
@@ -204,12 +205,12 @@ def test_a_weight_takes_about_a_byte(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_codes_are_written_as_int8_alone(precision: Any, tmp_path: Path) -> None:
-    with pytest.raises(ConversionError, match=f"{precision} is not available for .* with int8"):
+    with pytest.raises(ConversionError, match=f"int8 graph cannot be written as {precision}"):
         write_tflite(synthesis_like(), tmp_path / "a.tflite", precision)
     assert not (tmp_path / "a.tflite").exists()
 
 
 def test_int8_needs_codes(small_graph: Graph, tmp_path: Path) -> None:
-    with pytest.raises(ConversionError, match="not available for a graph without int8 codes"):
+    with pytest.raises(ConversionError, match="without int8 codes cannot be written as int8"):
         write_tflite(small_graph, tmp_path / "a.tflite", "int8")
     assert not (tmp_path / "a.tflite").exists()

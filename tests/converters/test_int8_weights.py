@@ -7,11 +7,11 @@ import itertools
 import numpy as np
 import pytest
 
+from edgecodec.converters.graph import Float64Array
 from edgecodec.converters.int8_weights import (
     LARGEST,
     MAX_BIAS,
     MAX_DIVISOR,
-    Float64Array,
     int8_weights,
     whole_weights,
 )

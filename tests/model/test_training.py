@@ -13,7 +13,12 @@ from PIL import Image
 
 from edgecodec.cli import main
 from edgecodec.metrics import ms_ssim_db
-from edgecodec.model.checkpoint import export_weights, load_checkpoint, load_codec
+from edgecodec.model.checkpoint import (
+    SIGNIFICANT_BITS,
+    export_weights,
+    load_checkpoint,
+    load_codec,
+)
 from edgecodec.model.config import CodecConfig
 from edgecodec.model.data import load_photos, random_crop
 from edgecodec.model.options import SavedRun, TrainingOptions
@@ -143,7 +148,15 @@ def test_export_weights_keeps_what_a_release_needs(
     release = load_checkpoint(tmp_path / "release.pt")
     assert "optimiser" not in release
     assert all(v.dtype == torch.float16 for v in release["weights"].values())
-    assert load_codec(tmp_path / "release.pt").cfg == SMALL
+    codec = load_codec(tmp_path / "release.pt")
+    assert codec.cfg == SMALL
+    weight = codec.g_s[1].enter.weight  # type: ignore[union-attr]
+    mantissas = torch.frexp(weight)[0] * 2.0**SIGNIFICANT_BITS  # type: ignore[arg-type]
+    assert torch.equal(mantissas, mantissas.round())
+    x, quality = torch.rand(1, 3, 64, 64) * 255, torch.tensor([50.0])
+    with torch.inference_mode():
+        want, got = (c(x, quality)[0] for c in (load_codec(trained), codec))
+    assert float((got - want).std()) < 0.02 * float(want.std())
     with pytest.raises(ValueError, match="--restart"):
         run(photos, tmp_path / "more.pt", resume=tmp_path / "release.pt")
 

@@ -16,6 +16,7 @@ from edgecodec.converters.graph_to_onnx import write_onnx
 from edgecodec.converters.graph_to_openvino import write_openvino
 from edgecodec.converters.graph_to_tflite import write_tflite
 from edgecodec.converters.graph_to_torch import write_torch
+from edgecodec.image import to_levels
 from edgecodec.manifest import ArtefactEntry, Manifest
 from edgecodec.runtimes import registry, select
 
@@ -114,7 +115,7 @@ def write_tiny_bundle(folder: Path, targets: tuple[str, ...] = tuple(SUFFIX)) ->
             root / GOLDEN,
             x=x,
             y_hat=y_hat,
-            x_hat=np.rint(np.clip(x_hat, 0, 255)).astype(np.uint8),
+            x_hat=to_levels(x_hat),
             y=latents["y"][0],
             z=latents["z"][0],
         )

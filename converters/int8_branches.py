@@ -1,0 +1,91 @@
+"""The branches of an int8 graph: codes in, integer convolutions, codes out."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgecodec.converters.graph import Coding, Conv2d, Float64Array, Quantize, QuantizedConv2d, Relu
+from edgecodec.converters.int8_draft import CODE_STEP, Draft, Made, code_range, columns
+from edgecodec.converters.int8_plan import partner_of, shuffles_after
+from edgecodec.converters.int8_statistics import best_scale
+from edgecodec.converters.int8_trunk import Trunk
+from edgecodec.converters.int8_weights import int8_weights
+
+
+class Branches:
+    """Makes codes, of codes or of what the trunk holds."""
+
+    def __init__(self, draft: Draft, trunk: Trunk) -> None:
+        self.draft, self.trunk = draft, trunk
+        self.graph, self.exact, self.made = draft.graph, draft.exact, draft.made
+        self._read: dict[str, Made] = {}
+
+    def convolution(self, node: Conv2d) -> None:
+        """Make codes of codes."""
+        source = self._codes(node.inputs[0])
+        coding = self.draft.coding(source)
+        relu = self.draft.plan.fused.get(node.output)
+        output = node.output if relu is None else relu.output
+        zero_point = 0 if relu is None else -128
+        end, shuffles = shuffles_after(self.graph, output)
+        grid = self._grid(end) if self.exact else None
+        units = best_scale(self.draft.seen[end], *code_range(zero_point), grid)
+        for shuffle in reversed(shuffles):
+            units = np.repeat(units, shuffle.block**2)
+        units = self.draft.tied(output, units)
+        weight = node.weight * (columns(source.units, node) * coding.scale)
+        inputs = self.draft.samples(node, source) / coding.scale
+        codes = np.clip(np.rint(inputs), *code_range(coding.zero_point))
+        while True:
+            rounded = int8_weights(
+                weight,
+                node.bias.astype(np.float64),
+                units,
+                codes,
+                exact=self.exact,
+                stage=self.graph.stage,
+            )
+            units = self.draft.tied(output, rounded.units)
+            if np.array_equal(units, rounded.units):
+                break
+        made = QuantizedConv2d(
+            node.name,
+            (source.name,),
+            output,
+            rounded.weight,
+            rounded.bias,
+            (rounded.scale / coding.scale).astype(np.float32),
+            node.stride,
+            node.padding,
+            node.dilation,
+            node.groups,
+        )
+        self.draft.emit(made, len(units), Coding(1.0, zero_point))
+        self.made[output] = Made(output, rounded.units, np.full(len(units), 256.0))
+
+    def _codes(self, name: str) -> Made:
+        """Return a value as codes."""
+        if name not in self.draft.plan.trunk:
+            return self.made[name]
+        if name not in self._read:
+            self._read[name] = self._quantized(name)
+        return self._read[name]
+
+    def _quantized(self, name: str) -> Made:
+        source = self.made[name]
+        positive = isinstance(self.graph.producer(name), Relu)
+        zero_point = -128 if positive else 0
+        coding = Coding(CODE_STEP * (0.5 if positive else 1.0), zero_point)
+        if self.exact and (source.raw or not (source.step > 0).all()):
+            source = self.trunk.snapped(name)
+        elif source.raw:
+            scale = best_scale(self.draft.seen[name], *code_range(zero_point))
+            source = self.trunk.scaled(source, scale / coding.scale)
+        out = f"{name}.codes"
+        self.draft.emit(Quantize(out, (source.name,), out), len(source.units), coding)
+        return Made(out, source.units, source.bound)
+
+    def _grid(self, branch: str) -> Float64Array | None:
+        """Return the units of the trunk that a branch is added to: its own are whole multiples."""
+        other = partner_of(self.graph, branch)
+        return None if other is None else self.trunk.term(other).units
