@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgecodec.codec import Codec
+from edgecodec.device_tests.process import peak_bytes
 
 RUNS = 3
 
@@ -41,14 +41,6 @@ def textured(height: int, width: int) -> npt.NDArray[np.uint8]:
         for channel, shift in enumerate((-20, 0, 25)):
             out[top : top + 256, :, channel] = np.clip(128 + waves + shift + grain, 0, 255)
     return out
-
-
-def peak_bytes() -> int:
-    """Return the highest resident memory of this process so far, in bytes."""
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def seconds_per_megapixel(codec: Codec, pixels: npt.NDArray[np.uint8]) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 
 from edgecodec._version import __version__
-from edgecodec.codec import Codec, Profile, decode, encode
+from edgecodec.codec import Codec, decode, encode
 from edgecodec.errors import (
     BackendError,
     BitstreamError,
@@ -20,6 +20,7 @@ from edgecodec.errors import (
     ConversionError,
     EdgeCodecError,
 )
+from edgecodec.profiling import Profile
 
 __all__ = [
     "BackendError",

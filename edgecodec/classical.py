@@ -1,8 +1,9 @@
-"""The codecs everybody has, as the yardstick: JPEG, WebP and AVIF through Pillow, real bytes.
+"""The codecs everybody has, as the yardstick: real bytes of the libraries behind Pillow.
 
     jpeg   optimised Huffman tables, baseline, 4:2:0
     webp   lossy, method 4, 4:2:0
     avif   speed 6, 4:2:0, the encoder's own (perceptual) tuning, two threads or more
+    jxl    JPEG XL, lossy, effort 7, as many threads as the library finds; a plugin of Pillow's
 
 These are the settings a user gets by default, not the strongest each format can do; chroma
 subsampling stays at Pillow's default. `ClassicalCodec` has the same two methods as our codec.
@@ -10,12 +11,15 @@ subsampling stays at Pillow's default. `ClassicalCodec` has the same two methods
 
 from __future__ import annotations
 
+import importlib
+import importlib.metadata
 import io
 import json
 import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ParamSpec, Protocol, TypeVar
 
@@ -55,12 +59,13 @@ class ClassicalCodec:
 
     Attributes:
         name: the name it goes by in tables and options.
-        feature: what `PIL.features` calls the library behind it.
+        feature: what `PIL.features` calls the library behind it; empty for a plugin.
         options: keyword arguments of `Image.save` besides the quality.
         qualities: a sweep from barely recognisable to visually lossless, ascending. Its ends lie
             far outside the rates of a learned codec, so that the curves overlap wherever that
             codec has a point.
         threads_option: keyword of `Image.save` for the number of threads, where there is one.
+        plugin: module and distribution that add the format to Pillow; empty where Pillow has it.
     """
 
     name: str
@@ -68,6 +73,7 @@ class ClassicalCodec:
     options: tuple[tuple[str, int | bool | str], ...]
     qualities: tuple[int, ...]
     threads_option: str = ""
+    plugin: tuple[str, str] | tuple[()] = ()
 
     @property
     def settings(self) -> str:
@@ -78,15 +84,27 @@ class ClassicalCodec:
         options = ", ".join(f"{key}={value}" for key, value in self.options)
         if self.threads_option:
             options += f", {self.threads_option}>=2"
-        version = features.version(self.feature) or "unknown version"
-        if self.feature == "jpg":
-            turbo = features.version("libjpeg_turbo")
-            version = f"libjpeg-turbo {turbo}" if turbo else version
-        return f"{self.name} ({version}, Pillow {PIL.__version__}, {options})"
+        return f"{self.name} ({self._version()}, Pillow {PIL.__version__}, {options})"
+
+    def _version(self) -> str:
+        if self.plugin:
+            return f"{self.plugin[1]} {importlib.metadata.version(self.plugin[1])}"
+        turbo = features.version("libjpeg_turbo") if self.feature == "jpg" else None
+        if turbo:
+            return f"libjpeg-turbo {turbo}"
+        return features.version(self.feature) or "unknown version"
 
     def available(self) -> bool:
-        """Tell whether this Pillow was built with the format."""
-        return bool(features.check(self.feature))
+        """Tell whether Pillow has the format here, loading its plugin where it needs one."""
+        if not self.plugin:
+            return bool(features.check(self.feature))
+        if find_spec(self.plugin[0]) is None:
+            return False
+        try:
+            importlib.import_module(self.plugin[0])
+        except Exception:  # built for another machine or another Pillow
+            return False
+        return self.name.upper() in Image.SAVE
 
     def encode(self, image: Uint8Image, quality: int) -> bytes:
         """Compress an image.
@@ -142,12 +160,13 @@ class ClassicalCodec:
         Raises:
             BackendUnavailableError: this Pillow lacks it.
         """
-        if not self.available():
-            raise BackendUnavailableError(
-                self.name,
-                f"Pillow {PIL.__version__} was built without it; install a wheel from PyPI "
-                "(pip install --upgrade pillow) or leave this codec out",
-            )
+        if self.available():
+            return
+        reason = f"Pillow {PIL.__version__} was built without it; install a wheel from PyPI "
+        reason += "(pip install --upgrade pillow) or leave this codec out"
+        if self.plugin:
+            reason = f"needs a plugin of Pillow's: pip install {self.plugin[1]}"
+        raise BackendUnavailableError(self.name, reason)
 
 
 JPEG = ClassicalCodec(
@@ -163,8 +182,15 @@ AVIF = ClassicalCodec(
     (5, 12, 20, 28, 36, 44, 52, 60, 68, 76, 86, 95),
     threads_option="max_threads",
 )
+JXL = ClassicalCodec(
+    "jxl",
+    "",
+    (("effort", 7),),
+    (5, 12, 20, 28, 36, 45, 55, 65, 74, 82, 90, 96),
+    plugin=("pillow_jxl", "pillow-jxl-plugin"),
+)
 
-CLASSICAL: dict[str, ClassicalCodec] = {codec.name: codec for codec in (JPEG, WEBP, AVIF)}
+CLASSICAL: dict[str, ClassicalCodec] = {codec.name: codec for codec in (JPEG, WEBP, AVIF, JXL)}
 """The codecs by name, in the order of their age."""
 
 

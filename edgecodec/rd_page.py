@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from html import escape
 
 from edgecodec.evaluation import Average, BdRate, Evaluation
+from edgecodec.html_page import html_page, log_ticks, ticks
 
 _WIDTH, _HEIGHT = 640, 440
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 14, 14, 50
@@ -25,43 +26,6 @@ _MARKERS = (
 )
 _METRIC_NAMES = {"psnr": "PSNR", "ms_ssim": "MS-SSIM"}
 _HEAD = ("quality", "bpp", "PSNR dB", "MS-SSIM", "enc ms", "dec ms")
-
-_CSS = """
-:root{color-scheme:light dark;--bg:#fbfbfa;--card:#fff;--ink:#1c1e21;--soft:#646a73;--line:#e2e4e8;
---good:#0a7a4b;--bad:#b3401f;--c0:#0b63c5;--c1:#cf5a00;--c2:#0a8f6b;--c3:#a4439b}
-@media (prefers-color-scheme:dark){:root{--bg:#131518;--card:#1b1e22;--ink:#e7e9ec;--soft:#9aa2ad;
---line:#30353c;--good:#4cc38a;--bad:#ff8b63;--c0:#6db1ff;--c1:#ff9b4a;--c2:#45cfa5;--c3:#e08ad8}}
-*{box-sizing:border-box}
-body{margin:0;background:var(--bg);color:var(--ink);
-font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
-main{max-width:1180px;margin:0 auto;padding:36px 20px 60px}
-h1{font-size:1.75rem;line-height:1.2;margin:0 0 6px;letter-spacing:-.01em}
-h2{font-size:1.05rem;margin:0 0 8px}
-p{margin:0 0 12px}.soft{color:var(--soft)}
-.grid{display:grid;gap:16px;margin:20px 0}
-.cards{grid-template-columns:repeat(auto-fit,minmax(min(100%,250px),1fr))}
-.charts{grid-template-columns:repeat(auto-fit,minmax(min(100%,460px),1fr))}
-.card{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:16px 18px}
-.pair{display:flex;gap:20px;flex-wrap:wrap}.pair>div{flex:1 1 110px}
-.big{font-size:1.5rem;white-space:nowrap;font-weight:650;line-height:1.15;font-variant-numeric:tabular-nums}
-.good{color:var(--good)}.bad{color:var(--bad)}.small{font-size:.82rem}
-svg{display:block;width:100%;height:auto}
-svg text{fill:var(--soft);font-size:14.5px}
-.tick{stroke:var(--line);stroke-width:1}
-.curve{fill:none;stroke-width:2;stroke-linejoin:round}.curve.ours{stroke-width:3.4}
-.k0{stroke:var(--c0)}.k1{stroke:var(--c1)}.k2{stroke:var(--c2)}.k3{stroke:var(--c3)}
-.m0{fill:var(--c0)}.m1{fill:var(--c1)}.m2{fill:var(--c2)}.m3{fill:var(--c3)}
-.mark{stroke:var(--card);stroke-width:1.2}
-.legend{display:flex;gap:6px 22px;flex-wrap:wrap;margin:20px 0 -6px;padding:0;list-style:none}
-.legend li{display:flex;align-items:center;gap:8px}.legend svg{width:34px;height:14px}
-details{border-top:1px solid var(--line);padding:10px 0}details:first-of-type{border-top:0}
-summary{cursor:pointer;font-weight:600}
-.scroll{overflow-x:auto}
-table{border-collapse:collapse;width:100%;min-width:440px;margin-top:8px;
-font-variant-numeric:tabular-nums}
-th,td{text-align:right;padding:5px 7px;white-space:nowrap;border-bottom:1px solid var(--line)}
-th{color:var(--soft);font-weight:500;font-size:.86rem}tr:last-child td{border-bottom:0}
-"""
 
 
 @dataclass(frozen=True)
@@ -127,13 +91,8 @@ def render_page(evaluation: Evaluation, title: str = "Rate and distortion") -> s
     )
     tables = "".join(_codec_table(evaluation, name) for name in names)
     settings = "".join(f"<li>{escape(text)}</li>" for text in evaluation.settings.values())
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width,initial-scale=1">
-<title>{escape(title)}</title><style>{_CSS}</style></head><body><main>
-<h1>{escape(title)}</h1>
-<p class="soft">{escape(evaluation.codec)} on {_images(evaluation)}: sizes of whole files,
-distortion of decoded 8-bit pictures, averaged over the images.</p>
+    body = f"""<p class="soft">{escape(evaluation.codec)} on {_images(evaluation)}: sizes of
+whole files, distortion of decoded 8-bit pictures, averaged over the images.</p>
 <div class="grid cards">{cards}</div>
 {_legend(names)}
 <div class="grid charts">{charts}</div>
@@ -142,9 +101,8 @@ distortion of decoded 8-bit pictures, averaged over the images.</p>
 <p>BD-rate: percent of bits at equal quality, negative is fewer; log-rate interpolated by a
 piecewise-cubic (PCHIP) over the range of quality that both codecs cover. MS-SSIM is compared on
 the scale -10 log10(1 - MS-SSIM) dB. Times are the median over the images of single calls
-without warm-up; a dash stands for results from the cache.</p><ul>{settings}</ul></section>
-</main></body></html>
-"""
+without warm-up; a dash stands for results from the cache.</p><ul>{settings}</ul></section>"""
+    return html_page(title, body)
 
 
 def _points(curve: Iterable[Average], metric: str) -> list[tuple[float, float, Average]]:
@@ -170,22 +128,6 @@ def _axes(ours: Sequence[tuple[float, float, Average]], metric: str) -> _Axes:
     )
 
 
-def _ticks(low: float, high: float, count: int = 9) -> list[float]:
-    """Round numbers within [low, high]."""
-    raw = (high - low) / count
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw)
-    first = math.ceil(low / step)
-    return [i * step for i in range(first, math.floor(high / step) + 1)]
-
-
-def _log_ticks(low: float, high: float) -> list[float]:
-    """Round numbers for a logarithmic axis, sparser where it spans much."""
-    steps = (1, 2, 5) if high / low > 6 else (1, 1.5, 2, 3, 4, 5, 7)
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    return [m * 10.0**d for d in decades for m in steps if low <= m * 10.0**d <= high]
-
-
 def _chart_card(evaluation: Evaluation, metric: str) -> str:
     name = _METRIC_NAMES[metric]
     ours = _points(evaluation.curve(evaluation.codec), metric)
@@ -208,11 +150,11 @@ def _chart(evaluation: Evaluation, metric: str, axes: _Axes) -> str:
         f'<clipPath id="frame-{metric}"><path d="M{_LEFT} {_TOP}H{right}V{bottom}H{_LEFT}Z"/>'
         "</clipPath>",
     ]
-    for value in _ticks(axes.low_db, axes.high_db):
+    for value in ticks(axes.low_db, axes.high_db):
         y = axes.y(value)
         parts.append(f'<path class="tick" d="M{_LEFT} {y:.1f}H{right}"/>')
         parts.append(f'<text x="{_LEFT - 9}" y="{y + 4.5:.1f}" text-anchor="end">{value:g}</text>')
-    for value in _log_ticks(axes.low_bpp, axes.high_bpp):
+    for value in log_ticks(axes.low_bpp, axes.high_bpp):
         x = axes.x(value)
         parts.append(f'<path class="tick" d="M{x:.1f} {_TOP}V{bottom}"/>')
         parts.append(f'<text x="{x:.1f}" y="{bottom + 19}" text-anchor="middle">{value:g}</text>')

@@ -7,11 +7,14 @@ zero padding happens exactly where it would for the whole image.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from edgecodec.container import Tile
+
+_Scalar = TypeVar("_Scalar", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -72,3 +75,19 @@ def read_padded(pixels: npt.NDArray[np.uint8], window: Window) -> npt.NDArray[np
     if below or beside:
         part = np.pad(part, ((0, below), (0, beside), (0, 0)), "edge")
     return part[None].astype(np.float32)
+
+
+def cut(
+    array: npt.NDArray[_Scalar], top: int, left: int, tile: Tile, stride: int
+) -> npt.NDArray[_Scalar]:
+    """Cut a tile out of what a network made of its window.
+
+    Args:
+        array: (h, w, C), `stride` pixels per position.
+        top: first row of the tile within the window, in pixels.
+        left: first column of the tile within the window, in pixels.
+        tile: in pixels.
+        stride: pixels per position.
+    """
+    rows, columns = top // stride, left // stride
+    return array[rows : rows + tile.height // stride, columns : columns + tile.width // stride]

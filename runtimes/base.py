@@ -34,12 +34,15 @@ class Availability:
         reason: one line: why not, or what was found.
         version: of the runtime, empty when absent.
         accelerator: what it would run on, such as `cpu`.
+        devices: what the runtime itself reports, ours to use or not: execution providers,
+            plugins with the names of their devices, delegates.
     """
 
     ok: bool
     reason: str
     version: str = ""
     accelerator: str = "cpu"
+    devices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -5,37 +5,44 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
-FLAGS = (
-    "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16",
-    "amx_int8", "amx_bf16", "amx_fp16", "sse4_1", "ssse3",
-    "neon", "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2",
-)  # fmt: skip
-"""Instruction sets that decide which kernels a runtime picks, as /proc/cpuinfo spells them."""
+from edgecodec._version import __version__
+from edgecodec.runtimes.device_facts import Conditions, CoreCluster, Facts, SystemFiles
+from edgecodec.runtimes.device_linux import linux_conditions, linux_facts
+from edgecodec.runtimes.device_macos import macos_facts, read_sysctl
+from edgecodec.runtimes.device_windows import Kernel32, windows_facts
 
 PACKAGES = (
-    "edgecodec", "numpy", "pillow", "onnxruntime", "openvino", "ai-edge-litert",
-    "tflite-runtime", "torch",
+    "numpy", "pillow", "pillow-jxl-plugin", "onnxruntime", "openvino",
+    "ai-edge-litert", "tflite-runtime", "torch",
 )  # fmt: skip
+UNKNOWN = "unknown"
+_IDENTITY = ("arch", "cpu", "board", "cores", "physical_cores", "features")
 
 
 @dataclass(frozen=True)
 class Device:
-    """A machine.
+    """A machine. Empty, 0 or None stands for what cannot be read.
 
     Attributes:
         system: operating system and its release.
         arch: machine architecture, such as `x86_64` or `aarch64`.
-        cpu: model name of the processor, empty where the system does not tell.
+        cpu: model name of the processor.
+        board: name of the board, phone or computer.
         cores: logical cores.
-        usable_cores: those this process may run on.
-        flags: instruction sets of interest.
-        memory_bytes: installed memory, 0 where unknown.
-        governor: frequency governor of the first core, empty where unknown.
-        max_frequency_hz: of the first core, 0 where unknown.
+        physical_cores: without simultaneous multithreading.
+        usable_cores: logical ones that this process may run on.
+        clusters: kinds of cores, fastest first.
+        features: instruction sets that matter: there, not there, or None.
+        memory_bytes: installed memory.
+        governor: frequency governor, or power plan.
+        max_frequency_hz: of the fastest core.
+        virtual: whether this is a virtual machine.
+        accelerators: graphics and neural processors that the system reports.
+        conditions: temperature and frequency when it was probed.
         python: version of the interpreter.
         packages: versions of the packages that matter, by name.
     """
@@ -43,56 +50,117 @@ class Device:
     system: str
     arch: str
     cpu: str
+    board: str
     cores: int
+    physical_cores: int
     usable_cores: int
-    flags: tuple[str, ...]
+    clusters: tuple[CoreCluster, ...]
+    features: Mapping[str, bool | None]
     memory_bytes: int
     governor: str
     max_frequency_hz: int
+    virtual: bool | None
+    accelerators: tuple[str, ...] | None
+    conditions: Conditions
     python: str
     packages: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Instruction sets that are there."""
+        return tuple(name for name, there in self.features.items() if there)
+
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON-compatible values."""
-        return {**asdict(self), "flags": list(self.flags)}
+        """Return the fields as JSON-compatible values; null is unknown."""
+        values = {key: value or None for key, value in asdict(self).items()}
+        return {**values, "features": dict(self.features), "virtual": self.virtual,
+                "accelerators": None if self.accelerators is None else list(self.accelerators),
+                "conditions": asdict(self.conditions)}  # fmt: skip
+
+    def identity(self) -> dict[str, Any]:
+        """Return what stays with a machine whatever it does and runs, as JSON-compatible values."""
+        values = self.to_dict()
+        return {
+            **{name: values[name] for name in _IDENTITY},
+            "system": self.system.partition(" ")[0],
+            "clusters": [[c.name, c.kind, c.count] for c in self.clusters],
+            "memory_gib": round(self.memory_bytes / 2**30),  # kernels keep more or less of it
+        }
 
     def text(self) -> str:
-        """Return two lines for a person."""
-        memory = f"{self.memory_bytes / 2**30:.1f} GiB" if self.memory_bytes else "unknown memory"
-        cores = f"{self.usable_cores} of {self.cores} cores"
-        lines = [f"{self.cpu or 'unknown CPU'}, {self.arch}, {cores}, {memory}, {self.system}"]
-        extras = [" ".join(self.flags)] if self.flags else []
-        if self.governor:
-            extras.append(f"governor {self.governor}")
-        extras.append(f"python {self.python}")
-        lines.append("; ".join(extras))
-        return "\n".join(lines)
+        """Return some lines for a person, with `unknown` for what cannot be read."""
+        memory = f"{self.memory_bytes / 2**30:.1f} GiB" if self.memory_bytes else UNKNOWN
+        virtual = {True: ", virtual machine", False: "", None: ""}[self.virtual]
+        kinds = " + ".join(map(str, self.clusters)) or UNKNOWN
+        physical = f"{self.physical_cores} physical, " if self.physical_cores else ""
+        hottest = self.conditions.hottest_c
+        temperature = UNKNOWN if hottest is None else f"{hottest:.0f} C"
+        ghz = self.conditions.frequency_hz / 1e9
+        found = self.accelerators
+        rows = (
+            ("cpu", f"{self.cpu or UNKNOWN}, {self.arch}"),
+            ("machine", f"{self.board or UNKNOWN}{virtual}, memory {memory}"),
+            ("cores", f"{self.usable_cores} of {self.cores} usable, {physical}kinds: {kinds}"),
+            ("features", self._features_text()),
+            ("GPU, NPU", UNKNOWN if found is None else "; ".join(found) or "none found"),
+            ("now", f"governor {self.governor or UNKNOWN}, temperature {temperature}, "
+                    f"frequency {f'{ghz:.2f} GHz' if ghz else UNKNOWN}"),
+            ("system", f"{self.system}, Python {self.python}"),
+        )  # fmt: skip
+        return "\n".join(f"{name:<10}{value}" for name, value in rows)
+
+    def _features_text(self) -> str:
+        parts = []
+        for title, wanted in (("", True), ("not ", False), (UNKNOWN + " ", None)):
+            names = [name for name, there in self.features.items() if there is wanted]
+            if names:
+                parts.append(title + " ".join(names))
+        return "; ".join(parts) or UNKNOWN
 
 
 def probe_device() -> Device:
-    """Return the facts about this machine; what cannot be read is left empty."""
-    cpuinfo = _read("/proc/cpuinfo")
-    present = set(_field(cpuinfo, "flags", "Features").split())
-    cpufreq = "/sys/devices/system/cpu/cpu0/cpufreq/"
-    frequency = _read(cpufreq + "cpuinfo_max_freq").strip()
+    """Return the facts about this machine. Never raises; what cannot be read is left empty."""
+    facts = _facts(platform.system(), platform.machine())
     return Device(
         system=f"{platform.system()} {platform.release()}",
         arch=platform.machine(),
-        cpu=_cpu_name(cpuinfo),
+        cpu=facts.cpu,
+        board=facts.board,
         cores=os.cpu_count() or 1,
+        physical_cores=facts.physical_cores,
         usable_cores=usable_cores(),
-        flags=tuple(flag for flag in FLAGS if flag in present),
-        memory_bytes=_memory_bytes(),
-        governor=_read(cpufreq + "scaling_governor").strip(),
-        max_frequency_hz=int(frequency) * 1000 if frequency.isdigit() else 0,
+        clusters=facts.clusters,
+        features=facts.features,
+        memory_bytes=facts.memory_bytes,
+        governor=facts.governor,
+        max_frequency_hz=facts.max_frequency_hz,
+        virtual=facts.virtual,
+        accelerators=facts.accelerators,
+        conditions=facts.conditions,
         python=platform.python_version(),
         packages=package_versions(),
     )
 
 
+def read_conditions() -> Conditions:
+    """Return temperature and frequency now, as far as they can be read. Never raises."""
+    return linux_conditions(SystemFiles())  # elsewhere these files are not there
+
+
+def _facts(system: str, arch: str) -> Facts:
+    try:
+        if system == "Darwin":
+            return macos_facts(read_sysctl(), arch)
+        if system == "Windows":
+            return windows_facts(Kernel32(), os.environ, arch)
+        return linux_facts(SystemFiles(), arch)
+    except Exception:  # an odd system must not stop a measurement
+        return Facts()
+
+
 def package_versions() -> dict[str, str]:
     """Return the versions of the packages that matter; those not installed are left out."""
-    versions = {}
+    versions = {"edgecodec": __version__}
     for package in PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)
@@ -106,35 +174,3 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return max(1, len(os.sched_getaffinity(0)))
     return os.cpu_count() or 1
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-
-
-def _field(cpuinfo: str, *names: str) -> str:
-    for line in cpuinfo.splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() in names:
-            return value.strip()
-    return ""
-
-
-def _cpu_name(cpuinfo: str) -> str:
-    name = _field(cpuinfo, "model name", "Hardware", "Model")
-    if not name:  # arm64 kernels leave it out; boards name themselves in the device tree
-        name = _read("/proc/device-tree/model").rstrip("\0").strip()
-    return name or platform.processor()
-
-
-def _memory_bytes() -> int:
-    names = getattr(os, "sysconf_names", {})
-    if "SC_PHYS_PAGES" not in names or "SC_PAGE_SIZE" not in names:
-        return 0
-    try:
-        return max(0, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (OSError, ValueError):
-        return 0

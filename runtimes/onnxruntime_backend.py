@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from edgecodec.errors import BackendError, BackendUnavailableError
 from edgecodec.runtimes.base import Artefact, Availability, Float32Array, Session, SessionOptions
 from edgecodec.runtimes.checked_session import LATENT_STRIDE, CheckedSession, Dims, load_error
+from edgecodec.runtimes.layers import Layer
 from edgecodec.runtimes.vendor import import_vendor, one_line, version_of
 
 PROVIDER = "CPUExecutionProvider"
@@ -31,15 +33,16 @@ class OnnxRuntimeBackend:
         """Say whether onnxruntime is there and has its CPU provider."""
         try:
             ort = _import()
-            found = ort.get_available_providers()
+            found = tuple(ort.get_available_providers())
         except BackendUnavailableError as exc:
             return Availability(False, exc.args[0].partition(": ")[2])
         except Exception as exc:  # a probe never raises
             return Availability(False, f"installed but does not answer: {one_line(exc)}")
         version = version_of(ort, "onnxruntime")
         if PROVIDER not in found:
-            return Availability(False, f"has no {PROVIDER}, only {', '.join(found)}", version)
-        return Availability(True, f"{PROVIDER} found", version)
+            reason = f"has no {PROVIDER}, only {', '.join(found)}"
+            return Availability(False, reason, version, devices=found)
+        return Availability(True, f"{PROVIDER} found", version, devices=found)
 
     def load(self, artefact: Artefact, options: SessionOptions) -> Session:
         """Load an `.onnx` file.
@@ -50,17 +53,31 @@ class OnnxRuntimeBackend:
         """
         ort = _import()
         try:
-            settings = ort.SessionOptions()
-            settings.log_severity_level = QUIET
-            settings.intra_op_num_threads = options.threads or 0
-            # Stop spinning when a run ends: idle threads would slow whatever runs next.
-            settings.add_session_config_entry("session.force_spinning_stop", "1")
+            settings = _settings(ort, options)
             session = ort.InferenceSession(str(artefact.path), settings, providers=[PROVIDER])
         except Exception as exc:
             raise load_error(self.name, artefact, exc) from exc
         shrinking = ort.RunOptions()
         shrinking.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         return OnnxRuntimeSession(artefact, session, shrinking)
+
+    def profile_layers(
+        self,
+        artefact: Artefact,
+        options: SessionOptions,
+        inputs: Mapping[str, Float32Array],
+        runs: int,
+    ) -> list[Layer]:
+        """See LayerProfiler."""
+        from edgecodec.runtimes.onnxruntime_layers import profile_session
+
+        ort = _import()
+        try:
+            return profile_session(ort, _settings(ort, options), artefact, inputs, runs)
+        except BackendError:
+            raise
+        except Exception as exc:
+            raise load_error(self.name, artefact, exc) from exc
 
 
 class OnnxRuntimeSession(CheckedSession):
@@ -87,6 +104,15 @@ class OnnxRuntimeSession(CheckedSession):
 
     def _release(self) -> None:
         self._session = None
+
+
+def _settings(ort: Any, options: SessionOptions) -> Any:
+    settings = ort.SessionOptions()
+    settings.log_severity_level = QUIET
+    settings.intra_op_num_threads = options.threads or 0
+    # Stop spinning when a run ends: idle threads would slow whatever runs next.
+    settings.add_session_config_entry("session.force_spinning_stop", "1")
+    return settings
 
 
 def _import() -> Any:

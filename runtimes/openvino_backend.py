@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from edgecodec.errors import BackendError, BackendUnavailableError
 from edgecodec.runtimes.base import Artefact, Availability, Float32Array, Session, SessionOptions
 from edgecodec.runtimes.checked_session import CheckedSession, Dims, load_error
+from edgecodec.runtimes.layers import Layer
 from edgecodec.runtimes.vendor import import_vendor, one_line, version_of
 
 DEVICE = "CPU"
@@ -37,17 +39,20 @@ class OpenVinoBackend:
         """Say whether OpenVINO is there and has its CPU plugin."""
         try:
             openvino = _import()
-            devices = self._get_core().available_devices
+            core = self._get_core()
+            devices = core.available_devices
+            named = tuple(f"{d}: {core.get_property(d, 'FULL_DEVICE_NAME')}" for d in devices)
             version = version_of(openvino, "openvino").partition("-")[0]
             if DEVICE not in devices:
-                return Availability(False, "has no CPU plugin", version)
-            kinds = self._get_core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
+                return Availability(False, "has no CPU plugin", version, devices=named)
+            kinds = core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
         except BackendUnavailableError as exc:
             return Availability(False, exc.args[0].partition(": ")[2])
         except Exception as exc:  # a probe never raises
             return Availability(False, f"installed but does not answer: {one_line(exc)}")
         numbers = [kind for kind in kinds if kind in ("FP32", "BF16", "FP16", "INT8")]
-        return Availability(True, f"CPU plugin found ({', '.join(sorted(numbers))})", version)
+        reason = f"CPU plugin found ({', '.join(sorted(numbers))})"
+        return Availability(True, reason, version, devices=named)
 
     def load(self, artefact: Artefact, options: SessionOptions) -> Session:
         """Load an `.xml` file with dynamic height and width.
@@ -56,24 +61,45 @@ class OpenVinoBackend:
             BackendUnavailableError: OpenVINO is not installed or does not load.
             BackendError: it refuses the file.
         """
+        try:
+            return OpenVinoSession(artefact, self._compile(artefact, options))
+        except Exception as exc:
+            raise load_error(self.name, artefact, exc) from exc
+
+    def profile_layers(
+        self,
+        artefact: Artefact,
+        options: SessionOptions,
+        inputs: Mapping[str, Float32Array],
+        runs: int,
+    ) -> list[Layer]:
+        """See LayerProfiler."""
+        from edgecodec.runtimes.openvino_layers import profile_model
+
+        try:
+            compiled = self._compile(artefact, options, PERF_COUNT="YES")
+            return profile_model(compiled, inputs, runs)
+        except BackendError:
+            raise
+        except Exception as exc:
+            raise load_error(self.name, artefact, exc) from exc
+
+    def _compile(self, artefact: Artefact, options: SessionOptions, **more: str) -> Any:
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": PRECISION_HINTS.get(artefact.precision, "f32"),
+            **more,
         }
         if options.threads is not None:
             settings["INFERENCE_NUM_THREADS"] = str(options.threads)
         core = self._get_core()
+        model = core.read_model(str(artefact.path))
         try:
-            model = core.read_model(str(artefact.path))
-            try:
-                compiled = core.compile_model(
-                    model, DEVICE, {**settings, "CPU_RUNTIME_CACHE_CAPACITY": KERNEL_CACHE}
-                )
-            except RuntimeError:  # that option is not public: a later release may not know it
-                compiled = core.compile_model(model, DEVICE, settings)
-            return OpenVinoSession(artefact, compiled)
-        except Exception as exc:
-            raise load_error(self.name, artefact, exc) from exc
+            return core.compile_model(
+                model, DEVICE, {**settings, "CPU_RUNTIME_CACHE_CAPACITY": KERNEL_CACHE}
+            )
+        except RuntimeError:  # that option is not public: a later release may not know it
+            return core.compile_model(model, DEVICE, settings)
 
     def _get_core(self) -> Any:
         if self._core is None:

@@ -56,10 +56,13 @@ class DevicesReport:
             else (name, "no", found.version, "", found.reason)
             for name, found in self.backends.items()
         ]
-        parts = [self.device.text(), _table(rows)]
+        reported = [
+            f"{n} reports: {', '.join(f.devices)}" for n, f in self.backends.items() if f.devices
+        ]
+        parts = [self.device.text(), _table(rows), "\n".join(reported)]
         parts += [_verdict_text(verdict) for verdict in self.verdicts]
         parts += [f"{stage}, {what}: {reason}" for stage, what, reason in self.problems]
-        return "\n\n".join(parts)
+        return "\n\n".join(filter(None, parts))
 
 
 def devices_report(

@@ -6,13 +6,14 @@ import contextlib
 import os
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from edgecodec.errors import BackendError, BackendUnavailableError
 from edgecodec.runtimes.base import Artefact, Availability, Float32Array, Session, SessionOptions
 from edgecodec.runtimes.checked_session import CheckedSession, Dims, load_error
 from edgecodec.runtimes.device import usable_cores
+from edgecodec.runtimes.layers import Layer
 from edgecodec.runtimes.vendor import import_vendor, one_line, version_of
 
 MODULES = ("ai_edge_litert.interpreter", "tflite_runtime.interpreter")
@@ -38,7 +39,7 @@ class TfliteBackend:
             return Availability(False, f"installed but does not answer: {one_line(exc)}")
         package = module.__name__.partition(".")[0]
         version = version_of(module, DISTRIBUTIONS.get(package, package))
-        return Availability(True, f"{package} found, with XNNPACK", version)
+        return Availability(True, f"{package} found, with XNNPACK", version, devices=("XNNPACK",))
 
     def load(self, artefact: Artefact, options: SessionOptions) -> Session:
         """Load a `.tflite` file.
@@ -55,6 +56,36 @@ class TfliteBackend:
             return TfliteSession(artefact, interpreter)
         except Exception as exc:
             raise load_error(self.name, artefact, exc) from exc
+
+    def profile_layers(
+        self,
+        artefact: Artefact,
+        options: SessionOptions,
+        inputs: Mapping[str, Float32Array],
+        runs: int,
+    ) -> list[Layer]:
+        """See LayerProfiler. Only LiteRT has a profiler, and reports XNNPACK's operators."""
+        from edgecodec.runtimes.tflite_layers import convolutions_of, profile_file
+
+        module = _import()
+        if not module.__name__.startswith("ai_edge_litert"):
+            raise BackendUnavailableError(self.name, "only ai-edge-litert has a profiler")
+        try:
+            plain = module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+            interpreter = module.Interpreter(
+                model_path=str(artefact.path), experimental_op_resolver_type=plain
+            )
+            takes, gives = _signature(interpreter)
+            for name, value in inputs.items():
+                interpreter.resize_tensor_input(int(takes[name]["index"]), value.shape)
+            interpreter.allocate_tensors()
+            shapes = {d["index"]: d["shape"] for d in interpreter.get_tensor_details()}
+            outputs = [tuple(map(int, shapes[d["index"]])) for d in gives.values()]
+            operators = convolutions_of(interpreter)
+        except Exception as exc:
+            raise load_error(self.name, artefact, exc) from exc
+        threads = options.threads or usable_cores()
+        return profile_file(artefact, inputs, outputs, operators, threads, runs)
 
 
 class TfliteSession(CheckedSession):

@@ -24,7 +24,8 @@ class TorchBackend:
     def probe(self) -> Availability:
         """Say whether torch is there; importing it takes seconds."""
         try:
-            return Availability(True, "reference", version_of(_import(), "torch"))
+            torch = _import()
+            return Availability(True, "reference", version_of(torch, "torch"), devices=_seen(torch))
         except BackendUnavailableError as exc:
             return Availability(False, exc.args[0].partition(": ")[2])
         except Exception as exc:  # a probe never raises
@@ -73,6 +74,12 @@ class TorchSession(CheckedSession):
 def _writable(value: Float32Array) -> Float32Array:
     """Return an array that torch takes without a warning; a read-only one is copied."""
     return value if value.flags.writeable else value.copy()
+
+
+def _seen(torch: Any) -> tuple[str, ...]:
+    """Return the devices torch knows of; only the CPU is used."""
+    cuda = [f"cuda: {torch.cuda.get_device_name(n)}" for n in range(torch.cuda.device_count())]
+    return ("cpu", *cuda, *(["mps"] if torch.backends.mps.is_available() else []))
 
 
 def _import() -> Any:

@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from edgecodec.classical import (
     AVIF,
     CLASSICAL,
     JPEG,
+    JXL,
     ClassicalCodec,
     ResultCache,
     classical_codec,
@@ -103,6 +105,18 @@ def test_classical_codec_tells_unknown_from_unavailable(monkeypatch: pytest.Monk
         classical_codec("avif")
     with pytest.raises(BackendUnavailableError):
         JPEG.decode(b"")
+
+
+def test_plugin_that_is_missing_or_broken_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    plugin = replace(JXL, plugin=("edgecodec_no_such_plugin", "no-such-plugin"))
+    assert not plugin.available()
+    with pytest.raises(BackendUnavailableError, match="pip install no-such-plugin"):
+        plugin.encode(np.zeros((8, 8, 3), np.uint8), 50)
+    (tmp_path / "edgecodec_broken_plugin.py").write_text("raise OSError('no library')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert not replace(JXL, plugin=("edgecodec_broken_plugin", "x")).available()
 
 
 def test_timed_returns_result_and_seconds() -> None:

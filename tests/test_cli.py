@@ -190,6 +190,9 @@ FAILURES = {
     "json to a folder": (("device-test", "--json", "."), "is a folder"),
     "json nowhere": (("bench", "--json", "no/x.json"), "no such folder"),
     "bench of nothing": (("bench", "absent.png"), "no such file"),
+    "page nowhere": (("bench", "--html", "no/x.html"), "no such folder"),
+    "compare nothing": (("bench", "--compare", "absent.json", "text.txt"), "absent.json"),
+    "compare no report": (("bench", "--compare", "text.txt", "text.txt"), "text.txt"),
     "bench of no image": (("bench", "text.txt", "--backends", "onnxruntime"), "text.txt"),
     "test of no image": (("device-test", "text.txt"), "text.txt"),
     "eval of nothing": (("eval", "absent.png"), "no such file"),
@@ -269,6 +272,10 @@ def test_interruption_is_told_and_leaves_nothing(
         ("decode", "a", "b", "--quality", "5"),
         ("info",),
         ("bench", "--backends", ","),
+        ("bench", "--seconds", "-1"),
+        ("bench", "--minutes", "nan"),
+        ("bench", "--compare", "a.json"),
+        ("bench", "photo.png", "--compare", "a.json", "b.json"),
         ("eval",),
         ("eval", "a", "--qualities", "10,200"),
         ("eval", "a", "--effort", "1,11"),
@@ -359,13 +366,25 @@ def test_device_test_checks_and_writes_json(folder: Path, call: Call) -> None:
     assert report["golden_mismatches"] == 0
 
 
-def test_bench_measures_and_writes_json(folder: Path, call: Call) -> None:
-    args = ("bench", "photo.png", "--backends", "onnxruntime", "--against", "jpeg", "--runs", "3")
-    assert call(*args, "--threads", "1", "--json", "-") == 0
-    report = json.loads(call.out)
-    stages = {(m["codec"], m["stage"]) for m in report["measurements"]}
-    assert {("onnxruntime", "decode: synthesis"), ("jpeg", "encode")} <= stages
-    assert all(len(m["samples_s"]) == 3 for m in report["measurements"])
+BENCH = ("--backends", "onnxruntime", "--runs", "3", "--seconds", "0", "--cold-starts", "0")
+
+
+def test_bench_measures_and_writes_its_reports(folder: Path, call: Call) -> None:
+    args = ("bench", "photo.png", *BENCH, "--against", "jpeg", "--threads", "1")
+    assert call(*args, "--json", "a.json", "--html", "a.html", "--trace", "a.trace") == 0
+    assert "outside the networks" in call.out
+    report = json.loads((folder / "a.json").read_text())
+    stages = {(s["codec"], s["stage"]) for s in report["summaries"]}
+    assert {("onnxruntime", "decode/synthesis"), ("jpeg", "encode")} <= stages
+    assert {len(m["starts_s"]) for m in report["measurements"]} == {3}
+    assert (folder / "a.html").read_text().startswith("<!doctype html>")
+    names = {event["name"] for event in json.loads((folder / "a.trace").read_text())["traceEvents"]}
+    assert {"encode", "analysis", "decode"} <= names
+    assert call("bench", "--compare", "a.json", "a.json") == 0
+    assert call.out.splitlines()[-1].startswith("0 faster, 0 slower")
+    assert call("bench", "--compare", "a.json", "a.json", "--json", "-") == 0
+    rows = json.loads(call.out)["rows"]
+    assert {row["verdict"] for row in rows} == {"no difference"}
 
 
 def test_eval_prints_a_table(folder: Path, call: Call) -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 
 import edgecodec
 from edgecodec.bundle import Bundle, default_bundle_path
-from edgecodec.codec import Codec, Profile
+from edgecodec.codec import Codec
 from edgecodec.container import Header, read_container, read_header, write_container
 from edgecodec.errors import (
     BitstreamError,
@@ -320,14 +320,6 @@ def test_one_codec_serves_many_threads(shipped: Bundle, photo: UInt8Array) -> No
         with ThreadPoolExecutor(4) as pool:
             together = list(pool.map(once, range(16)))
         assert together == [once(n) for n in range(16)]
-
-
-def test_profile_names_the_stages(codec: Codec, small: UInt8Array) -> None:
-    coding, decoding = Profile(), Profile()
-    codec.decode(codec.encode(small, profile=coding), profile=decoding)
-    assert set(coding.seconds) == {"pixels in", "analysis", "entropy coding"}
-    assert set(decoding.seconds) == {"entropy decoding", "synthesis", "pixels out"}
-    assert all(s > 0 for s in {**coding.seconds, **decoding.seconds}.values())
 
 
 def test_codec_names_what_it_uses_and_ends_with_close(shipped: Bundle, small_file: bytes) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 from typing import Any
 
 from edgecodec.cli.common import (
     add_bundle_option,
-    check_json,
     expand_images,
     name_list,
+    number_from,
+    refuse_overwriting,
     whole_number,
     write_json,
 )
@@ -22,38 +25,83 @@ def add_parser(sub: Any) -> None:
         help="measure latency per stage and backend",
         description=(
             "Measure encoding and decoding per stage on each backend, and classical codecs "
-            "beside them. Candidates take turns, so that a busy machine slows all alike."
+            "beside them. Everybody takes turns, so that a busy machine slows all alike."
         ),
     )
     add = parser.add_argument
     add("images", nargs="*", metavar="IMAGES", help="default: the demo photo")
-    add("--backends", type=name_list, default=("all",), metavar="LIST", help="default: all")
-    add("--against", type=name_list, default=(), metavar="LIST", help="such as jpeg,webp,avif")
+    add("--backends", type=name_list, default=("auto",), metavar="LIST",
+        help="auto (default), all, or names, also with a precision: tflite:int8")  # fmt: skip
+    add("--against", type=name_list, default=(), metavar="LIST", help="of jpeg,webp,avif,jxl")
     add("-q", "--quality", type=whole_number(1, 100), default=60)
-    add("--runs", type=whole_number(3, 10000), default=20, help="timed runs (default 20)")
+    add("--runs", type=whole_number(3, 10**6), default=100,
+        help="least number of timed runs each (default 100)")  # fmt: skip
+    add("--seconds", type=number_from(0), default=10.0, help="least time of them all (default 10)")
+    add("--cold-starts", type=whole_number(0, 1000), default=3, metavar="N",
+        help="processes per codec from start to first picture (default 3)")  # fmt: skip
+    add("--minutes", type=number_from(0), default=0.0, metavar="M",
+        help="then work without a pause, to see a machine throttle")  # fmt: skip
+    add("--layers", action="store_true", help="then profile each network by layer")
     add_bundle_option(parser)
-    add("--threads", type=whole_number(1, 1024), metavar="N")
-    add("--json", metavar="FILE", help="all samples; - is stdout")
-    parser.set_defaults(run=run)
+    add("--threads", type=whole_number(1, 1024), metavar="N", help="and as many pinned cores")
+    add("--json", metavar="FILE", help="everything with all samples; - is stdout")
+    add("--html", metavar="FILE", help="a page with charts")
+    add("--trace", metavar="FILE", help="one picture as a Chrome trace, for ui.perfetto.dev")
+    add("--compare", nargs=2, metavar=("A", "B"),
+        help="measure nothing: compare two JSON reports stage by stage")  # fmt: skip
+    parser.set_defaults(run=run, wrong_usage=parser.error)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure and print."""
-    from edgecodec.device_tests.latency import DEMO_PHOTO, benchmark
+    """Measure and print, or compare and print."""
+    for name in filter(None, (args.json, args.html, args.trace)):
+        refuse_overwriting(name, force=True)
+    return _compare(args) if args.compare else _measure(args)
 
-    check_json(args.json)
-    images = expand_images(args.images) if args.images else [DEMO_PHOTO]
-    report = benchmark(
-        images,
+
+def _compare(args: argparse.Namespace) -> int:
+    from edgecodec.device_tests.compare import compare, load_report
+
+    if args.images or args.html or args.trace or args.minutes or args.layers:
+        args.wrong_usage("--compare takes two reports and --json, nothing else")
+    a, b = (load_report(path) for path in args.compare)
+    comparison = compare(a, b, tuple(args.compare))
+    if args.json:
+        write_json(args.json, comparison.to_dict())
+    if args.json != "-":
+        print(comparison.text())
+    return 0
+
+
+def _measure(args: argparse.Namespace) -> int:
+    from edgecodec.device_tests.bench import DEMO_PHOTO, Options, benchmark
+    from edgecodec.device_tests.bench_page import render_page
+    from edgecodec.device_tests.steady import Limits
+    from edgecodec.files import write_output
+
+    options = Options(
         bundle=args.bundle,
-        backends=None if args.backends == ("all",) else args.backends,
+        backends=args.backends,
         against=args.against,
         quality=args.quality,
-        runs=args.runs,
         threads=args.threads,
+        limits=Limits(args.runs, args.seconds),
+        cold_starts=args.cold_starts,
+        minutes=args.minutes,
+        layers=args.layers,
     )
+    images = expand_images(args.images) if args.images else [DEMO_PHOTO]
+    outcome = benchmark(images, options, _say if args.verbose else lambda line: None)
     if args.json:
-        write_json(args.json, report.to_dict())
+        write_json(args.json, outcome.report.to_dict())
+    if args.html:
+        write_output(args.html, render_page(outcome.report.to_dict()).encode())
+    if args.trace:
+        write_output(args.trace, (json.dumps(outcome.trace()) + "\n").encode())
     if args.json != "-":
-        print(report.text())
+        print(outcome.report.text())
     return 0
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

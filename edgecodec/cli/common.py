@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from edgecodec.errors import BitstreamError, ConfigError, EdgeCodecError
 
 if TYPE_CHECKING:
-    from edgecodec.codec import Codec, Profile
+    from edgecodec.codec import Codec
+    from edgecodec.profiling import Profile
 
 PRECISIONS = ("auto", "fp32", "fp16", "int8")
 
@@ -27,6 +29,21 @@ def whole_number(low: int, high: int) -> Any:
             value = low - 1
         if not low <= value <= high:
             raise argparse.ArgumentTypeError(f"{text!r} is not a whole number {low}..{high}")
+        return value
+
+    return parse
+
+
+def number_from(low: float) -> Any:
+    """Return an argparse type for finite numbers of at least `low`."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and value >= low):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low:g}")
         return value
 
     return parse
@@ -105,7 +122,7 @@ def show_numbers(numbers: Sequence[int], most: int = 10) -> str:
 
 
 def show_profile(profile: Profile) -> str:
-    """Return `analysis 31.2 ms, entropy coding 2.1 ms, total 40.0 ms`."""
+    """Return `analysis 31.2 ms, entropy 2.1 ms, total 40.0 ms`."""
     parts = [f"{name} {1e3 * s:.1f} ms" for name, s in profile.seconds.items()]
     return ", ".join([*parts, f"total {1e3 * sum(profile.seconds.values()):.1f} ms"])
 

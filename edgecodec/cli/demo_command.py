@@ -94,10 +94,11 @@ def _photo(bundle: Bundle, folder: Path) -> None:
     from PIL import Image
 
     from edgecodec.cli.common import show_profile
-    from edgecodec.codec import Codec, Profile
+    from edgecodec.codec import Codec
     from edgecodec.files import write_output
     from edgecodec.image import image_bytes
     from edgecodec.metrics import ms_ssim, psnr_rgb
+    from edgecodec.profiling import Profile
 
     with Image.open(DATA / "demo.png") as image:
         original = np.asarray(image.convert("RGB"))

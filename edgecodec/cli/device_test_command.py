@@ -36,8 +36,8 @@ def add_parser(sub: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check and print; 1 if anything disagrees."""
+    from edgecodec.device_tests.bench import DEMO_PHOTO
     from edgecodec.device_tests.conformance import check_conformance
-    from edgecodec.device_tests.latency import DEMO_PHOTO
 
     check_json(args.json)
     images = expand_images(args.images) if args.images else [DEMO_PHOTO]

@@ -13,7 +13,6 @@ Nothing of this is part of the model: `plain_weights` is what a checkpoint keeps
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +60,7 @@ class Rounding(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             unit = self.unit()[None, :, None, None]
             codes = ste_round(x.float() / unit).clamp(self.low, self.high)
-            return cast("Tensor", codes * unit).to(x.dtype)
+            return (codes * unit).to(x.dtype)
 
     @torch.no_grad()
     def _look(self, x: Tensor) -> None:

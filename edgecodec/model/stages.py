@@ -74,9 +74,9 @@ def build_stages(codec: NeuralCodec) -> tuple[AnalysisStage, SynthesisStage]:
     _scale_input(_convolutions(g_s)[0], 2.0**-fixed.Y_FRAC / fmt.Y_UNIT)
     folded = fold_latent_layers(codec)
     if folded[0]:
-        g_a = g_a[:-1]
+        g_a = nn.Sequential(*list(g_a)[:-1])
     if folded[1]:
-        g_s = g_s[1:]
+        g_s = nn.Sequential(*list(g_s)[1:])
     layers = [layer for net in (g_a, h_a, g_s) for layer in _convolutions(net)]
     _round_to_half(layers)
     _scale_input(_convolutions(g_a)[0], 1.0 / fmt.PIXEL_UNIT, fmt.PIXEL_OFFSET)

@@ -29,5 +29,5 @@ def test_options_refuse_an_objective_that_cannot_be() -> None:
         TrainingOptions(objective="psnr")  # type: ignore[arg-type]
     for sizes in ({"size": 128, "final_size": 256}, {"size": 256, "final_size": 128}):
         with pytest.raises(ValueError, match=r"size 128 is too small .* 192 pixels") as caught:
-            TrainingOptions(objective="msssim", **sizes)
+            TrainingOptions(objective="msssim", **sizes)  # type: ignore[arg-type]
         assert "\n" not in str(caught.value)

@@ -61,6 +61,8 @@ def test_probe_names_version_and_accelerator(backend: Backend) -> None:
     assert found.version[0].isdigit()
     assert found.accelerator == "cpu"
     assert "\n" not in found.reason
+    assert found.devices
+    assert all(isinstance(name, str) and name for name in found.devices)
 
 
 @pytest.mark.parametrize("threads", [None, 1, 2])

@@ -326,6 +326,7 @@ def test_devices_report_tells_backends_choices_and_reasons(
         "reason": "not here",
         "version": "",
         "accelerator": "cpu",
+        "devices": [],
     }
     assert values["stages"][0]["ranked"][0]["median_s"] > 0
     assert values["device"]["usable_cores"] >= 1

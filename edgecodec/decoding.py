@@ -1,0 +1,153 @@
+"""Substreams to latents and pictures, tile by tile, around damaged ones where that is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from edgecodec.container import ContainerFile, Tile
+from edgecodec.entropy import LatentCoder
+from edgecodec.errors import BitstreamError
+from edgecodec.manifest import Manifest
+from edgecodec.pipeline import Ahead
+from edgecodec.profiling import Profile, stage
+from edgecodec.tiling import Window, cut, window_of
+
+Float32Array = npt.NDArray[np.float32]
+Int16Array = npt.NDArray[np.int16]
+UInt8Array = npt.NDArray[np.uint8]
+
+
+class TileDecoder:
+    """Decodes the tiles of one file.
+
+    Args:
+        coder: layer 1.
+        manifest: of the bundle whose tables made the file.
+        file: the container.
+        keep_going: note damaged tiles instead of refusing the file.
+        profile: collects times, or None.
+
+    Raises:
+        BitstreamError: no tile is there.
+    """
+
+    def __init__(
+        self,
+        coder: LatentCoder,
+        manifest: Manifest,
+        file: ContainerFile,
+        *,
+        keep_going: bool,
+        profile: Profile | None = None,
+    ) -> None:
+        if all(substream is None for substream in file.substreams):
+            # Before anything is allocated: a header alone can claim half a gigapixel.
+            raise BitstreamError("no tile of the file is intact")
+        self._coder, self._manifest, self._file = coder, manifest, file
+        self._keep_going, self._profile = keep_going, profile
+        self._tiles = file.header.tiles()
+        height, width = (side // manifest.latent_stride for side in file.header.padded)
+        self._latents: Int16Array = np.zeros((height, width, manifest.latent_channels), np.int16)
+        self._lost = np.zeros((height, width), bool)
+        self.damaged: set[int] = set()
+        """Numbers of damaged tiles, from 0."""
+
+    def latents(self) -> Int16Array:
+        """Return the latents of all tiles, (h, w, M) in units of 1/16.
+
+        Raises:
+            BitstreamError: a tile is damaged and not to be passed over, or all are.
+        """
+        for number in range(len(self._tiles)):
+            self._read(number)
+        return self._latents
+
+    def pixels(self, run_stage: Callable[..., Mapping[str, Float32Array]]) -> UInt8Array:
+        """Return the picture, (H, W, 3); latents are read ahead while the network runs.
+
+        Args:
+            run_stage: `Codec.run_stage`.
+
+        Raises:
+            BitstreamError: as of `latents`.
+            BackendError: the runtime failed.
+        """
+        header, m = self._file.header, self._manifest
+        pixels: UInt8Array | None = None
+        with Ahead(self._read, len(self._tiles)) as reading:
+            for number, tile in enumerate(self._tiles):
+                window = window_of(tile, m.synthesis_halo, *header.padded, m.latent_stride)
+                reading.wait_for(self._last_of(window))
+                if number in self.damaged:
+                    continue
+                with stage(self._profile, "synthesis", number):
+                    y_hat = self._visible(window, tile)[None].astype(np.float32)
+                    x_hat = run_stage("synthesis", {"y_hat": y_hat})["x_hat"][0]
+                with stage(self._profile, "pack", number):
+                    if pixels is None:  # not before a tile has proved to be one
+                        pixels = np.full((header.height, header.width, 3), 128, np.uint8)
+                    self._show(x_hat, window, tile, pixels)
+            reading.wait_for(len(self._tiles) - 1)
+        assert pixels is not None  # else all tiles were damaged, which _read refuses
+        return pixels
+
+    def _read(self, number: int) -> None:
+        """Fill in the latents of a tile."""
+        header, m, tile = self._file.header, self._manifest, self._tiles[number]
+        substream = self._file.substreams[number]
+        area = _latent_area(tile, m.latent_stride)
+        try:
+            if substream is None:
+                raise BitstreamError("missing")
+            zh, zw = tile.height // m.hyper_stride, tile.width // m.hyper_stride
+            with stage(self._profile, "entropy", number):
+                self._latents[area] = self._coder.decode(header.quality, zh, zw, substream)[1]
+        except BitstreamError:
+            if not self._keep_going:
+                raise
+            self._lost[area] = True
+            self.damaged.add(number)
+            if len(self.damaged) == len(self._tiles):
+                raise BitstreamError("no tile of the file is intact") from None
+
+    def _last_of(self, window: Window) -> int:
+        """Return the number of the last tile that a window of latents reaches into."""
+        header, stride = self._file.header, self._manifest.latent_stride
+        rows, columns = window.slices()
+        row, column = (int(part.stop - 1) * stride // header.tile for part in (rows, columns))
+        return row * -(-header.padded[1] // header.tile) + column
+
+    def _visible(self, window: Window, tile: Tile) -> Int16Array:
+        """Return a window of latents; lost ones are the tile's own nearest."""
+        rows, columns = window.slices()
+        gone = self._lost[rows, columns, None]
+        if not gone.any():
+            return self._latents[rows, columns]
+        own_rows, own_columns = _latent_area(tile, self._manifest.latent_stride)
+        near_rows = np.clip(np.arange(rows.start, rows.stop), own_rows.start, own_rows.stop - 1)
+        near_columns = np.clip(
+            np.arange(columns.start, columns.stop), own_columns.start, own_columns.stop - 1
+        )
+        nearest = self._latents[near_rows[:, None], near_columns]
+        return np.where(gone, nearest, self._latents[rows, columns])
+
+    def _show(self, x_hat: Float32Array, window: Window, tile: Tile, pixels: UInt8Array) -> None:
+        header, stride = self._file.header, self._manifest.latent_stride
+        levels = cut(x_hat, window.inner_top * stride, window.inner_left * stride, tile, 1)
+        bottom = min(tile.top + tile.height, header.height)
+        right = min(tile.left + tile.width, header.width)
+        levels = levels[: bottom - tile.top, : right - tile.left]
+        # In place: the array is ours, and memory traffic is what this step costs.
+        np.add(levels, np.float32(0.5), out=levels)
+        np.clip(levels, 0, 255, out=levels)
+        pixels[tile.top : bottom, tile.left : right] = levels.astype(np.uint8)
+
+
+def _latent_area(tile: Tile, stride: int) -> tuple[slice, slice]:
+    return (
+        slice(tile.top // stride, (tile.top + tile.height) // stride),
+        slice(tile.left // stride, (tile.left + tile.width) // stride),
+    )

@@ -1,0 +1,105 @@
+"""Two steps of work on a row of items, one of them in a thread beside the other.
+
+Networks and the entropy coder leave the interpreter's lock while they work, so that the one can
+go on with a tile while the other is at the one before or after it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import TypeVar
+
+_Item = TypeVar("_Item")
+_Half = TypeVar("_Half")
+_Result = TypeVar("_Result")
+
+_WAITING = 2
+"""Items between the steps: each holds what a network made of a tile."""
+
+
+def in_two_steps(
+    first: Callable[[_Item], _Half], second: Callable[[_Half], _Result], items: Sequence[_Item]
+) -> list[_Result]:
+    """Return `second(first(item))` of each item; `second` has a thread of its own.
+
+    A single item needs none. What either step raises is raised here, and nothing is begun after it.
+    """
+    if len(items) < 2:
+        return [second(first(item)) for item in items]
+    results: list[_Result] = []
+    waiting: deque[Future[_Result]] = deque()
+    pool = ThreadPoolExecutor(1, "edgecodec-second-step")
+    try:
+        for item in items:
+            if len(waiting) == _WAITING:
+                results.append(waiting.popleft().result())
+            waiting.append(pool.submit(second, first(item)))
+        results.extend(future.result() for future in waiting)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return results
+
+
+class Ahead:
+    """Work on the items 0, 1, ... in a thread, which goes ahead of those who wait for one.
+
+    Use as a context; on leaving it, the item at work is finished and no other begun.
+
+    Args:
+        work: called with the number of each item, in order.
+        count: how many there are; with a single one it is done when waited for.
+    """
+
+    def __init__(self, work: Callable[[int], None], count: int) -> None:
+        self._work, self._count = work, count
+        self._done, self._stopped = 0, False
+        self._error: BaseException | None = None
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Ahead:
+        if self._count > 1:
+            self._thread = threading.Thread(target=self._run, name="edgecodec-ahead", daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stopped = True
+        if self._thread is not None:
+            self._thread.join()
+
+    def wait_for(self, number: int) -> None:
+        """Return when an item and all before it are done; raise what the work on them raised."""
+        if self._thread is None:
+            while self._done <= number:
+                self._work(self._done)
+                self._done += 1
+            return
+        with self._changed:
+            self._changed.wait_for(lambda: self._done > number or self._error is not None)
+            if self._done <= number and self._error is not None:
+                raise self._error
+
+    def _run(self) -> None:
+        for number in range(self._count):
+            if self._stopped:
+                return
+            try:
+                self._work(number)
+            except BaseException as exc:  # whatever it is, it belongs to whoever waits
+                with self._changed:
+                    self._error = exc
+                    self._changed.notify_all()
+                return
+            with self._changed:
+                self._done = number + 1
+                self._changed.notify_all()
