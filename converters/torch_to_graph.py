@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgecodec.converters.fold_scales import fold_scales, scale
 from edgecodec.converters.graph import (
     Add,
     Conv2d,
@@ -29,6 +28,7 @@ from edgecodec.converters.graph import (
     SpaceToDepth,
     Value,
 )
+from edgecodec.converters.simplify import scale, simplify
 from edgecodec.converters.transposed_convolution import as_convolution
 from edgecodec.errors import ConversionError, UnsupportedOpError
 
@@ -81,7 +81,7 @@ def graph_from_module(
     except Exception as exc:  # torch.export raises whatever the module or its tracer raises
         reason = " ".join(str(exc).split())[:200]
         raise ConversionError(f"cannot be traced by torch.export ({reason})", stage) from exc
-    return fold_scales(_Reader(program, stage, inputs, outputs).read())
+    return simplify(_Reader(program, stage, inputs, outputs).read())
 
 
 def _is_in_place(node: torch.fx.Node) -> bool:

@@ -206,6 +206,11 @@ def test_factors_go_into_convolutions_where_they_can(module: nn.Module, nodes: i
     assert len(read(module).nodes) == nodes
 
 
+def test_a_relu_goes_before_the_shuffle_it_reads_alone() -> None:
+    graph = read(nn.Sequential(nn.ConvTranspose2d(3, 4, 2, stride=2), nn.ReLU()))
+    assert [type(node).__name__ for node in graph.nodes] == ["Conv2d", "Relu", "DepthToSpace"]
+
+
 def test_a_transposed_convolution_that_crops_otherwise_is_refused() -> None:
     for module in (
         nn.ConvTranspose2d(3, 4, 5, stride=2, padding=2),

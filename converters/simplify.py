@@ -1,7 +1,8 @@
-"""Factors and offsets per channel, put into the convolutions next to them.
+"""Equal graphs with less to do.
 
 Networks from elsewhere normalise: `x / 255`, a mean subtracted, a batch norm. Such a step is read
-as a convolution of its own, 1x1 and one channel to one channel; here most of them vanish.
+as a convolution of its own, 1x1 and one channel to one channel; here most of them vanish in the
+convolutions next to them.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from edgecodec.converters.graph import (
     Float32Array,
     Graph,
     Node,
+    Relu,
     SpaceToDepth,
     Value,
 )
@@ -29,21 +31,38 @@ def scale(name: str, source: str, output: str, factor: Float32Array, offset: Flo
     return Conv2d(name, (source,), output, weight, offset, groups=len(factor))
 
 
-def fold_scales(graph: Graph) -> Graph:
+def simplify(graph: Graph) -> Graph:
     """Return a graph of the same results with as few scales as possible.
 
     What is left stands before a convolution that pads, where an offset cannot be moved, or between
-    nodes that are no convolutions.
+    nodes that are no convolutions. A ReLU behind a pixel shuffle goes before it, next to the
+    convolution that it can become a part of.
     """
     while True:
         for node in graph.nodes:
+            simpler = None
             if isinstance(node, Conv2d) and _is_scale(node):
-                smaller = _fold(graph, node)
-                if smaller is not None:
-                    graph = smaller
-                    break
+                simpler = _fold(graph, node)
+            elif isinstance(node, Relu):
+                simpler = _before_shuffle(graph, node)
+            if simpler is not None:
+                graph = simpler
+                break
         else:
             return graph
+
+
+def _before_shuffle(graph: Graph, node: Relu) -> Graph | None:
+    """Return the graph with a ReLU before the pixel shuffle that it alone reads, if it does."""
+    (source,) = node.inputs
+    shuffle = graph.producer(source)
+    alone = graph.consumers(source) == [node] and source not in graph.outputs
+    if not alone or not isinstance(shuffle, DepthToSpace):
+        return None
+    deep = Value(f"{node.name}.before", graph.values[shuffle.inputs[0]].channels)
+    relu = replace(node, inputs=shuffle.inputs, output=deep.name)
+    after = replace(shuffle, inputs=(deep.name,), output=node.output)
+    return _replaced(graph, {shuffle.name: [relu, after], node.name: []}, [deep])
 
 
 def _is_scale(node: Conv2d) -> bool:
