@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import runpy
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from edgecodec.bundle import Bundle
 from edgecodec.cli import main
@@ -22,6 +24,7 @@ from edgecodec.errors import ConversionError
 from edgecodec.metrics import psnr_rgb
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+MANUAL = EXAMPLES.parent / "own-codec.md"
 OWN_CODEC = EXAMPLES / "own_codec.py"
 COMPRESSAI = EXAMPLES / "compressai_relu.py"
 RUNTIMES = ("onnxruntime", "tflite", "torch")
@@ -149,6 +152,31 @@ def test_hyperprior_is_learned_around_own_codec(
         assert codec.bundle.manifest.hyper_channels == 24
         data = codec.encode(picture(7), quality=90)
         assert psnr_rgb(np.asarray(picture(7)), np.asarray(codec.decode(data))) > 26
+
+
+def test_code_of_the_manual_runs(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_research.py").write_text(
+        "from torch import nn\n"
+        "def Encoder():\n    return nn.Conv2d(3, 7, 16, stride=16)\n"
+        "def Decoder():\n    return nn.ConvTranspose2d(7, 3, 16, stride=16)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    first, second = re.findall("```python\n(.*?)```", MANUAL.read_text(), re.DOTALL)
+    networks = {"encoder": nn.Conv2d(3, 7, 16), "decoder": nn.ConvTranspose2d(7, 3, 16)}
+    states = {name: network.state_dict() for name, network in networks.items()}
+    torch.save({**states, "latents": torch.randn(99, 7)}, "my.pt")
+    (tmp_path / "my_codec.py").write_text(first)
+    assert read_source("my_codec.py:load_codec").parsed_tables.latent_channels == 7
+    assert "192,  # channels" in second
+    quick = second.replace("192,", "7,").replace("steps=1000", "size=64, steps=1")
+    Path("photos").symlink_to(photos)
+    names: dict[str, Any] = {}
+    exec(f"{first}\nencoder, decoder = Encoder(), Decoder()\n{quick}", names)
+    assert Path("fitted.pt").is_file()
+    assert names["codec"].tables.latent_channels == 7
 
 
 def compressai_state(n: int, m: int) -> dict[str, torch.Tensor]:
