@@ -102,6 +102,7 @@ def read_source(checkpoint: Path | str) -> Source:
         return _source(stages.analysis, stages.synthesis, stages.tables)
     try:
         codec = load_codec(Path(checkpoint))
+        _check_weights(codec)
         return _source(*build_stages(codec), export_tables(codec))
     except ValueError as exc:
         raise ConversionError(" ".join(str(exc).split())) from exc
@@ -110,9 +111,7 @@ def read_source(checkpoint: Path | str) -> Source:
 def _source(analysis: nn.Module, synthesis: nn.Module, tables: bytes) -> Source:
     modules: dict[StageName, nn.Module] = {"analysis": analysis, "synthesis": synthesis}
     for stage, module in modules.items():
-        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                raise ConversionError(f"{name} is not finite", stage)
+        _check_weights(module, stage)
     channels = Tables.from_bytes(tables).latent_channels
     graphs: dict[StageName, Graph] = {
         "analysis": graph_from_module(
@@ -125,6 +124,12 @@ def _source(analysis: nn.Module, synthesis: nn.Module, tables: bytes) -> Source:
     for graph in graphs.values():
         _check_finite(graph)
     return Source(modules, graphs, tables)
+
+
+def _check_weights(module: nn.Module, stage: str = "") -> None:
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ConversionError(f"{name} is not finite", stage)
 
 
 def _check_finite(graph: Graph) -> None:

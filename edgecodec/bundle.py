@@ -14,6 +14,7 @@ All artefacts of a bundle share the tables, so that any of them decodes any othe
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import shutil
@@ -25,11 +26,11 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from edgecodec.errors import BundleError
 from edgecodec.manifest import ArtefactEntry, Manifest
+from edgecodec.npz import read_npz
 from edgecodec.parts import SUFFIX, Parts
 
 MANIFEST = "manifest.json"
@@ -42,6 +43,15 @@ DEFAULT = "default"
 EMBEDDED = Path(__file__).with_name("data")
 """Where the bundles lie that ship with the package, each in `<name>.bundle`."""
 _MANIFEST_LIMIT = 1 << 20
+_GOLDEN_LIMIT = 64 << 20
+_GOLDEN_KINDS = {
+    "x": ("uint8", 3),
+    "file": ("uint8", 1),
+    "y_hat": ("int16", 3),
+    "x_hat": ("uint8", 3),
+    "y": ("float32", 3),
+    "z": ("float32", 3),
+}
 
 
 def sha256_of(path: Path) -> str:
@@ -127,6 +137,11 @@ class Bundle:
         except BundleError:
             self.close()
             raise
+
+    @functools.cached_property
+    def content_id(self) -> str:
+        """What changes with any file or artefact listed, wherever the bundle lies."""
+        return short_id(self.manifest.to_json().encode())
 
     def __enter__(self) -> Bundle:
         return self
@@ -302,13 +317,23 @@ class Bundle:
 
         Keys: `x` (H, W, 3) uint8; `quality` int; `file` uint8, the expected bytes decode to
         `y_hat` (h, w, M) int16; `x_hat` (H, W, 3) uint8 of the reference; `y` (h, w, M) and
-        `z` (h/2, w/2, Z) float32 of the reference.
+        `z` (h/2, w/2, Z) float32 of the reference. What is there has these types and axes; so have
+        results of a precision, such as `x_hat_int8`.
+
+        Raises:
+            BundleError: missing, damaged, or of other types.
         """
-        try:
-            with np.load(self.file(GOLDEN), allow_pickle=False) as archive:
-                return dict(archive.items())
-        except (ValueError, OSError, zipfile.BadZipFile) as exc:
-            raise BundleError(f"{self.path}: {GOLDEN} cannot be read") from exc
+        source = f"{self.path}: {GOLDEN}"
+        arrays = read_npz(self.file(GOLDEN).read_bytes(), _GOLDEN_LIMIT, source)
+        for name, array in arrays.items():
+            known = [key for key in _GOLDEN_KINDS if name == key or name.startswith(f"{key}_")]
+            kind, axes = _GOLDEN_KINDS[max(known, key=len)] if known else (array.dtype, array.ndim)
+            if array.dtype != kind or array.ndim != axes:
+                raise BundleError(
+                    f"{source} holds {name} as {array.dtype} with {array.ndim} axes; "
+                    "convert the checkpoint again"
+                )
+        return arrays
 
     def close(self) -> None:
         """Remove temporary copies: of a zip file's content, and of files stored in parts."""

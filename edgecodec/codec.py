@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import operator
 import threading
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +28,7 @@ from edgecodec.container import (
 )
 from edgecodec.decoding import TileDecoder
 from edgecodec.effort import PLANS
-from edgecodec.encoding import TileEncoder
+from edgecodec.encoding import RunStage, TileEncoder
 from edgecodec.entropy import LatentCoder
 from edgecodec.errors import (
     BundleError,
@@ -40,12 +41,12 @@ from edgecodec.profiling import Profile, stage
 if TYPE_CHECKING:
     from PIL import Image
 
-    from edgecodec.runtimes.base import Session, StageName
-    from edgecodec.runtimes.select import Choice
+    from edgecodec.runtimes.base import StageName
+    from edgecodec.runtimes.choice import Choice
+    from edgecodec.runtimes.stage_runner import StageRunner
 
 Int16Array = npt.NDArray[np.int16]
 UInt8Array = npt.NDArray[np.uint8]
-_Scalar = TypeVar("_Scalar", bound=np.generic)
 
 DEFAULT_QUALITY = 60
 DEFAULT_TILE = 1536
@@ -60,7 +61,8 @@ class Codec:
             None encodes with the default one and decodes with whichever embedded one a file names.
         backend: `auto` measures what is here; a name takes that backend or fails.
         precision: `auto`, `fp32`, `fp16` or `int8`.
-        threads: worker threads of the runtime; None leaves the choice to it.
+        threads: worker threads of the runtime; None measures with `auto`, and leaves the choice
+            to a backend that is named.
         entropy_coder: `auto` (the C core where it is built), `c` or `numpy`.
         embedded: folder of the embedded bundles; None is that of the package.
 
@@ -92,7 +94,7 @@ class Codec:
             raise
         self._lock = threading.Lock()
         self._closed = False
-        self._sessions: dict[str, tuple[Session, Choice]] = {}
+        self._runners: dict[str, StageRunner] = {}
         self._others: dict[str, Codec] = {}
 
     def _load_coder(self, implementation: str) -> LatentCoder:
@@ -105,43 +107,61 @@ class Codec:
         if self._owns_bundle:
             self.bundle.close()
 
-    def _open(self, stage: StageName) -> tuple[Session, Choice]:
+    def _runner(self, stage: StageName) -> StageRunner:
         with self._lock:
             if self._closed:
                 raise ConfigError("the codec is closed; make a new one")
-            if stage not in self._sessions:
-                from edgecodec.runtimes.select import open_stage  # noqa: PLC0415 - heavy
+            if stage not in self._runners:
+                from edgecodec.runtimes.stage_runner import StageRunner  # noqa: PLC0415 - heavy
 
-                self._sessions[stage] = open_stage(
+                self._runners[stage] = StageRunner(
                     self.bundle, stage, self.backend, self.precision, self.threads
                 )
-            return self._sessions[stage]
+            return self._runners[stage]
 
     def choice(self, stage: StageName) -> Choice:
-        """Return which backend and precision runs a stage, opening it where needed.
+        """Return what ran a stage last, or would run a picture of 768 x 512, opening it if needed.
 
         Raises:
             BackendError: none works; says what was tried.
         """
-        return self._open(stage)[1]
+        return self._runner(stage).open()
 
     def run_stage(
-        self, stage: StageName, inputs: dict[str, npt.NDArray[np.float32]]
+        self,
+        stage: StageName,
+        inputs: dict[str, npt.NDArray[np.float32]],
+        size: tuple[int, int] | None = None,
     ) -> dict[str, npt.NDArray[np.float32]]:
         """Run one network alone; names and shapes as in `edgecodec.runtimes.base`.
+
+        With the backend left open, one that fails gives way to the next, with a warning.
+
+        Args:
+            stage: which network.
+            inputs: what it takes.
+            size: height and width in pixels of the pictures it is chosen for; None keeps to
+                what `choice` says.
 
         Raises:
             BackendError: the runtime failed or an input does not fit.
         """
-        return self._open(stage)[0].run(inputs)
+        return self._runner(stage).run(inputs, size)
+
+    def _opened(self, stages: tuple[StageName, ...], header: Header) -> RunStage:
+        """Return `run_stage` for a picture, all loaded, so that loading is in no stage's time."""
+        largest = min(header.height, header.tile), min(header.width, header.tile)
+        for name in stages:
+            self._runner(name).open(largest)
+        return partial(self.run_stage, size=largest)
 
     def close(self) -> None:
         """Release sessions and unpacked files; a Bundle that was passed in stays open."""
         with self._lock:
             self._closed = True
-            for session, _ in self._sessions.values():
-                session.close()
-            self._sessions.clear()
+            for runner in self._runners.values():
+                runner.close()
+            self._runners.clear()
             for other in self._others.values():
                 other.close()
             self._others.clear()
@@ -192,12 +212,8 @@ class Codec:
             picture = to_picture(image)
         height, width = picture.pixels.shape[:2]
         header = Header(width, height, picture.mode, quality, tile, self.bundle.manifest.tables_id)
-        self._open("analysis")  # so that loading it counts as no stage
-        if effort > 1:
-            self._open("synthesis")
-        encoder = TileEncoder(
-            self.coder, self.bundle.manifest, self.run_stage, header, effort, profile
-        )
+        run_stage = self._opened(("analysis", "synthesis") if effort > 1 else ("analysis",), header)
+        encoder = TileEncoder(self.coder, self.bundle.manifest, run_stage, header, effort, profile)
         substreams = encoder.encode(picture.pixels)
         with stage(profile, "write"):
             return write_container(header, substreams, picture.metadata)
@@ -261,8 +277,7 @@ class Codec:
         if (other := self.for_file(data)) is not self:
             return other.decode(data, keep_going=keep_going, profile=profile)
         file, decoder = self._decoder(data, keep_going, profile)
-        self._open("synthesis")  # so that loading it counts as no stage
-        pixels = decoder.pixels(self.run_stage)
+        pixels = decoder.pixels(self._opened(("synthesis",), file.header))
         with stage(profile, "pack"):
             image = from_pixels(pixels, file.header.mode, file.metadata)
         if decoder.damaged:

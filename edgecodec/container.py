@@ -78,14 +78,16 @@ class Header:
         height, width = self.padded
         return -(-height // self.tile) * -(-width // self.tile)
 
-    def tiles(self) -> list[Tile]:
-        """Return the tiles in the order of the file: rows from the top, each from the left."""
+    def tile_at(self, number: int) -> Tile:
+        """Return a tile by its place in the file, from 0: rows from the top, each from the left."""
         height, width = self.padded
-        return [
-            Tile(top, left, min(self.tile, height - top), min(self.tile, width - left))
-            for top in range(0, height, self.tile)
-            for left in range(0, width, self.tile)
-        ]
+        row, column = divmod(number, -(-width // self.tile))
+        top, left = row * self.tile, column * self.tile
+        return Tile(top, left, min(self.tile, height - top), min(self.tile, width - left))
+
+    def tiles(self) -> list[Tile]:
+        """Return all tiles in the order of the file."""
+        return [self.tile_at(number) for number in range(self.tile_count)]
 
 
 @dataclass(frozen=True)

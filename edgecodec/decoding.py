@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -43,17 +44,20 @@ class TileDecoder:
         keep_going: bool,
         profile: Profile | None = None,
     ) -> None:
-        if all(substream is None for substream in file.substreams):
-            # Before anything is allocated: a header alone can claim half a gigapixel.
+        self._there = [n for n, data in enumerate(file.substreams) if data is not None]
+        if not self._there:
             raise BitstreamError("no tile of the file is intact")
         self._coder, self._manifest, self._file = coder, manifest, file
         self._keep_going, self._profile = keep_going, profile
-        self._tiles = file.header.tiles()
-        height, width = (side // manifest.latent_stride for side in file.header.padded)
-        self._latents: Int16Array = np.zeros((height, width, manifest.latent_channels), np.int16)
-        self._lost = np.zeros((height, width), bool)
-        self.damaged: set[int] = set()
-        """Numbers of damaged tiles, from 0."""
+        self._intact: set[int] = set()
+        # Not before a tile has proved to be one: a hundred bytes can claim half a gigapixel.
+        self._latents: Int16Array | None = None
+        self._lost = np.ones((0, 0), bool)
+
+    @property
+    def damaged(self) -> set[int]:
+        """Numbers of the tiles, from 0, that have been found to be damaged or missing."""
+        return set(range(self._file.header.tile_count)) - self._intact
 
     def latents(self) -> Int16Array:
         """Return the latents of all tiles, (h, w, M) in units of 1/16.
@@ -61,8 +65,9 @@ class TileDecoder:
         Raises:
             BitstreamError: a tile is damaged and not to be passed over, or all are.
         """
-        for number in range(len(self._tiles)):
-            self._read(number)
+        for index in range(len(self._there)):
+            self._read(index)
+        assert self._latents is not None  # else no tile was intact, which _read refuses
         return self._latents
 
     def pixels(self, run_stage: Callable[..., Mapping[str, Float32Array]]) -> UInt8Array:
@@ -77,41 +82,46 @@ class TileDecoder:
         """
         header, m = self._file.header, self._manifest
         pixels: UInt8Array | None = None
-        with Ahead(self._read, len(self._tiles)) as reading:
-            for number, tile in enumerate(self._tiles):
+        with Ahead(self._read, len(self._there)) as reading:
+            for number in self._there:
+                tile = header.tile_at(number)
                 window = window_of(tile, m.synthesis_halo, *header.padded, m.latent_stride)
-                reading.wait_for(self._last_of(window))
-                if number in self.damaged:
+                reading.wait_for(bisect_right(self._there, self._last_of(window)) - 1)
+                if number not in self._intact or self._latents is None:
                     continue
                 with stage(self._profile, "synthesis", number):
-                    y_hat = self._visible(window, tile)[None].astype(np.float32)
+                    y_hat = self._visible(self._latents, window, tile)[None].astype(np.float32)
                     x_hat = run_stage("synthesis", {"y_hat": y_hat})["x_hat"][0]
                 with stage(self._profile, "pack", number):
-                    if pixels is None:  # not before a tile has proved to be one
+                    if pixels is None:
                         pixels = np.full((header.height, header.width, 3), 128, np.uint8)
                     self._show(x_hat, window, tile, pixels)
-            reading.wait_for(len(self._tiles) - 1)
-        assert pixels is not None  # else all tiles were damaged, which _read refuses
+            reading.wait_for(len(self._there) - 1)
+        assert pixels is not None  # else no tile was intact, which _read refuses
         return pixels
 
-    def _read(self, number: int) -> None:
-        """Fill in the latents of a tile."""
-        header, m, tile = self._file.header, self._manifest, self._tiles[number]
-        substream = self._file.substreams[number]
-        area = _latent_area(tile, m.latent_stride)
+    def _read(self, index: int) -> None:
+        """Fill in the latents of a tile that is there."""
+        header, m, number = self._file.header, self._manifest, self._there[index]
+        tile, substream = header.tile_at(number), self._file.substreams[number]
+        zh, zw = tile.height // m.hyper_stride, tile.width // m.hyper_stride
         try:
-            if substream is None:
-                raise BitstreamError("missing")
-            zh, zw = tile.height // m.hyper_stride, tile.width // m.hyper_stride
             with stage(self._profile, "entropy", number):
-                self._latents[area] = self._coder.decode(header.quality, zh, zw, substream)[1]
+                y_hat = self._coder.decode(header.quality, zh, zw, substream or b"")[1]
         except BitstreamError:
             if not self._keep_going:
                 raise
-            self._lost[area] = True
-            self.damaged.add(number)
-            if len(self.damaged) == len(self._tiles):
+            if index == len(self._there) - 1 and not self._intact:
                 raise BitstreamError("no tile of the file is intact") from None
+            return
+        if self._latents is None:
+            height, width = (side // m.latent_stride for side in header.padded)
+            self._lost = np.ones((height, width), bool)
+            self._latents = np.zeros((height, width, m.latent_channels), np.int16)
+        area = _latent_area(tile, m.latent_stride)
+        self._latents[area] = y_hat
+        self._lost[area] = False
+        self._intact.add(number)
 
     def _last_of(self, window: Window) -> int:
         """Return the number of the last tile that a window of latents reaches into."""
@@ -120,19 +130,18 @@ class TileDecoder:
         row, column = (int(part.stop - 1) * stride // header.tile for part in (rows, columns))
         return row * -(-header.padded[1] // header.tile) + column
 
-    def _visible(self, window: Window, tile: Tile) -> Int16Array:
+    def _visible(self, latents: Int16Array, window: Window, tile: Tile) -> Int16Array:
         """Return a window of latents; lost ones are the tile's own nearest."""
         rows, columns = window.slices()
         gone = self._lost[rows, columns, None]
         if not gone.any():
-            return self._latents[rows, columns]
+            return latents[rows, columns]
         own_rows, own_columns = _latent_area(tile, self._manifest.latent_stride)
         near_rows = np.clip(np.arange(rows.start, rows.stop), own_rows.start, own_rows.stop - 1)
         near_columns = np.clip(
             np.arange(columns.start, columns.stop), own_columns.start, own_columns.stop - 1
         )
-        nearest = self._latents[near_rows[:, None], near_columns]
-        return np.where(gone, nearest, self._latents[rows, columns])
+        return np.where(gone, latents[near_rows[:, None], near_columns], latents[rows, columns])
 
     def _show(self, x_hat: Float32Array, window: Window, tile: Tile, pixels: UInt8Array) -> None:
         header, stride = self._file.header, self._manifest.latent_stride

@@ -49,10 +49,10 @@ def read_input(name: str) -> bytes:
     Raises:
         ConfigError: it cannot be read.
     """
-    if name == "-":
-        return sys.stdin.buffer.read()
+    if name == "-" and sys.stdin is None:
+        raise ConfigError("standard input is closed")
     try:
-        return Path(name).read_bytes()
+        return sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
     except OSError as exc:
         raise ConfigError(f"{name}: cannot be read ({exc.strerror or exc})") from exc
 
@@ -63,16 +63,20 @@ def write_output(name: str, data: bytes) -> None:
     Raises:
         ConfigError: it cannot be written.
     """
-    if name == "-":
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-        return
+    if name == "-" and sys.stdout is None:
+        raise ConfigError("standard output is closed")
     path = Path(name)
     try:
+        if name == "-":
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+            return
         if path.exists() and not path.is_file():  # a device or a pipe: nothing to replace
             path.write_bytes(data)
             return
         with replacing(path) as temporary:
             temporary.write_bytes(data)
+    except BrokenPipeError:
+        raise  # the reader of a pipe has gone
     except OSError as exc:
         raise ConfigError(f"{name}: cannot be written ({exc.strerror or exc})") from exc

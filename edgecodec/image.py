@@ -23,6 +23,7 @@ from edgecodec.files import check_folder
 UInt8Array = npt.NDArray[np.uint8]
 
 _TIFF_XMP = 700
+_JPEG_SIDE = 65500
 _ANIMATED = ("GIF", "WEBP", "PNG", "TIFF", "AVIF")
 _KEEP_EXIF = ("AVIF", "JPEG", "MPO", "PNG", "TIFF", "WEBP")
 _RGB_MODES = ("RGB", "RGBA", "RGBX", "RGBa", "P", "PA")
@@ -188,8 +189,25 @@ def image_bytes(image: Image.Image, name: str) -> bytes:
     """
     suffix = ".png" if name == "-" else Path(name).suffix.lower()
     kind = Image.registered_extensions()[suffix]
-    if kind not in _KEEP_EXIF:  # the orientation would be lost with the tag that holds it
-        image = ImageOps.exif_transpose(image)
+    if kind == "JPEG" and max(image.size) > _JPEG_SIDE:  # the library would say so on stderr, too
+        raise ConfigError(f"{name}: JPEG holds at most {_JPEG_SIDE} pixels per side; try .png")
+    buffer = io.BytesIO()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd metadata
+            if kind not in _KEEP_EXIF:  # the orientation would be lost with the tag that holds it
+                image = ImageOps.exif_transpose(image)
+            image.save(buffer, kind, **_options(image, kind))
+    except MemoryError:
+        raise
+    except Exception as exc:  # of metadata that are damaged Pillow's plugins raise whatever comes
+        reason = " ".join(str(exc).split()) or type(exc).__name__
+        raise ConfigError(f"{name}: cannot be written as {kind} ({reason})") from exc
+    return buffer.getvalue()
+
+
+def _options(image: Image.Image, kind: str) -> dict[str, Any]:
+    """Return what a format's writer is told beside the pixels."""
     options: dict[str, Any] = dict(_metadata(image))
     if kind == "JPEG":
         options.update(quality=95, subsampling=0)
@@ -204,9 +222,4 @@ def image_bytes(image: Image.Image, name: str) -> bytes:
         exif.load(options.get("exif", b""))
         exif[_TIFF_XMP] = options.pop("xmp")
         options["exif"] = exif
-    buffer = io.BytesIO()
-    try:
-        image.save(buffer, kind, **options)
-    except (OSError, ValueError, KeyError) as exc:
-        raise ConfigError(f"{name}: cannot be written as {kind} ({exc})") from exc
-    return buffer.getvalue()
+    return options

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,6 +17,7 @@ from edgecodec.errors import (
     UnknownPluginError,
 )
 from edgecodec.manifest import ArtefactEntry
+from edgecodec.runtimes import verdict_store
 from edgecodec.runtimes.base import (
     Artefact,
     Availability,
@@ -25,12 +27,12 @@ from edgecodec.runtimes.base import (
     StageName,
 )
 from edgecodec.runtimes.choice import Choice
-from edgecodec.runtimes.golden import TOLERANCES, Golden, Tolerance
+from edgecodec.runtimes.environment import AUTO, DISABLE, disabled_backends
+from edgecodec.runtimes.golden import TOLERANCES, Golden
 from edgecodec.runtimes.measure import time_side_by_side
 from edgecodec.runtimes.registry import backend_names, get_backend
 from edgecodec.runtimes.vendor import one_line
 
-AUTO = "auto"
 REFERENCE = "torch"
 """Slow to import and to run: automatic selection takes it when nothing else works."""
 
@@ -46,20 +48,26 @@ class Candidate:
         name: of the backend.
         entry: the artefact.
         backend: what loads it.
+        threads: worker threads of the runtime; None leaves it to the backend.
         session: the loaded artefact, while it is wanted.
         error: why it was rejected.
         load_s: seconds to load.
         median_s: seconds per call.
+        high_s: upper end of what the median may be.
+        variant: another thread count for what is among the candidates already.
     """
 
     stage: StageName
     name: str
     entry: ArtefactEntry
     backend: Backend
+    threads: int | None = None
     session: Session | None = None
     error: EdgeCodecError | None = None
     load_s: float | None = None
     median_s: float | None = None
+    high_s: float | None = None
+    variant: bool = False
 
     def reject(self, error: EdgeCodecError) -> None:
         """Note why it cannot be used and let go of its session."""
@@ -70,10 +78,7 @@ class Candidate:
         """Close the session, whatever it says to that."""
         session, self.session = self.session, None
         if session is not None:
-            try:
-                session.close()
-            except Exception as exc:  # code of other packages; there is nothing left to save
-                _log.warning("%s: closing a session failed: %s", self.name, one_line(exc))
+            close_quietly(session)
 
     def choice(self, reason: str = "") -> Choice:
         """Return the outcome as data."""
@@ -87,15 +92,31 @@ class Candidate:
             reason=reason,
             median_s=self.median_s,
             load_s=self.load_s,
+            threads=self.threads,
         )
+
+    @property
+    def artefact(self) -> tuple[str, str]:
+        """Backend and precision: what is alike, whatever the threads."""
+        return self.name, self.entry.precision
+
+
+def close_quietly(session: Session) -> None:
+    """Close a session, whatever it says to that."""
+    try:
+        session.close()
+    except Exception as exc:  # code of other packages; there is nothing left to save
+        _log.warning("closing a session failed: %s", one_line(exc))
 
 
 def probe(name: str) -> Availability:
     """Ask a backend whether it can be used, and bear one that raises instead of answering.
 
     Raises:
-        UnknownPluginError: no backend of that name.
+        UnknownPluginError: no backend of that name, here or in EDGECODEC_DISABLE.
     """
+    if name in disabled_backends():
+        return Availability(False, f"forbidden by {DISABLE}")
     try:
         return get_backend(name).probe()
     except UnknownPluginError:
@@ -104,26 +125,29 @@ def probe(name: str) -> Availability:
         return Availability(False, f"does not answer: {one_line(exc)}")
 
 
-def load(
-    bundle: Bundle, backend: Backend, stage: StageName, entry: ArtefactEntry, threads: int | None
-) -> Session:
-    """Load an artefact of a bundle.
+def load(bundle: Bundle, candidate: Candidate) -> Session:
+    """Load the artefact of a candidate.
 
     Raises:
         BundleError: its files are damaged.
         BackendError: the backend refuses it.
     """
+    stage, entry, backend = candidate.stage, candidate.entry, candidate.backend
     artefact = Artefact(stage, entry.target, entry.precision, bundle.artefact_file(entry))
     try:
-        return backend.load(artefact, SessionOptions(threads))
+        return backend.load(artefact, SessionOptions(candidate.threads))
     except EdgeCodecError:
         raise
     except Exception as exc:  # a backend of another package may not keep to the protocol
-        raise BackendError(backend.name, f"{artefact.path.name}: {one_line(exc)}") from exc
+        raise BackendError(candidate.name, f"{artefact.path.name}: {one_line(exc)}") from exc
 
 
 def find_candidates(
-    bundle: Bundle, stage: StageName, backend: str, precision: str
+    bundle: Bundle,
+    stage: StageName,
+    backend: str,
+    precision: str,
+    threads: int | None = None,
 ) -> list[Candidate]:
     """Return what could run a stage, without loading anything.
 
@@ -132,6 +156,7 @@ def find_candidates(
         stage: which stage.
         backend: a name or `auto`.
         precision: a precision or `auto`.
+        threads: worker threads of the runtime; None leaves it to the backends.
 
     Raises:
         UnknownPluginError: no backend of that name.
@@ -149,6 +174,8 @@ def find_candidates(
         what = "" if precision == AUTO else f"{precision} "
         whom = "" if backend == AUTO else f" for {backend}"
         raise BundleError(f"{bundle.path}: no {what}artefact of {stage}{whom}; there are: {have}")
+    for candidate in found:
+        candidate.threads = threads
     return found
 
 
@@ -169,45 +196,40 @@ def _of_named_backend(name: str, stage: StageName, entries: list[ArtefactEntry])
     return [Candidate(stage, name, e, backend) for e in entries if e.target == backend.target]
 
 
-def try_out(
-    candidates: list[Candidate],
-    bundle: Bundle,
-    golden: Golden,
-    threads: int | None,
-    tolerance: Tolerance | None,
-) -> None:
-    """Load each candidate and compare it with the golden vector; reject those that fail.
+def prove(candidate: Candidate, bundle: Bundle, golden: Golden) -> Session:
+    """Load a candidate, which then holds its session, and compare it with the golden vector.
 
-    Args:
-        candidates: all of one stage.
-        bundle: where the artefacts are.
-        golden: what they are to compute.
-        threads: for the runtimes.
-        tolerance: allowed deviation; None takes that of each artefact's own precision.
+    An artefact of any precision is held to the tolerance of its own precision: what it costs was
+    measured, and judged, when it was converted.
+
+    Raises:
+        BundleError: the files of the artefact are damaged.
+        BackendError: it does not load, fails, or answers wrongly. No session is left open.
     """
-    probed = {name: probe(name) for name in dict.fromkeys(c.name for c in candidates)}
-    for candidate in candidates:
-        entry, found = candidate.entry, probed[candidate.name]
-        if not found.ok:
-            candidate.reject(BackendUnavailableError(candidate.name, found.reason))
-            continue
-        try:
+    stage, entry = candidate.stage, candidate.entry
+    trial = verdict_store.trial_name(bundle, stage, *candidate.artefact)
+    try:
+        with verdict_store.marking(trial):
             begun = time.perf_counter()
-            candidate.session = load(bundle, candidate.backend, candidate.stage, entry, threads)
+            session = candidate.session = load(bundle, candidate)
             candidate.load_s = time.perf_counter() - begun
-            outputs = candidate.session.run(golden.inputs(candidate.stage))
-            limit = tolerance or TOLERANCES.get(entry.precision, TOLERANCES["fp32"])
-            problem = golden.problem(candidate.stage, outputs, entry.precision, limit)
-            if problem:
-                candidate.reject(BackendError(candidate.name, f"{entry.path}: {problem}"))
-        except EdgeCodecError as exc:
-            candidate.reject(exc)
-        except Exception as exc:  # a backend of another package may raise anything
-            candidate.reject(BackendError(candidate.name, f"{entry.path}: {one_line(exc)}"))
+            outputs = session.run(golden.inputs(stage))
+        limit = TOLERANCES.get(entry.precision, TOLERANCES["fp32"])
+        problem = golden.problem(stage, outputs, entry.precision, limit)
+    except EdgeCodecError:
+        candidate.close()
+        raise
+    except Exception as exc:  # a backend of another package may raise anything
+        candidate.close()
+        raise BackendError(candidate.name, f"{entry.path}: {one_line(exc)}") from exc
+    if problem:
+        candidate.close()
+        raise BackendError(candidate.name, f"{entry.path}: {problem}")
+    return session
 
 
 def time_candidates(
-    candidates: list[Candidate], golden: Golden, size: tuple[int, int], budget_s: float
+    candidates: Sequence[Candidate], golden: Golden, size: tuple[int, int], budget_s: float
 ) -> None:
     """Time candidates that hold a session against each other; reject those that fail.
 
@@ -219,7 +241,7 @@ def time_candidates(
     runs = [partial(c.session.run, workload) for c in candidates if c.session is not None]
     timings = time_side_by_side(runs, budget_s)
     for candidate, timing in zip(candidates, timings, strict=True):
-        candidate.median_s = timing.median_s
+        candidate.median_s, candidate.high_s = timing.median_s, timing.high_s
         if timing.failure is not None:
             reason = f"failed at {size[0]}x{size[1]}: {one_line(timing.failure)}"
             error = BackendError(candidate.name, reason)

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgecodec.errors import BackendError
-from edgecodec.runtimes.base import Artefact, Float32Array
+from edgecodec.manifest import Manifest
+from edgecodec.runtimes.base import Artefact, Float32Array, StageName
 from edgecodec.runtimes.vendor import one_line
 
 Dims = tuple[int | None, ...]
@@ -59,6 +60,43 @@ def check_input(
     return np.ascontiguousarray(value)
 
 
+def checked_inputs(
+    backend: str, stage: StageName, dims: Mapping[str, Dims], inputs: Mapping[str, Float32Array]
+) -> dict[str, Float32Array]:
+    """Return the inputs of a stage in C order.
+
+    Raises:
+        BackendError: one is missing, unknown or of wrong shape or type.
+    """
+    if set(inputs) != set(dims):
+        want, got = ", ".join(sorted(dims)), ", ".join(sorted(inputs)) or "none"
+        raise BackendError(backend, f"{stage} takes {want}; given: {got}")
+    multiple = ANALYSIS_MULTIPLE if stage == "analysis" else 1
+    return {n: check_input(backend, n, inputs[n], dims[n], multiple) for n in dims}
+
+
+def stage_inputs(stage: StageName, manifest: Manifest) -> dict[str, Dims]:
+    """Return the shapes of what a stage takes."""
+    if stage == "analysis":
+        return {"x": (1, None, None, 3)}
+    return {"y_hat": (1, None, None, manifest.latent_channels)}
+
+
+def stage_outputs(
+    stage: StageName, given: tuple[int, ...], manifest: Manifest
+) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of what a stage gives for an input of the shape `given`."""
+    _, height, width, _ = given
+    if stage == "synthesis":
+        return {"x_hat": (1, LATENT_STRIDE * height, LATENT_STRIDE * width, 3)}
+    latents = (height // LATENT_STRIDE, width // LATENT_STRIDE)
+    hyper = (height // ANALYSIS_MULTIPLE, width // ANALYSIS_MULTIPLE)
+    return {
+        "y": (1, *latents, manifest.latent_channels),
+        "z": (1, *hyper, manifest.hyper_channels),
+    }
+
+
 class CheckedSession(ABC):
     """A session that checks its inputs and reports failures as `BackendError`.
 
@@ -86,14 +124,7 @@ class CheckedSession(ABC):
         """
         if self._closed:
             raise BackendError(self.backend, "the session is closed")
-        if set(inputs) != set(self.inputs):
-            want, got = ", ".join(sorted(self.inputs)), ", ".join(sorted(inputs)) or "none"
-            raise BackendError(self.backend, f"{self.artefact.stage} takes {want}; given: {got}")
-        multiple = ANALYSIS_MULTIPLE if self.artefact.stage == "analysis" else 1
-        arrays = {
-            name: check_input(self.backend, name, inputs[name], dims, multiple)
-            for name, dims in self.inputs.items()
-        }
+        arrays = checked_inputs(self.backend, self.artefact.stage, self.inputs, inputs)
         try:
             return self._infer(arrays)
         except BackendError:

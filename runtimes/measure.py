@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -47,6 +48,27 @@ class Timing:
             return statistics.median(self.samples)
         return min(self.warm_up, default=None)
 
+    @property
+    def high_s(self) -> float | None:
+        """Upper end of the median's interval; the slowest run where there are too few for one."""
+        if self.failure is not None:
+            return None
+        if self.interval is not None:
+            return self.interval[1]
+        return max(self.samples) if self.samples else self.median_s
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Confidence interval of the median, by order statistics, of about 95 %.
+
+        None below six runs, which cannot give one.
+        """
+        ordered, count = sorted(self.samples), len(self.samples)
+        if count < 6:
+            return None
+        rank = int((count - 1.96 * math.sqrt(count)) / 2)
+        return ordered[rank], ordered[-1 - rank]
+
 
 def repeated(value: Float32Array, height: int, width: int) -> Float32Array:
     """Repeat (1, h, w, C) to a size, as a workload."""
@@ -59,10 +81,12 @@ def time_side_by_side(
     budget_s: float,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[Timing]:
-    """Warm up each candidate, then run them in turns until the budget is spent.
+    """Warm up each candidate, then run them in turns until the fastest is clear.
 
-    Every candidate runs at least once, and is timed at least once after that, unless it is
-    hopeless or its first run took the whole budget: on a machine so busy it must end all the same.
+    It is clear when no other's interval of the median reaches into its own; those that are out
+    are not run again. Otherwise the budget, or a number of rounds, ends it. Every candidate runs
+    at least once, and is timed at least once after that, unless it is hopeless or its first run
+    took the whole budget: on a machine so busy it must end all the same.
 
     Args:
         candidates: functions to time.
@@ -76,13 +100,30 @@ def time_side_by_side(
         _warm_up(run, timing, share, clock)
     best = min((t.median_s for t in timings if t.median_s is not None), default=0.0)
     limit = min(HOPELESS * best, budget_s)
+    racing = [
+        (run, timing)
+        for run, timing in zip(candidates, timings, strict=True)
+        if timing.failure is None and min(timing.warm_up) <= limit
+    ]
     for turn in range(MAX_ROUNDS):
         if turn and clock() - start >= budget_s:
             break
-        for run, timing in _rotated(list(zip(candidates, timings, strict=True)), turn):
-            if timing.failure is None and min(timing.warm_up) <= limit:
-                _sample(run, timing, timing.samples, clock)
+        for run, timing in _rotated(racing, turn):
+            _sample(run, timing, timing.samples, clock)
+        racing = _still_racing(racing)
+        if len(timings) > 1 and len(racing) == 1 and racing[0][1].interval is not None:
+            break
     return timings
+
+
+def _still_racing(
+    racing: list[tuple[Callable[[], object], Timing]],
+) -> list[tuple[Callable[[], object], Timing]]:
+    """Drop those that failed, and those surely slower than another."""
+    racing = [item for item in racing if item[1].failure is None]
+    highs = [timing.interval[1] for _, timing in racing if timing.interval is not None]
+    bound = min(highs, default=math.inf)
+    return [item for item in racing if item[1].interval is None or item[1].interval[0] <= bound]
 
 
 def _warm_up(

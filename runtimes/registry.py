@@ -38,6 +38,7 @@ class PluginSpec:
         requires: packages of which it needs one; empty when it is for the backend to say.
         extra: the extra of edgecodec that brings the first of them.
         package: distribution that registered it.
+        version: of that distribution; empty for ours, which are part of edgecodec.
     """
 
     name: str
@@ -45,6 +46,7 @@ class PluginSpec:
     requires: tuple[str, ...] = ()
     extra: str = ""
     package: str = "edgecodec"
+    version: str = ""
 
 
 BUILTIN = (
@@ -111,7 +113,10 @@ def plugin_specs() -> dict[str, PluginSpec]:
         package = point.dist.name if point.dist is not None else "an unnamed package"
         known = specs.get(point.name)
         if known is None:
-            specs[point.name] = PluginSpec(point.name, point.value, package=package)
+            version = point.dist.version if point.dist is not None else ""
+            specs[point.name] = PluginSpec(
+                point.name, point.value, package=package, version=version
+            )
         elif known.target != point.value:
             raise ConfigError(
                 f"backend {point.name!r} is registered twice: {known.target} by {known.package} "

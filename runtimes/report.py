@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from edgecodec.bundle import Bundle
-from edgecodec.errors import EdgeCodecError
-from edgecodec.runtimes.base import STAGES, Availability, StageName
-from edgecodec.runtimes.candidates import AUTO, probe
+from edgecodec.errors import EdgeCodecError, UnknownPluginError
+from edgecodec.runtimes.base import STAGES, Availability
+from edgecodec.runtimes.candidates import probe
 from edgecodec.runtimes.choice import Choice, StageVerdict
 from edgecodec.runtimes.device import Device, probe_device
+from edgecodec.runtimes.environment import AUTO
 from edgecodec.runtimes.registry import backend_names
 from edgecodec.runtimes.select import DEFAULT_SIZE, choose
 
@@ -26,14 +27,14 @@ class DevicesReport:
     Attributes:
         device: the machine.
         backends: availability by name of backend.
-        verdicts: for each stage the decision for `auto`, then for each other precision there is.
-        problems: where no decision was possible: stage, precision and reason.
+        verdicts: the decision for each stage.
+        problems: where no decision was possible: stage and reason.
     """
 
     device: Device
     backends: dict[str, Availability]
     verdicts: tuple[StageVerdict, ...]
-    problems: tuple[tuple[str, str, str], ...] = ()
+    problems: tuple[tuple[str, str], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-compatible values."""
@@ -41,10 +42,7 @@ class DevicesReport:
             "device": self.device.to_dict(),
             "backends": {name: asdict(found) for name, found in self.backends.items()},
             "stages": [asdict(verdict) for verdict in self.verdicts],
-            "problems": [
-                {"stage": stage, "precision": precision, "reason": reason}
-                for stage, precision, reason in self.problems
-            ],
+            "problems": [{"stage": stage, "reason": reason} for stage, reason in self.problems],
         }
 
     def text(self) -> str:
@@ -61,7 +59,7 @@ class DevicesReport:
         ]
         parts = [self.device.text(), _table(rows), "\n".join(reported)]
         parts += [_verdict_text(verdict) for verdict in self.verdicts]
-        parts += [f"{stage}, {what}: {reason}" for stage, what, reason in self.problems]
+        parts += [f"{stage}: {reason}" for stage, reason in self.problems]
         return "\n\n".join(filter(None, parts))
 
 
@@ -71,46 +69,44 @@ def devices_report(
     *,
     size: tuple[int, int] = DEFAULT_SIZE,
     budget_s: float = REPORT_BUDGET_S,
+    refresh: bool = False,
 ) -> DevicesReport:
     """Probe the machine and all backends, and measure what a bundle offers.
+
+    What is in the cache is not measured again.
 
     Args:
         bundle: what to measure; None only probes.
         threads: for the runtimes; None leaves it to them.
         size: height and width of the pictures to come.
-        budget_s: seconds of timing per stage and precision.
+        budget_s: seconds of timing per stage.
+        refresh: measure again and replace what is in the cache.
 
     Raises:
         ConfigError: `threads` is not positive, or two packages claim the name of a backend.
+        UnknownPluginError: a variable of the environment names a backend there is not.
     """
     backends = {name: probe(name) for name in backend_names()}
     verdicts: list[StageVerdict] = []
-    problems: list[tuple[str, str, str]] = []
+    problems: list[tuple[str, str]] = []
     if bundle is None:
         return DevicesReport(probe_device(), backends, ())
-    for stage, precision in _requests(bundle):
+    for stage in STAGES:
         try:
             verdict = choose(
                 bundle,
-                precision=precision,
                 threads=threads,
                 stages=(stage,),
                 size=size,
                 budget_s=budget_s,
+                refresh=refresh,
             )
             verdicts += verdict.stages
+        except UnknownPluginError:
+            raise
         except EdgeCodecError as exc:
-            problems.append((stage, precision, str(exc)))
+            problems.append((stage, str(exc)))
     return DevicesReport(probe_device(), backends, tuple(verdicts), tuple(problems))
-
-
-def _requests(bundle: Bundle) -> list[tuple[StageName, str]]:
-    """Return stages with `auto` and the precisions it need not take; fp32 is part of it."""
-    requests: list[tuple[StageName, str]] = []
-    for stage in STAGES:
-        found = {entry.precision for entry in bundle.manifest.artefacts if entry.stage == stage}
-        requests += [(stage, precision) for precision in (AUTO, *sorted(found - {"fp32"}))]
-    return requests
 
 
 def _table(rows: Sequence[Sequence[str]], indent: str = "") -> str:
@@ -122,9 +118,11 @@ def _table(rows: Sequence[Sequence[str]], indent: str = "") -> str:
 
 
 def _verdict_text(verdict: StageVerdict) -> str:
-    threads = "" if verdict.threads is None else f", threads {verdict.threads}"
+    asked = [f"backend {verdict.backend}"] if verdict.backend != AUTO else []
+    asked += [] if verdict.threads is None else [f"threads {verdict.threads}"]
     height, width = verdict.size
-    head = f"{verdict.stage}, precision {verdict.precision}, {width}x{height} pixels{threads}:"
+    what = ", ".join([verdict.stage, *asked, f"{width}x{height} pixels"])
+    head = f"{what}, measured {verdict.measured_at}:"
     rows = [_row(choice, "->" if choice is verdict.best else "") for choice in verdict.ranked]
     rows += [_row(choice, "x") for choice in verdict.rejected]
     return head + "\n" + _table(rows, "  ")
@@ -135,6 +133,7 @@ def _row(choice: Choice, mark: str) -> tuple[str, ...]:
         mark,
         choice.backend,
         choice.precision,
+        "" if choice.threads is None else f"{choice.threads} thr.",
         _milliseconds(choice.median_s),
         "" if choice.load_s is None else f"loads in {_milliseconds(choice.load_s)}",
         choice.reason,

@@ -1,89 +1,71 @@
-"""Choice of backend and precision by what they do on this machine.
+"""Choice of backend, precision and thread count by what they do on this machine.
 
-Correct first, then fast: a candidate is loaded, must reproduce the bundle's golden vector, and is
-then timed against the others at a picture size. With `auto` precision an artefact of any precision
-may win, provided its results are as good as float32's; with a precision or a backend named, that
-is what is used, or an error says why not. Nothing falls back in silence: every rejection is in the
-verdict and in the log of `edgecodec.runtimes`.
+What was measured is kept on disk and believed by later processes, but never without a check: the
+winner must reproduce the golden vector once in every process that uses it. With a precision or a
+backend named, that is what is used, or an error says why not. Nothing falls back in silence: every
+rejection is in the verdict and in the log of `edgecodec.runtimes`.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from types import MappingProxyType
 
 from edgecodec.bundle import Bundle
-from edgecodec.errors import BackendError, BackendUnavailableError, ConfigError, EdgeCodecError
+from edgecodec.errors import BackendError, BundleError, ConfigError, EdgeCodecError
+from edgecodec.runtimes import verdict_store
 from edgecodec.runtimes.base import STAGES, Session, StageName
-from edgecodec.runtimes.candidates import (
-    AUTO,
-    REFERENCE,
-    Candidate,
-    find_candidates,
-    load,
-    time_candidates,
-    try_out,
-)
+from edgecodec.runtimes.candidates import Candidate, load, prove
 from edgecodec.runtimes.choice import Choice, StageVerdict, Verdict
-from edgecodec.runtimes.golden import TOLERANCES, Golden
-from edgecodec.runtimes.registry import backend_names, get_backend
+from edgecodec.runtimes.competition import Request, compete
+from edgecodec.runtimes.environment import AUTO, wanted_backend
+from edgecodec.runtimes.golden import Golden
+from edgecodec.runtimes.registry import get_backend
 
-__all__ = ["Choice", "StageVerdict", "Verdict", "choose", "clear_cache", "open_stage", "size_class"]
-
-SIZE_CLASSES = ((256, 256), (512, 768), (1024, 1536))
-"""Height and width that candidates are timed at; a picture falls into the nearest by area."""
+__all__ = [
+    "Choice",
+    "StageVerdict",
+    "Verdict",
+    "choose",
+    "clear_cache",
+    "demote",
+    "open_choice",
+    "open_stage",
+    "size_class",
+]
 
 DEFAULT_SIZE = (512, 768)
 
-PREFER_FP32 = 1.1
-"""With `auto` precision, fp32 wins unless another is faster by more than this factor: noise alone
-must not decide about precision, least of all differently from run to run."""
-
-NOT_NEEDED = "the reference: used when named, or when nothing else works"
+CLASSES = range(14, 21)
+"""Size classes, as powers of two of pixels. Larger pictures are timed at a megapixel: more would
+only take memory, of several runtimes at once."""
 
 DEFAULT_BUDGET_S = 0.5
 """Seconds of timing per stage: a few runs of three candidates on a laptop."""
 
 _log = logging.getLogger(__name__)
-_verdicts: dict[tuple[object, ...], StageVerdict] = {}
-_measuring = threading.Lock()
+_verdicts: dict[str, StageVerdict] = {}
+_proven: set[tuple[object, ...]] = set()
+"""What has reproduced the golden vector in this process."""
+_measuring = threading.RLock()
 """One measurement at a time, so that they do not disturb each other."""
 
 
-@dataclass(frozen=True)
-class Request:
-    """What a stage is wanted for.
-
-    Attributes:
-        stage: `analysis` or `synthesis`.
-        backend: a name or `auto`.
-        precision: a precision or `auto`.
-        threads: None leaves it to the runtimes.
-        size: one of `SIZE_CLASSES`.
-    """
-
-    stage: StageName
-    backend: str
-    precision: str
-    threads: int | None
-    size: tuple[int, int]
-
-
 def size_class(height: int, width: int) -> tuple[int, int]:
-    """Return the class a picture is timed in.
+    """Return height and width that pictures of this area are timed at: a power of two of pixels.
 
-    >>> size_class(480, 640), size_class(4000, 6000)
-    ((512, 768), (1024, 1536))
+    >>> size_class(480, 640), size_class(512, 768), size_class(4000, 6000)
+    ((512, 512), (512, 1024), (1024, 1024))
     """
     area = max(1, height * width)
-
-    def ratio(size: tuple[int, int]) -> float:
-        own = size[0] * size[1]
-        return max(own / area, area / own)
-
-    return min(SIZE_CLASSES, key=ratio)
+    lower = min(max(area.bit_length() - 1, CLASSES[0]), CLASSES[-1])
+    # The nearer by ratio: above the geometric mean the next one.
+    power = lower + (area * area > 2 ** (2 * lower + 1) and lower < CLASSES[-1])
+    return 1 << power // 2, 1 << (power + 1) // 2
 
 
 def choose(
@@ -95,17 +77,19 @@ def choose(
     stages: Sequence[StageName] = STAGES,
     size: tuple[int, int] = DEFAULT_SIZE,
     budget_s: float = DEFAULT_BUDGET_S,
+    refresh: bool = False,
 ) -> Verdict:
-    """Decide what runs each stage; measured once per process.
+    """Decide what runs each stage; measured once per machine, or found in the cache.
 
     Args:
         bundle: the artefacts and their golden vector.
-        backend: a name or `auto`.
-        precision: a precision or `auto`, the fastest whose results are as good as float32's.
-        threads: for the runtimes; None leaves it to them.
+        backend: a name or `auto`, which EDGECODEC_BACKEND may replace by a name.
+        precision: a precision or `auto`, the fastest that passed the converter's judgement.
+        threads: for the runtimes; None measures with `auto`, and leaves it to a backend named.
         stages: which stages to decide.
-        size: height and width of the pictures to come; timed at the nearest of `SIZE_CLASSES`.
-        budget_s: seconds of timing per stage, beside loading.
+        size: height and width of the pictures to come; timed at their `size_class`.
+        budget_s: seconds of timing per stage, beside loading, and as many for thread counts.
+        refresh: measure again, whatever is in the cache.
 
     Raises:
         UnknownPluginError: no backend of that name.
@@ -116,10 +100,12 @@ def choose(
     """
     verdicts = []
     for stage in stages:
-        request = Request(stage, backend, precision, threads, size_class(*size))
-        verdict, session = _decide(bundle, request, budget_s)
-        if session is not None:
-            session.close()
+        request = _request(stage, backend, precision, threads, size)
+        with _measuring:
+            verdict = None if refresh else _known(bundle, request)
+            if verdict is None:
+                verdict, session = _measure(bundle, request, budget_s)
+                session.close()
         verdicts.append(verdict)
     return Verdict(tuple(verdicts))
 
@@ -133,117 +119,181 @@ def open_stage(
     *,
     size: tuple[int, int] = DEFAULT_SIZE,
     budget_s: float = DEFAULT_BUDGET_S,
+    failed: Collection[tuple[str, str]] = (),
+    loaded: Mapping[tuple[str, str, int | None], Session] = MappingProxyType({}),
 ) -> tuple[Session, Choice]:
     """Decide what runs a stage and load it; arguments and errors as of `choose`.
 
-    Where the choice is left open and the best refuses to load later on, the next one is taken.
+    Where what the cache names does not load, or answers wrongly by now, it is measured anew.
+
+    Args:
+        bundle: see `choose`.
+        stage: which stage.
+        backend: see `choose`.
+        precision: see `choose`.
+        threads: see `choose`.
+        size: see `choose`.
+        budget_s: see `choose`.
+        failed: backend and precision of what failed in use: not taken, whatever is known of it.
+        loaded: sessions to take instead of loading, by `Choice.settings`.
+
+    Returns:
+        a session, and what it is.
     """
-    request = Request(stage, backend, precision, threads, size_class(*size))
-    verdict, session = _decide(bundle, request, budget_s)
-    if session is not None:
+    request = _request(stage, backend, precision, threads, size)
+    with _measuring:
+        verdict = _known(bundle, request)
+        if verdict is not None and failed:
+            ranked = [c for c in verdict.ranked if (c.backend, c.precision) not in failed]
+            verdict = replace(verdict, ranked=tuple(ranked)) if ranked else None
+        if verdict is not None:
+            session = loaded.get(verdict.best.settings)
+            if session is not None:
+                return session, verdict.best
+            try:
+                return open_choice(bundle, verdict.best), verdict.best
+            except EdgeCodecError as exc:
+                _log.warning("%s: %s; measuring anew", stage, exc)
+                _forget(bundle, request)
+        verdict, session = _measure(bundle, request, budget_s, failed)
         return session, verdict.best
-    failures: list[str] = []
-    for choice in verdict.ranked:
-        entry = next(
-            e
-            for e in bundle.manifest.artefacts
-            if (e.stage, e.precision) == (stage, choice.precision)
-            and e.target == get_backend(choice.backend).target
-        )
-        try:
-            return load(bundle, get_backend(choice.backend), stage, entry, threads), choice
-        except EdgeCodecError as exc:
-            if backend != AUTO:
-                raise
-            _log.warning("%s: %s, trying the next", stage, exc)
-            failures.append(str(exc))
-    raise BackendError(AUTO, f"nothing can run {stage} any more: {'; '.join(failures)}")
+
+
+def open_choice(bundle: Bundle, choice: Choice) -> Session:
+    """Load what was chosen, checked against the golden vector once per process.
+
+    Raises:
+        UnknownPluginError: there is no such backend any more.
+        BundleError: the bundle has no such artefact, or it is damaged.
+        BackendError: it does not load, or answers wrongly, or a process died of it.
+    """
+    backend = get_backend(choice.backend)
+    wanted = (choice.stage, choice.precision, backend.target)
+    entries = bundle.manifest.artefacts
+    entry = next((e for e in entries if (e.stage, e.precision, e.target) == wanted), None)
+    if entry is None:
+        raise BundleError(f"{bundle.path}: no artefact for {choice.what}")
+    candidate = Candidate(choice.stage, choice.backend, entry, backend, choice.threads)
+    proof = _proof(bundle, choice)
+    if proof in _proven:
+        return load(bundle, candidate)
+    trial = verdict_store.trial_name(bundle, choice.stage, *candidate.artefact)
+    if verdict_store.is_marked(trial):
+        raise BackendError(choice.backend, "an earlier process died of it")
+    session = prove(candidate, bundle, Golden(bundle))
+    _proven.add(proof)
+    return session
+
+
+def demote(
+    bundle: Bundle,
+    choice: Choice,
+    reason: str,
+    backend: str = AUTO,
+    precision: str = AUTO,
+    threads: int | None = None,
+    *,
+    size: tuple[int, int] = DEFAULT_SIZE,
+) -> None:
+    """Note that a choice failed in use, here and in the cache: the next in rank comes first.
+
+    Choices of the same backend and precision go with it. Where nothing is left, or nothing is
+    known, the next who asks measures.
+
+    Args:
+        bundle: see `choose`.
+        choice: what failed.
+        reason: one line.
+        backend: see `choose`; as it was asked for.
+        precision: likewise.
+        threads: likewise.
+        size: likewise.
+    """
+    request = _request(choice.stage, backend, precision, threads, size)
+    with _measuring:
+        verdict = _known(bundle, request)
+        if verdict is None:
+            return
+        what = (choice.backend, choice.precision)
+        out = [c for c in verdict.ranked if (c.backend, c.precision) == what]
+        left = tuple(c for c in verdict.ranked if c not in out)
+        if not left:
+            _forget(bundle, request)
+        elif out:
+            told = f"failed in use: {reason}"
+            out = [replace(c, ok=False, reason=told) for c in out]
+            verdict = replace(verdict, ranked=left, rejected=(*verdict.rejected, *out))
+            _keep(bundle, request, verdict)
 
 
 def clear_cache() -> None:
-    """Forget all verdicts, so that the next call measures again."""
+    """Forget what this process knows; what is on disk stays."""
     with _measuring:
         _verdicts.clear()
+        _proven.clear()
+        verdict_store.forget_machine()
 
 
-def _decide(
-    bundle: Bundle, request: Request, budget_s: float
-) -> tuple[StageVerdict, Session | None]:
-    """Return the verdict and, where it was measured just now, the session of the winner."""
-    if request.threads is not None and request.threads < 1:
-        raise ConfigError(f"threads must be at least 1, this is {request.threads}")
-    key = (
-        str(bundle.path.resolve()),
-        hash(frozenset(bundle.manifest.files.items())),
-        backend_names(),
-        request,
-    )
-    with _measuring:
-        known = _verdicts.get(key)
-        if known is not None:
-            return known, None
-        winner, candidates = _compete(bundle, request, budget_s)
-        verdict = _verdict(request, winner, candidates)
+def _request(
+    stage: StageName, backend: str, precision: str, threads: int | None, size: tuple[int, int]
+) -> Request:
+    if threads is not None and threads < 1:
+        raise ConfigError(f"threads must be at least 1, this is {threads}")
+    return Request(stage, wanted_backend(backend), precision, threads, size_class(*size))
+
+
+def _known(bundle: Bundle, request: Request) -> StageVerdict | None:
+    """Return what was measured before, in this process or another."""
+    key = verdict_store.make_key(bundle, asdict(request))
+    verdict = _verdicts.get(key)
+    if verdict is None and (verdict := verdict_store.read(key)) is not None:
         _verdicts[key] = verdict
-        return verdict, winner.session
+    return verdict
 
 
-def _compete(
-    bundle: Bundle, request: Request, budget_s: float
-) -> tuple[Candidate, list[Candidate]]:
-    """Return the winner, its session open, and all candidates, the others closed."""
-    golden = Golden(bundle)
-    candidates = find_candidates(bundle, request.stage, request.backend, request.precision)
-    tolerance = TOLERANCES["fp32"] if request.precision == AUTO else None
-    last = [c for c in candidates if request.backend == AUTO and c.name == REFERENCE]
-    working: list[Candidate] = []
-    for group in ([c for c in candidates if c not in last], last):
-        if working:
-            for candidate in group:
-                candidate.reject(BackendError(candidate.name, NOT_NEEDED))
-            break
-        try_out(group, bundle, golden, request.threads, tolerance)
-        time_candidates([c for c in group if c.error is None], golden, request.size, budget_s)
-        working = [c for c in group if c.error is None]
-    _log_rejections(candidates)
-    if not working:
-        raise _nothing_works(candidates, request)
-    winner = min(working, key=_speed)
-    for candidate in working:
-        if candidate is not winner:
-            candidate.close()
-    return winner, candidates
+def _keep(bundle: Bundle, request: Request, verdict: StageVerdict) -> None:
+    key = verdict_store.make_key(bundle, asdict(request))
+    _verdicts[key] = verdict
+    verdict_store.write(key, verdict)
 
 
-def _speed(candidate: Candidate) -> float:
-    """Return what candidates are ranked by: seconds, or alike where they were not timed."""
-    handicap = 1.0 if candidate.entry.precision == "fp32" else PREFER_FP32
-    return (candidate.median_s or 1.0) * handicap
+def _forget(bundle: Bundle, request: Request) -> None:
+    key = verdict_store.make_key(bundle, asdict(request))
+    _verdicts.pop(key, None)
+    verdict_store.remove(key)
 
 
-def _log_rejections(candidates: list[Candidate]) -> None:
-    for candidate in candidates:
-        if candidate.error is not None:
-            expected = isinstance(candidate.error, BackendUnavailableError)
-            level = logging.INFO if expected or candidate.name == REFERENCE else logging.WARNING
-            _log.log(level, "%s: rejected %s", candidate.stage, candidate.choice())
+def _measure(
+    bundle: Bundle,
+    request: Request,
+    budget_s: float,
+    failed: Collection[tuple[str, str]] = (),
+) -> tuple[StageVerdict, Session]:
+    """Measure, keep the verdict, and return it with the session of the winner."""
+    candidates = compete(bundle, request, budget_s, failed)
+    session = candidates[0].session
+    if session is None:  # compete keeps the best open
+        raise BackendError(candidates[0].name, "its session is gone")
+    verdict = _verdict(request, candidates)
+    _proven.update(_proof(bundle, choice) for choice in verdict.ranked)
+    if not failed:  # else it is an answer to this process alone
+        _keep(bundle, request, verdict)
+    return verdict, session
 
 
-def _nothing_works(candidates: list[Candidate], request: Request) -> EdgeCodecError:
-    """Return the error that says why; with a single candidate its own."""
-    only = candidates[0].error
-    if len(candidates) == 1 and only is not None:
-        return only
-    reasons = "; ".join(str(c.choice()) for c in candidates)
-    return BackendError(request.backend, f"nothing can run {request.stage} here: {reasons}")
+def _proof(bundle: Bundle, choice: Choice) -> tuple[object, ...]:
+    return (bundle.content_id, choice.stage, *choice.settings)
 
 
-def _verdict(request: Request, winner: Candidate, candidates: list[Candidate]) -> StageVerdict:
-    working = sorted((c for c in candidates if c.error is None), key=_speed)
+def _verdict(request: Request, candidates: list[Candidate]) -> StageVerdict:
+    working = [c for c in candidates if c.error is None]
     times = [c.median_s for c in working if c.median_s is not None]
-    ranked = [c.choice(_praise(c, min(times, default=None))) for c in working]
-    rejected = tuple(c.choice() for c in candidates if c.error is not None)
-    verdict = StageVerdict(**asdict(request), ranked=tuple(ranked), rejected=rejected)
+    verdict = StageVerdict(
+        **asdict(request),
+        ranked=tuple(c.choice(_praise(c, min(times, default=None))) for c in working),
+        rejected=tuple(c.choice() for c in candidates if c.error is not None),
+        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
     _log.info("%s: chose %s", request.stage, verdict.best)
     return verdict
 

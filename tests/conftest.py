@@ -37,6 +37,16 @@ settings.register_profile(
 settings.load_profile("edgecodec")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Neither believe nor change what the user's machine remembers of its backends."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGECODEC_CACHE", str(tmp_path_factory.mktemp("cache")))
+        for name in ("EDGECODEC_BACKEND", "EDGECODEC_DISABLE", "EDGECODEC_RISKY"):
+            patch.delenv(name, raising=False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def shipped() -> Iterator[Bundle]:
     """The bundle that ships with the package."""

@@ -5,6 +5,10 @@ from __future__ import annotations
 import itertools
 import re
 import shutil
+import struct
+import time
+import tracemalloc
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,8 +22,9 @@ from PIL import Image
 import edgecodec
 from edgecodec.bundle import Bundle, default_bundle_path
 from edgecodec.codec import Codec
-from edgecodec.container import Header, read_container, read_header, write_container
+from edgecodec.container import MAGIC, read_container, read_header
 from edgecodec.errors import (
+    BackendError,
     BitstreamError,
     BundleError,
     ConfigError,
@@ -27,6 +32,7 @@ from edgecodec.errors import (
     UnknownPluginError,
 )
 from edgecodec.metrics import psnr_rgb
+from edgecodec.runtimes.checked_session import CheckedSession
 from edgecodec.runtimes.registry import backend_names, get_backend
 
 UInt8Array = npt.NDArray[np.uint8]
@@ -226,8 +232,6 @@ def test_tile_that_its_checksum_lets_through_is_damaged_too(
     codec: Codec, small_file: bytes
 ) -> None:
     """A file put together wrongly: intact chunks, substreams that do not decode."""
-    import zlib
-
     end = tile_ends(small_file)[1]
     begin = small_file.rindex(b"TILE", 0, end)
     body = bytearray(small_file[begin:end])
@@ -331,6 +335,34 @@ def test_codec_names_what_it_uses_and_ends_with_close(shipped: Bundle, small_fil
         codec.decode(small_file)
 
 
+def test_picture_comes_out_when_a_backend_fails_in_use(
+    shipped: Bundle,
+    small: UInt8Array,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with Codec(shipped, threads=1) as codec:
+        before = codec.decode(codec.encode(small, 60))
+        victim = codec.choice("analysis").backend
+        run = CheckedSession.run
+
+        def fail(self: CheckedSession, inputs: Any) -> Any:
+            if self.backend == victim:
+                raise BackendError(victim, "device lost")
+            return run(self, inputs)
+
+        monkeypatch.setattr(CheckedSession, "run", fail)
+        caplog.clear()
+        after = codec.decode(codec.encode(small, 60))
+        assert codec.choice("analysis").backend != victim
+        assert codec.choice("synthesis").backend != victim
+        told = [r.getMessage() for r in caplog.records if "failed in use" in r.getMessage()]
+        assert 1 <= len(told) == len(caplog.records) <= 2  # once per stage that it ran
+        assert all(f"{victim}: device lost" in line for line in told)
+        difference = np.asarray(before).astype(int) - np.asarray(after)
+        assert np.sqrt(np.mean(difference**2)) < 1
+
+
 @pytest.mark.parametrize("data", [None, "text", 5])
 def test_decode_refuses_what_is_no_bytes(codec: Codec, data: Any) -> None:
     with pytest.raises(ConfigError, match="bytes"):
@@ -351,18 +383,49 @@ def test_encode_takes_numpy_integers(codec: Codec, small: UInt8Array) -> None:
     assert codec.encode(small, np.int64(30), tile=np.int64(64)) == codec.encode(small, 30, tile=64)  # type: ignore[arg-type]
 
 
-def test_a_header_alone_is_refused_before_anything_is_allocated(
-    codec: Codec, shipped: Bundle
+def chunk(kind: bytes, payload: bytes) -> bytes:
+    body = kind + struct.pack("<I", len(payload)) + payload
+    return body + struct.pack("<I", zlib.crc32(body))
+
+
+CLAIMS = {
+    "beyond the limits": (60000, 60000, 4096),
+    "half a gigapixel": (65535, 8192, 4096),
+    "half a million tiles": (65535, 8192, 32),
+    "the largest tile": (4096, 4096, 4096),
+    "a row": (65535, 1, 4096),
+}
+
+
+@pytest.mark.parametrize("claim", CLAIMS.values(), ids=CLAIMS)
+@pytest.mark.parametrize("tiles", [0, 1])
+@pytest.mark.parametrize("keep_going", [False, True])
+def test_a_hundred_bytes_cost_little_whatever_they_claim(
+    codec: Codec, claim: tuple[int, int, int], tiles: int, keep_going: bool
 ) -> None:
-    """Half a million tiles, half a gigapixel, 38 bytes."""
-    header = Header(65535, 8191, "RGB", 50, 32, shipped.manifest.tables_id)
-    substreams = [b""] * header.tile_count
-    data = write_container(header, substreams)
-    alone = data[: data.index(b"TIDX")]
-    assert len(alone) < 64
-    for keep_going in (False, True):
+    """Under 50 MB and 50 ms until they are refused, with the checksums all right."""
+    width, height, tile = claim
+    fields = (1, 0, 50, 0, width, height, tile, bytes.fromhex(codec.bundle.manifest.tables_id))
+    data = MAGIC + chunk(b"HEAD", struct.pack("<BBBBHHH8s", *fields))
+    data += tiles * chunk(b"TILE", b"\xff" * 50)
+    assert len(data) <= 100
+
+    def refuse() -> None:
         with pytest.raises(BitstreamError):
-            codec.decode(alone, keep_going=keep_going)
+            codec.decode(data, keep_going=keep_going)
+
+    tracemalloc.start()
+    try:
+        refuse()
+        assert tracemalloc.get_traced_memory()[1] < 50e6
+    finally:
+        tracemalloc.stop()
+    spent = []
+    for _ in range(5):
+        begin = time.process_time()  # of ours: machines that test are busy
+        refuse()
+        spent.append(time.process_time() - begin)
+    assert min(spent) < 0.05
 
 
 def test_functions_of_the_package_use_the_shipped_model(

@@ -111,13 +111,13 @@ def test_decode_takes_the_bundle_that_the_file_names(
         assert other is codec.for_file(other_file)
         assert (other.backend, other.precision, other.threads) == ("onnxruntime", "fp32", 1)
         assert other.bundle.path == data / "other.bundle"
-        assert not codec._sessions
-        assert not other._sessions
+        assert not codec._runners
+        assert not other._runners
         with Codec("other", "onnxruntime", "fp32", 1, embedded=data) as named:
             assert named.for_file(other_file) is named
             expected = np.asarray(named.decode(other_file))
         assert (np.asarray(codec.decode(other_file)) == expected).all()
-        assert not codec._sessions  # no graph of the default bundle was loaded
+        assert not codec._runners  # no graph of the default bundle was loaded
     with pytest.raises(ConfigError, match="closed"):
         codec.decode(other_file)
     with pytest.raises(ConfigError, match="closed"):

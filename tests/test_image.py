@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import random
+import re
 import stat
 import sys
 import threading
@@ -19,6 +21,7 @@ from PIL import Image
 from edgecodec.errors import ConfigError
 from edgecodec.files import read_input, write_output
 from edgecodec.image import check_output, from_pixels, image_bytes, open_image, to_picture
+from tests.streams import mutated
 
 UInt8Array = npt.NDArray[np.uint8]
 GREY = np.linspace(0, 255, 35).round().astype(np.uint8).reshape(5, 7)
@@ -317,3 +320,33 @@ def test_image_bytes_applies_an_orientation_that_the_format_cannot_keep() -> Non
     kept = Image.open(io.BytesIO(image_bytes(image, "x.png")))
     assert kept.size == (30, 20)
     assert kept.getexif()[0x0112] == 6
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tiff", ".bmp", ".gif"])
+def test_damaged_metadata_of_a_file_end_in_one_line_or_a_picture(
+    suffix: str, recwarn: pytest.WarningsRecorder
+) -> None:
+    """What a file says of its picture is not to be trusted: EXIF that is none, and worse."""
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "a picture"
+    good = exif.tobytes()
+    source = random.Random(1)
+    damaged = [b"|\xd4\x02\x00\x01\xc0\xf8\x05", b"Exif\0\0", *(good[:n] for n in range(len(good)))]
+    damaged += [mutated(good, source) for _ in range(100)]
+    told = set()
+    for content in damaged:
+        image = Image.new("RGB", (3, 2))
+        image.info.update(exif=content, xmp=content, icc_profile=content)
+        try:
+            image_bytes(image, f"x{suffix}")
+        except ConfigError as exc:
+            told.add(str(exc))
+    assert all(re.fullmatch(r"x\.\w+: cannot be written as \w+ \(.+\)", line) for line in told)
+    assert not recwarn.list
+
+
+def test_picture_too_wide_for_jpeg_is_told_in_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ConfigError, match="65500 pixels per side"):
+        image_bytes(Image.new("RGB", (65501, 1)), "x.jpg")
+    assert image_bytes(Image.new("RGB", (65500, 1)), "x.jpg")
+    assert capfd.readouterr() == ("", "")

@@ -48,18 +48,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code."""
     args = build_parser().parse_args(argv)
     logging.basicConfig(
-        level=logging.INFO if args.verbose else logging.ERROR, format="%(name)s: %(message)s"
+        level=logging.INFO if args.verbose else logging.WARNING, format="%(name)s: %(message)s"
     )
     try:
         code = int(args.run(args))
-        sys.stdout.flush()  # here, where a reader that has gone can still be borne
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, where a reader that has gone can still be borne
         return code
     except EdgeCodecError as exc:
         return _fail(str(exc))
     except BrokenPipeError:
-        # The reader of our standard output has gone; nothing more can be said to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # its reader has gone; nothing more can be said to it
         return 1
+    except OSError as exc:  # files have errors of their own: this is what is printed
+        _drop_output()
+        return _fail(f"{exc.filename or 'standard output'}: {exc.strerror or exc}")
     except KeyboardInterrupt:
         return _fail("interrupted")
     except MemoryError:
@@ -71,6 +74,28 @@ def _fail(message: str) -> int:
     return 1
 
 
+def _drop_output() -> None:
+    """Let what is left of the output go nowhere, so that the interpreter can end in peace."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _open_standard_streams() -> None:
+    """Give numbers 0 to 2 to the null device where they are closed.
+
+    Otherwise the next file to be opened gets such a number, and with it what runtimes say on
+    stderr; and messages for a stderr that is not there would go to stdout, among the result.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w")
+
+
 def entry_point() -> None:
     """Run the command line of this process."""
+    _open_standard_streams()
     sys.exit(main())

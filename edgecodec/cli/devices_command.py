@@ -8,6 +8,13 @@ from typing import Any
 
 from edgecodec.cli.common import add_bundle_option, whole_number
 
+VARIABLES = """environment:
+  EDGECODEC_BACKEND=NAME     the backend to use wherever none is named
+  EDGECODEC_DISABLE=NAME,..  backends never to use
+  EDGECODEC_RISKY=NAME,..    backends to try in a process of their own first
+  EDGECODEC_CACHE=FOLDER     where measurements are kept; empty keeps none
+"""
+
 
 def add_parser(sub: Any) -> None:
     """Register the command."""
@@ -15,10 +22,12 @@ def add_parser(sub: Any) -> None:
         "devices",
         help="list runtimes, measure them, show the choice",
         description="List the runtimes of this machine, measure them, show the choice and why.",
+        epilog=VARIABLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--json", action="store_true", help="for machines")
     parser.add_argument(
-        "--refresh", action="store_true", help="measure again (every run measures at present)"
+        "--refresh", action="store_true", help="measure again and replace what is in the cache"
     )
     add_bundle_option(parser)
     parser.add_argument("--threads", type=whole_number(1, 1024), metavar="N")
@@ -31,6 +40,6 @@ def run(args: argparse.Namespace) -> int:
     from edgecodec.runtimes.report import devices_report
 
     with Bundle(args.bundle) as bundle:
-        report = devices_report(bundle, args.threads)
+        report = devices_report(bundle, args.threads, refresh=args.refresh)
     print(json.dumps(report.to_dict(), indent=1) if args.json else report.text())
     return 0

@@ -266,13 +266,14 @@ int ecx_model_init(void *memory, size_t memory_bytes, const uint8_t *tables, siz
   for (i = 0; i < ECX_QUALITIES * (size_t)l.latent; i++)
     if (m->step_y[i] < 1 || m->step_y[i] > 131071) return ECX_TABLES;
   m->gain_y = gains(&a, m->step_y, ECX_QUALITIES * (size_t)l.latent);
-  /* With these bounds no sum leaves 32 bits, whatever its order. Bias and rounding are at most
-   * 2^23 + 128, weights at most 128 in magnitude:
+  /* With these bounds no sum leaves 32 bits, whatever its order, as no partial sum exceeds the sum
+   * of all magnitudes. Bias and rounding are at most 2^23 + 128, weights at most 128 in magnitude:
    *   hidden    512 * 128 * 2047         < 2^27, with bias < 2^28
    *   features  512 * 128 * 255          < 2^24, with bias < 2^25
    *   context   3 * 512 * 128 * 511      < 2^27, with bias < 2^27
    *   heads     (512 + 512) * 128 * 255  < 2^25, with bias < 2^26
-   * Steps: 127 * 32767 + 8 < 2^22 for z and 8191 * 131071 + 32 < 2^30 for s. */
+   * Steps: 127 * 32767 + 8 < 2^22 for z and 8191 * 131071 + 32 < 2^30 for s.
+   * tests/test_entropy_bounds.py gets there. */
   for (i = 0; i < ECX_QUALITIES * (size_t)l.hidden; i++)
     if (m->b1[i] < -(1 << 23) || m->b1[i] > 1 << 23) return ECX_TABLES;
   for (i = 0; i < 4 * (size_t)l.features; i++)
@@ -896,7 +897,12 @@ int ecx_encode(const ecx_model *model, int quality, int zh, int zw, const int16_
     size_t row = i * 4u * (size_t)zw * (size_t)model->latent;
     if (!push_row(&o, model, zw, index + row, s + row)) return ECX_ARGUMENT;
   }
-  /* Backwards, because rANS decodes in the opposite order; step k belongs to state k mod 2. */
+  /* Backwards, because rANS decodes in the opposite order; step k belongs to state k mod 2.
+   *
+   * A state x in [2^16, 2^32) stays there. With f <= 2^14 - 3 (a table has four entries at least),
+   * start + f <= 2^14: where x >= f * 2^18 a word goes out, and one is enough, as x >> 16 < 2^16.
+   * Then x < f * 2^18, so that the new state is at most (2^18 - 1) * 2^14 + (f - 1) + start < 2^32;
+   * and x >= 4 * f either way, so that it is at least 4 * 2^14 = 2^16. */
   at = capacity;
   for (i = o.count; i-- > 0;) {
     uint32_t start = o.ops[i] >> 16, f = o.ops[i] & 0xffffu, x = state[i & 1];
@@ -926,7 +932,10 @@ typedef struct {
 } decoder;
 
 /* Undo one step; the two states take turns. Without `checked` the caller has made sure that two
- * bytes are left, and no branch depends on the data. */
+ * bytes are left, and no branch depends on the data.
+ *
+ * Of any state in [2^16, 2^32) this makes at most f * (2^18 - 1) + f - 1 < 2^32, and at least
+ * f * 4 >= 4: one word brings it back to 2^16 or more. */
 ALWAYS_INLINE void advance(decoder *d, uint32_t start, uint32_t frequency, int checked) {
   uint32_t x = frequency * (d->current >> PRECISION) + (d->current & (TOTAL - 1)) - start;
   d->current = d->other;
@@ -958,7 +967,7 @@ static int read_escape(decoder *d, int half) {
     if (d->status == ECX_OK) d->status = ECX_CORRUPT;
     return 0;
   }
-  while (nibbles-- > 0) u = u << 4 | nibble(d);
+  while (nibbles-- > 0) u = u << 4 | nibble(d); /* below 2^16 */
   return u & 1u ? -(int)(u >> 1) - half - 1 : (int)(u >> 1) + half + 1;
 }
 
@@ -972,7 +981,8 @@ ALWAYS_INLINE int read_symbol(decoder *d, const ecx_model *m, int level, int che
   return k > 2 * half ? read_escape(d, half) : k - half;
 }
 
-/* The symbols of `count` channels whose levels are listed; 0 where one is out of range. */
+/* The symbols of `count` channels whose levels are listed; 0 where one is out of range. Where bytes
+ * may be missing too, the first thing wrong is what counts. */
 ALWAYS_INLINE int read_listed(decoder *d, const ecx_model *m, const uint8_t *level,
                               const int16_t *channel, int count, int limit, int16_t *symbol,
                               int checked) {
@@ -980,6 +990,7 @@ ALWAYS_INLINE int read_listed(decoder *d, const ecx_model *m, const uint8_t *lev
   for (i = 0; i < count; i++) {
     int s = read_symbol(d, m, level[channel[i]], checked);
     worst |= (s + limit) | (limit - s); /* negative as soon as one symbol is out of range */
+    if (checked && worst < 0 && d->status == ECX_OK) d->status = ECX_CORRUPT;
     symbol[channel[i]] = (int16_t)s;
   }
   return worst >= 0;

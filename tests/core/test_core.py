@@ -6,40 +6,22 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-import edgecodec.core
 from edgecodec.entropy import LatentCoder
 from edgecodec.tables import HYPER_LIMIT, MAX_SIDE, RELUCTANCES, SYMBOL_LIMIT, Tables
+from tests.core.fuzz import SANITIZERS, TARGET, write_seeds
+from tests.core.programs import CORE, build, checksum, clang
 from tests.streams import likely_tables, symbols
 
-HERE = Path(__file__).parent
-CORE = Path(edgecodec.core.__file__).parent
 GCC = shutil.which("gcc")
 STRICT = ("-Wall", "-Wextra", "-Werror", "-pedantic", "-Wconversion", "-Wsign-conversion")
 needs_gcc = pytest.mark.skipif(GCC is None, reason="no gcc here")
-
-
-def build(folder: Path, name: str, *flags: str) -> Path:
-    """Compile a test program with the core."""
-    program = folder / name
-    command = [str(GCC), "-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", *flags]
-    command += [f"-I{CORE}", str(HERE / f"{name}.c"), str(CORE / "edgecodec_core.c")]
-    result = subprocess.run([*command, "-o", str(program)], capture_output=True, check=False)
-    assert result.returncode == 0, result.stderr.decode()
-    return program
-
-
-def checksum(values: npt.NDArray[np.int16]) -> int:
-    """FNV-1a over the little-endian bytes."""
-    total = 2166136261
-    for byte in values.astype("<i2").tobytes():
-        total = (total ^ byte) * 16777619 & 0xFFFFFFFF
-    return total
 
 
 def largest_tables() -> Tables:
@@ -76,7 +58,7 @@ def largest_tables() -> Tables:
 def test_c_program_gets_the_latents_of_python(
     tmp_path: Path, core: LatentCoder, tables: bytes, flags: tuple[str, ...]
 ) -> None:
-    program = build(tmp_path, "decode", *flags)
+    program = build(tmp_path, ["decode.c"], *flags)
     many = symbols(core, 11, 60, 2, 3)
     data = many.encode(core)
     (tmp_path / "tables.bin").write_bytes(tables)
@@ -123,38 +105,54 @@ def test_core_needs_four_functions_of_the_library(tmp_path: Path) -> None:
     assert not written, "the core must have no variables"
 
 
-@pytest.fixture(scope="module")
-def fuzzer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The fuzz program under the sanitizers."""
-    flags = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+@pytest.fixture(scope="module", params=[(), ("-DPLAIN_SSE2",)], ids=["portable", "sse2"])
+def fuzzer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The fuzz target under the sanitizers, which compares the core with a plainer build of it."""
+    folder, flags = tmp_path_factory.mktemp("fuzz"), (*SANITIZERS, "-O1", *request.param)
     try:
-        return build(tmp_path_factory.mktemp("fuzz"), "fuzz", *flags)
+        return build(folder, (*TARGET, "fuzz_main.c"), *flags)
     except AssertionError as exc:
         if "asan" in str(exc):
             pytest.skip("gcc has no sanitizers here")
         raise
 
 
-def fuzz(fuzzer: Path, folder: Path, tables: bytes, data: bytes, rounds: int) -> None:
-    (folder / "tables.bin").write_bytes(tables)
-    (folder / "data").write_bytes(data)
-    result = subprocess.run(
-        [fuzzer, folder / "tables.bin", folder / "data", str(rounds)],
-        capture_output=True,
-        check=False,
-        env={**os.environ, "ASAN_OPTIONS": "allocator_may_return_null=1"},
-    )
+def fuzz(fuzzer: Path, seeds: list[Path], rounds: int, tables: Path | None = None) -> None:
+    environment = {**os.environ, "ASAN_OPTIONS": "allocator_may_return_null=1"}
+    if tables:
+        environment["ECX_TABLES"] = str(tables)
+    command = [str(path) for path in (fuzzer, rounds, *seeds)]
+    result = subprocess.run(command, capture_output=True, check=False, env=environment)
     assert result.returncode == 0, result.stderr.decode()[-3000:]
     assert result.stdout == b"done\n"
 
 
 @needs_gcc
-@pytest.mark.parametrize("rounds", [500, pytest.param(20000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [3000, pytest.param(30_000, marks=pytest.mark.slow)])
 def test_core_stays_inside_its_memory_whatever_it_is_given(
-    fuzzer: Path, tmp_path: Path, core: LatentCoder, tables: bytes, rounds: int
+    fuzzer: Path, tmp_path: Path, rounds: int
 ) -> None:
-    data = symbols(core, 12, 60, 2, 2, 0.05).encode(core)
-    fuzz(fuzzer, tmp_path, tables, data, rounds)
+    fuzz(fuzzer, write_seeds(tmp_path), rounds)
+
+
+@needs_gcc
+def test_core_does_the_same_with_and_without_special_instructions(
+    fuzzer: Path, tmp_path: Path, tables: bytes
+) -> None:
+    """With tables of many channels, by the blocks of sixteen that those instructions take."""
+    path = tmp_path / "tables.bin"
+    path.write_bytes(tables)
+    fuzz(fuzzer, write_seeds(tmp_path / "seeds", tables), 100, path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(clang() is None, reason="no clang here")
+def test_guided_fuzzing_finds_nothing(tmp_path: Path) -> None:
+    """As long as CI has time for; docs/robustness.md tells of more."""
+    command = [sys.executable, "-m", "tests.core.fuzz", "--executions", "40000"]
+    command += ["--stretch", "20000", "--state", str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, check=False)
+    assert result.returncode == 0, result.stderr.decode()[-3000:]
 
 
 @needs_gcc
@@ -167,8 +165,9 @@ def test_largest_sums_stay_inside_32_bits(fuzzer: Path, tmp_path: Path) -> None:
         s = np.full((2, 2, 512), sign * SYMBOL_LIMIT, np.int16)
         for mine, other in zip(coder.predict(1, z, s), twin.predict(1, z, s), strict=True):
             np.testing.assert_array_equal(mine, other)
-    many = symbols(coder, 1, 60, 1, 1, 0.5)
-    fuzz(fuzzer, tmp_path, tables, many.encode(coder), 2)
+    path = tmp_path / "tables.bin"
+    path.write_bytes(tables)
+    fuzz(fuzzer, write_seeds(tmp_path / "seeds", tables), 4, path)
 
 
 def test_limits_are_those_of_the_core() -> None:

@@ -7,9 +7,15 @@ import pytest
 import torch
 from torch import nn
 
+from edgecodec import tables as fixed
 from edgecodec.entropy import LatentCoder
 from edgecodec.model.config import CodecConfig
-from edgecodec.model.network import NeuralCodec, gaussian_bits, multiply_accumulates
+from edgecodec.model.network import (
+    IntegerLinear,
+    NeuralCodec,
+    gaussian_bits,
+    multiply_accumulates,
+)
 from edgecodec.model.quantizers import round_clip
 from edgecodec.model.stages import build_stages
 from edgecodec.model.tables import (
@@ -124,6 +130,24 @@ def test_training_model_and_integer_decoder_agree_to_the_bit(
     # The comparison saw more than a constant, and a context that matters.
     assert len(np.unique(index)) > 20
     assert (coder.predict(quality, z, np.zeros_like(s))[0] != mu)[1::2].mean() > 0.5
+
+
+def test_evaluation_is_exact_where_float32_is_not() -> None:
+    """Partial sums of 2**24.6 that cancel to what the activation still tells apart."""
+    layer = IntegerLinear(768, 5, fixed.RESIDUAL_FRAC).eval()
+    rng = np.random.default_rng(0)
+    x = (511 - rng.integers(0, 2, (768, 1, 9))).astype(np.int64)
+    weight = np.repeat([[127], [-127]], 384, 0) * np.ones(5, np.int64) - rng.integers(
+        0, 2, (768, 5)
+    )
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(weight.T) / 2**fixed.WEIGHT_FRAC)
+        layer.bias.copy_(torch.arange(5) / 2**layer.accumulator_frac)
+        found = layer(torch.from_numpy(x)[None].float() / 2**fixed.RESIDUAL_FRAC)
+        weight = weight.clip(-127, 127)
+        wanted = np.einsum("ihw,io->ohw", x, weight) + np.arange(5)[:, None, None]
+        assert np.array_equal(found[0].numpy() * 2**layer.accumulator_frac, wanted)
+        assert np.abs(wanted).max() < 1 << 19
 
 
 def mixture_symbols(rng: np.random.Generator, sigma: np.ndarray) -> np.ndarray:

@@ -141,8 +141,9 @@ def bundle(tiny_bundle: Path) -> Bundle:
 
 
 @pytest.fixture(autouse=True)
-def _forget() -> Iterator[None]:
+def _forget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let no test see what another one registered or measured."""
+    monkeypatch.setenv("EDGECODEC_CACHE", str(tmp_path / "cache"))
     registry.refresh()
     select.clear_cache()
     yield

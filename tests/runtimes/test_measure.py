@@ -2,9 +2,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
-from edgecodec.runtimes.measure import MAX_ROUNDS, time_side_by_side
+from edgecodec.runtimes.measure import MAX_ROUNDS, Timing, time_side_by_side
 
 
 class Clock:
@@ -71,3 +72,29 @@ def test_candidate_that_raises_is_left_out() -> None:
     assert failed.median_s is None
     assert str(failed.failure) == "no"
     assert good.median_s == pytest.approx(0.01)
+
+
+def test_a_clear_ranking_ends_the_timing() -> None:
+    clock = Clock()
+    fast, slow = time_side_by_side([clock.taking(0.010), clock.taking(0.012)], 10.0, clock)
+    assert len(fast.samples) == len(slow.samples) == 6  # the fewest that give an interval
+    even, other = time_side_by_side([clock.taking(0.01), clock.taking(0.01)], 10.0, clock)
+    assert len(even.samples) == len(other.samples) == MAX_ROUNDS
+
+
+def test_what_is_surely_slower_is_not_run_again() -> None:
+    clock = Clock()
+    slow, one, two = time_side_by_side(
+        [clock.taking(0.02), clock.taking(0.01), clock.taking(0.01)], 10.0, clock
+    )
+    assert [len(t.samples) for t in (slow, one, two)] == [6, MAX_ROUNDS, MAX_ROUNDS]
+
+
+def test_interval_covers_the_median_of_what_is_sampled() -> None:
+    rng = np.random.default_rng(0)
+    for count in (6, 10, 15):
+        inside = 0
+        for samples in rng.exponential(1.0, (2000, count)):
+            low, high = Timing(samples=list(samples)).interval or (0.0, 0.0)
+            inside += low <= np.log(2) <= high
+        assert 0.93 < inside / 2000 < 0.995

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,8 +22,9 @@ from edgecodec.errors import (
     UnknownPluginError,
 )
 from edgecodec.manifest import ArtefactEntry
-from edgecodec.runtimes import registry, select
+from edgecodec.runtimes import competition, registry
 from edgecodec.runtimes.base import Artefact, Availability, Session, SessionOptions
+from edgecodec.runtimes.device import probe_device
 from edgecodec.runtimes.onnxruntime_backend import OnnxRuntimeBackend
 from edgecodec.runtimes.openvino_backend import OpenVinoBackend
 from edgecodec.runtimes.report import devices_report
@@ -181,7 +183,7 @@ def test_backend_that_fails_at_the_size_measured_gives_way(
     spoil(monkeypatch, TfliteBackend, change)
     verdict = choose(bundle, stages=("synthesis",), budget_s=BUDGET_S).stages[0]
     assert "tflite" not in names(verdict.ranked)
-    assert any(c.reason == "failed at 512x768: too large" for c in verdict.rejected)
+    assert any(c.reason == "failed at 512x1024: too large" for c in verdict.rejected)
 
 
 def test_backend_that_fails_after_it_was_chosen_gives_way(
@@ -191,8 +193,9 @@ def test_backend_that_fails_after_it_was_chosen_gives_way(
     refuse(monkeypatch, type(registry.get_backend(first.best.backend)), BackendError("it", "gone"))
     session, choice = open_stage(bundle, "synthesis")
     session.close()
-    assert choice is first.ranked[1]
-    assert "it: gone, trying the next" in caplog.text
+    assert choice.backend in {c.backend for c in first.ranked[1:]} - {first.best.backend}
+    assert "it: gone; measuring anew" in caplog.text
+    assert first.best.backend in names(choose(bundle, stages=("synthesis",)).stages[0].rejected)
 
 
 def test_torch_is_taken_when_nothing_else_works(
@@ -252,22 +255,23 @@ def test_damaged_artefact_is_told_or_avoided(bundle: Bundle, tmp_path: Path) -> 
     assert choice.backend == "onnxruntime"
 
 
-def test_half_precision_is_chosen_only_when_as_good_or_named(
+def test_every_precision_is_held_to_its_own_tolerance(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = with_artefacts(bundle, tmp_path, entry(bundle, "onnx"), entry(bundle, "tflite", "fp16"))
-    verdict = choose(copy, stages=("synthesis",), budget_s=BUDGET_S).stages[0]
+    spoil(monkeypatch, TfliteBackend, lambda out: {k: v + 0.8 for k, v in out.items()})
+    verdict = choose(copy, stages=("synthesis",), threads=1, budget_s=BUDGET_S).stages[0]
     assert {(c.backend, c.precision) for c in verdict.ranked} == {
         ("onnxruntime", "fp32"),
         ("tflite", "fp16"),
     }
-    registry.refresh()
-    spoil(monkeypatch, TfliteBackend, lambda out: {k: v + 0.8 for k, v in out.items()})
-    half = choose(copy, stages=("synthesis",), precision="fp16").stages[0].best
-    assert half.backend == "tflite"
-    verdict = choose(copy, stages=("synthesis",), threads=1).stages[0]
-    assert [c.backend for c in verdict.ranked] == ["onnxruntime"]
+    spoil(monkeypatch, OnnxRuntimeBackend, lambda out: {k: v + 0.8 for k, v in out.items()})
+    verdict = choose(copy, stages=("synthesis",), refresh=True, threads=1).stages[0]
+    assert [c.backend for c in verdict.ranked] == ["tflite"]
     assert "allowed 1 (rms 0.33)" in verdict.rejected[0].reason
+    spoil(monkeypatch, TfliteBackend, lambda out: {k: v + 9 for k, v in out.items()})
+    with pytest.raises(BackendError, match="nothing can run synthesis"):
+        choose(copy, stages=("synthesis",), refresh=True, threads=1)
 
 
 def test_precision_is_not_given_up_for_less_than_a_tenth(
@@ -279,8 +283,8 @@ def test_precision_is_not_given_up_for_less_than_a_tenth(
         for candidate in candidates:
             candidate.median_s = {"onnxruntime": 1.09, "tflite": 1.0}[candidate.name]
 
-    monkeypatch.setattr(select, "time_candidates", timed)
-    verdict = choose(copy, stages=("synthesis",)).stages[0]
+    monkeypatch.setattr(competition, "time_candidates", timed)
+    verdict = choose(copy, stages=("synthesis",), threads=1).stages[0]
     assert verdict.best.reason == "right results, 1.09 times the fastest"
     assert [c.precision for c in verdict.ranked] == ["fp32", "fp16"]
 
@@ -296,14 +300,20 @@ def test_int8_must_match_its_own_golden_result_exactly(
     copy = Bundle(copy.path)
     assert choose(copy, stages=("synthesis",), precision="int8").stages[0].best.ok
     spoil(monkeypatch, TfliteBackend, lambda out: {k: v + 0.6 for k, v in out.items()})
-    with pytest.raises(BackendError, match=r"up to 1 levels .*, allowed 0"):
-        choose(copy, stages=("synthesis",), precision="int8", threads=1)
+    for precision in ("int8", "auto"):
+        with pytest.raises(BackendError, match=r"up to 1 levels .*, allowed 0"):
+            choose(copy, stages=("synthesis",), precision=precision, threads=1)
 
 
 def test_size_class_is_the_nearest_by_area() -> None:
-    assert size_class(64, 64) == (256, 256)
-    assert size_class(768, 512) == (512, 768)
-    assert size_class(4000, 6000) == (1024, 1536)
+    assert size_class(1, 1) == (128, 128)
+    assert size_class(768, 512) == (512, 1024)
+    assert size_class(1024, 1024) == (1024, 1024)
+    assert size_class(4000, 6000) == (1024, 1024)
+    for power in range(14, 20):
+        # Just below and above the geometric mean of two classes.
+        assert math.prod(size_class(1, int(1.41 * 2**power))) == 2**power
+        assert math.prod(size_class(1, int(1.42 * 2**power))) == 2 ** (power + 1)
 
 
 def test_devices_report_tells_backends_choices_and_reasons(
@@ -316,7 +326,7 @@ def test_devices_report_tells_backends_choices_and_reasons(
         "onnxruntime  yes",
         "openvino     no",
         "not here",
-        "synthesis, precision auto, 768x",
+        "synthesis, threads 1, 1024x512 pixels, measured 2",
     ):
         assert part in text
     assert "-> " in text
@@ -339,6 +349,102 @@ def test_devices_report_bears_a_bundle_that_nothing_can_run(
     withdraw(monkeypatch, TfliteBackend)
     report = devices_report(copy)
     assert report.verdicts == ()
-    assert "synthesis, auto: tflite: not here" in report.text()
+    assert "synthesis: tflite: not here" in report.text()
     assert "no artefact of analysis" in report.text()
     assert devices_report(None).problems == ()
+
+
+def test_thread_counts_take_part_when_left_open(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(competition, "thread_counts", lambda: (3, 1))
+    rounds: list[set[tuple[str, int | None]]] = []
+
+    def timed(candidates: Any, *_: object) -> None:
+        """Make one thread twice as fast as the default, and each round slower than the last."""
+        rounds.append({(c.name, c.threads) for c in candidates})
+        for c in candidates:
+            assert c.session is not None
+            speed = {None: 1.0, 3: 0.99, 2: 1.0, 1: 0.5}[c.threads]
+            own = {"onnxruntime": 1.2, "openvino": 1.0, "tflite": 1.5}[c.name]
+            c.median_s = speed * own * len(rounds)
+
+    monkeypatch.setattr(competition, "time_candidates", timed)
+    verdict = choose(bundle, stages=("synthesis",)).stages[0]
+    default = {(name, None) for name in ("onnxruntime", "openvino", "tflite")}
+    # The best so far takes part in each round; 3 threads gain too little to replace it.
+    challengers = [{("openvino", n), ("onnxruntime", n), ("openvino", None)} for n in (3, 1)]
+    assert rounds == [default, *challengers]
+    assert [(c.backend, c.threads) for c in verdict.ranked[:3]] == [
+        ("openvino", 1),
+        ("onnxruntime", 1),
+        ("openvino", None),
+    ]
+    assert verdict.best.median_s == pytest.approx(0.5)
+    assert verdict.ranked[2].median_s == pytest.approx(1.0)  # on the scale of the first round
+    rounds.clear()
+    choose(bundle, stages=("synthesis",), threads=2)
+    assert all(threads == 2 for some in rounds for _, threads in some)
+
+
+def test_thread_count_must_be_surely_faster(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(competition, "thread_counts", lambda: (1,))
+    high = 1.1
+
+    def timed(candidates: Any, *_: object) -> None:
+        for c in candidates:
+            c.median_s, c.high_s = (1.0, 1.2) if c.threads is None else (0.7, high)
+
+    monkeypatch.setattr(competition, "time_candidates", timed)
+    assert choose(bundle, stages=("synthesis",)).stages[0].best.threads is None
+    high = 0.9
+    assert choose(bundle, stages=("synthesis",), refresh=True).stages[0].best.threads == 1
+
+
+def test_thread_counts_are_those_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    def counts(usable: int, physical: int) -> tuple[int, ...]:
+        device = replace(probe_device(), physical_cores=physical)
+        monkeypatch.setattr(competition, "usable_cores", lambda: usable)
+        monkeypatch.setattr(competition, "probe_device", lambda: device)
+        return competition.thread_counts()
+
+    assert counts(2, 2) == (1,)
+    assert counts(8, 8) == (4, 1)
+    assert counts(8, 4) == (8, 4, 2, 1)
+    assert counts(2, 4) == (1,)
+    assert counts(4, 0) == (2, 1)
+    assert counts(1, 1) == ()
+
+
+def test_variables_force_and_forbid_backends(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGECODEC_BACKEND", "openvino")
+    verdict = choose(bundle, stages=("synthesis",)).stages[0]
+    assert (verdict.backend, verdict.best.backend) == ("openvino", "openvino")
+    session, choice = open_stage(bundle, "synthesis", "tflite")  # what is named goes before
+    session.close()
+    assert choice.backend == "tflite"
+    monkeypatch.setenv("EDGECODEC_DISABLE", "openvino, tflite")
+    with pytest.raises(BackendUnavailableError, match="openvino: forbidden by EDGECODEC_DISABLE"):
+        choose(bundle, stages=("synthesis",))
+    monkeypatch.delenv("EDGECODEC_BACKEND")
+    verdict = choose(bundle, stages=("synthesis",), threads=1).stages[0]
+    assert names(verdict.ranked) == {"onnxruntime"}
+    assert "forbidden by EDGECODEC_DISABLE" in devices_report(bundle, 1).text()
+    monkeypatch.delenv("EDGECODEC_DISABLE")  # another question, so another answer
+    verdict = choose(bundle, stages=("synthesis",), threads=1, budget_s=BUDGET_S).stages[0]
+    assert names(verdict.ranked) == {"onnxruntime", "openvino", "tflite"}
+
+
+@pytest.mark.parametrize("variable", ["EDGECODEC_BACKEND", "EDGECODEC_DISABLE", "EDGECODEC_RISKY"])
+def test_variable_that_names_no_backend_is_refused(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "tflight")
+    with pytest.raises(UnknownPluginError, match=f"{variable} named 'tflight'; there are: onnx"):
+        choose(bundle, stages=("synthesis",))
+    with pytest.raises(UnknownPluginError, match=variable):
+        devices_report(bundle)
