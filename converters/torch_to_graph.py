@@ -93,15 +93,12 @@ class _Reader:
         self.values: dict[str, Value] = {}
         self.nodes: list[Node] = []
         self.names: dict[torch.fx.Node, str] = {}
-        self.tensors = self._constants()
-
-    def _constants(self) -> dict[str, Float32Array]:
-        signature = self.program.graph_signature
-        owners = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-        stored = {**self.program.state_dict, **self.program.constants}
-        return {
+        signature = program.graph_signature
+        self.owners = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+        stored = {**program.state_dict, **program.constants}
+        self.tensors: dict[str, Float32Array] = {
             name: np.ascontiguousarray(stored[owner].detach().cpu().float().numpy())
-            for name, owner in owners.items()
+            for name, owner in self.owners.items()
         }
 
     def read(self) -> Graph:
@@ -157,7 +154,7 @@ class _Reader:
         self._emit(
             node,
             Conv2d(
-                node.name,
+                self._layer(node, args[1].name),
                 (self._source(node, args[0]),),
                 self.names[node],
                 weight,
@@ -168,6 +165,11 @@ class _Reader:
                 int(args[6]),
             ),
         )
+
+    def _layer(self, node: torch.fx.Node, weight: str) -> str:
+        """Return what the module calls a layer; of one that runs twice, the first time only."""
+        path = self.owners[weight].removesuffix(".weight")
+        return node.name if any(made.name == path for made in self.nodes) else path
 
     def _relu(self, node: torch.fx.Node) -> None:
         self._emit(node, Relu(node.name, (self._source(node, node.args[0]),), self.names[node]))
