@@ -78,10 +78,11 @@ check() {  # CPU COMMAND...
     local cpu=$1
     shift
     echo "$cpu ..."
-    # No cache: on x86 the system shows the same processor to the emulated and to the real one.
-    EDGECODEC_CACHE='' OMP_WAIT_POLICY=PASSIVE "$@" -m edgecodec device-test --matrix --qualities "$qualities" \
-        --threads 1 --json "$work/$cpu.json" > "$work/$cpu.txt" 2> "$work/$cpu.err" ||
-        failed="$failed $cpu"
+    # Not from a source tree, whose edgecodec would come first. No cache: on x86 the system shows the
+    # same processor to the emulated and to the real one.
+    (cd "$work" && EDGECODEC_CACHE='' OMP_WAIT_POLICY=PASSIVE "$@" -m edgecodec device-test \
+        --matrix --qualities "$qualities" --threads 1 --json "$cpu.json") \
+        > "$work/$cpu.txt" 2> "$work/$cpu.err" || failed="$failed $cpu"
     tail -n 1 "$work/$cpu.txt"
 }
 
