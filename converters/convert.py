@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgecodec.bundle import GOLDEN, MANIFEST, TABLES, Bundle, short_id
 from edgecodec.bundle_writing import hash_files, size_of, writing_bundle
+from edgecodec.container import HYPER_STRIDE
 from edgecodec.converters.calibration import Calibration, load_calibration
 from edgecodec.converters.executed_ops import executed_operations
 from edgecodec.converters.graph import Graph
@@ -51,7 +52,7 @@ class _Job:
 
 
 def convert_checkpoint(
-    checkpoint: Path,
+    checkpoint: Path | str,
     out: Path,
     *,
     targets: Sequence[str],
@@ -67,7 +68,8 @@ def convert_checkpoint(
     Artefacts that cost more than `max_loss` are left out of it; the report says which.
 
     Args:
-        checkpoint: file that `edgecodec train` wrote.
+        checkpoint: file that `edgecodec train` wrote, or `file.py:function` of a codec of one's
+            own (docs/own-codec.md).
         out: folder, or a .zip file; refused, before anything is read, where it cannot be written.
         targets: among `onnx`, `openvino`, `tflite`, `torch`; torch in fp32 is always written.
         precisions: among `fp32`, `fp16` and `int8`.
@@ -257,20 +259,18 @@ def _manifest(
     entries: Sequence[ArtefactEntry],
     hashes: Mapping[str, str],
 ) -> Manifest:
-    from edgecodec.model import config
-    from edgecodec.model.stages import receptive_halos
+    from edgecodec.converters.own_stages import LATENT_STRIDE
 
-    halos = receptive_halos(source.codec)
     return Manifest(
         name=name,
         model_id=source.model_id,
         tables_id=short_id(source.tables),
-        latent_channels=source.codec.cfg.latent_channels,
-        hyper_channels=source.codec.cfg.hyper_channels,
-        latent_stride=config.LATENT_STRIDE,
-        hyper_stride=config.HYPER_STRIDE,
-        analysis_halo=halos[0],
-        synthesis_halo=halos[1],
+        latent_channels=source.parsed_tables.latent_channels,
+        hyper_channels=source.parsed_tables.hyper_channels,
+        latent_stride=LATENT_STRIDE,
+        hyper_stride=HYPER_STRIDE,
+        analysis_halo=source.analysis_halo,
+        synthesis_halo=source.synthesis_halo,
         artefacts=tuple(entries),
         calibration=calibration,
         files=dict(hashes),

@@ -147,6 +147,7 @@ def whole_weights(
     later: float,
     *,
     halves: bool = True,
+    square: int = 1,
     stage: str,
 ) -> WholeWeights:
     """Round a convolution of half-integers so that float32 holds each partial sum exactly.
@@ -161,6 +162,8 @@ def whole_weights(
         inputs: (I, n), the input as photos make it.
         later: magnitude of what may be added to the outputs.
         halves: whether inputs are half-integers; else they are integers.
+        square: how many neighbouring outputs a pixel shuffle makes one channel of, whose values
+            must have one step.
         stage: for errors.
 
     Raises:
@@ -181,7 +184,8 @@ def whole_weights(
         over = 2.0 * (worst + later / unit) + np.abs(offset) >= _ANY
         if not over.any():
             break
-        fraction[over] -= 1
+        common = np.repeat((fraction - over).reshape(-1, square).min(1), square)
+        fraction, over = common, common < fraction
         if (fraction < _LEAST_FRACTION).any():
             raise ConversionError("the sums of a convolution do not fit float32 exactly", stage)
     return WholeWeights(

@@ -17,12 +17,8 @@ import contextlib
 import functools
 import hashlib
 import os
-import shutil
-import tempfile
 import threading
-import weakref
 import zipfile
-from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -32,6 +28,7 @@ from edgecodec.errors import BundleError
 from edgecodec.manifest import ArtefactEntry, Manifest
 from edgecodec.npz import read_npz
 from edgecodec.parts import SUFFIX, Parts
+from edgecodec.scratch import Scratch
 
 MANIFEST = "manifest.json"
 TABLES = "tables.bin"
@@ -43,6 +40,7 @@ DEFAULT = "default"
 EMBEDDED = Path(__file__).with_name("data")
 """Where the bundles lie that ship with the package, each in `<name>.bundle`."""
 _MANIFEST_LIMIT = 1 << 20
+_BLOCK = 1 << 20
 _GOLDEN_LIMIT = 64 << 20
 _GOLDEN_KINDS = {
     "x": ("uint8", 3),
@@ -107,11 +105,17 @@ def bundle_with_tables(tables_id: str, embedded: Path | None = None) -> Path | N
     return None
 
 
+def _inside(name: str) -> bool:
+    """Say whether a relative path stays within a folder, on any system."""
+    parts = PurePosixPath(name)
+    return not (parts.is_absolute() or ".." in parts.parts or set(name) & set("\\:\0"))
+
+
 class Bundle:
     """A bundle opened for reading. Files are checked against their hash when first used.
 
-    Can be shared among threads. Temporary copies, of a zip file's content or of files stored in
-    parts, live until `close`, or until the bundle is forgotten.
+    Can be shared among threads. Temporary copies, of a zip file's content and of the graphs in use,
+    live until `close`, or until the bundle is forgotten.
 
     Args:
         path: folder or zip file, or the name of an embedded bundle; None takes the default one.
@@ -124,8 +128,7 @@ class Bundle:
     def __init__(self, path: str | Path | None = None, *, embedded: Path | None = None) -> None:
         self.path = default_bundle_path(embedded) if path is None else find_bundle(path, embedded)
         self._lock = threading.RLock()
-        self._scratch: Path | None = None
-        self._remove: Callable[[], object] = lambda: None
+        self._scratch: Scratch | None = None
         self._paths: dict[str, Path] = {}
         self._put_together = 0
         if not self.path.exists():
@@ -160,11 +163,10 @@ class Bundle:
         """Return a folder that vanishes with this bundle."""
         if self._scratch is None:
             try:
-                self._scratch = Path(tempfile.mkdtemp(prefix="edgecodec-"))
+                self._scratch = Scratch()
             except OSError as exc:
                 raise BundleError(f"{self.path}: no temporary folder can be made ({exc})") from exc
-            self._remove = weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
-        return self._scratch / name
+        return self._scratch.path / name
 
     def _unpack(self) -> Manifest:
         try:
@@ -186,7 +188,7 @@ class Bundle:
             raise BundleError(f"{self.path}: not a bundle, its {MANIFEST} is too large")
         archive.extract(members[MANIFEST], self.root)
         manifest = self._read_manifest()
-        listed = [members[name] for name in manifest.files if name in members]
+        listed = [members[name] for name in manifest.files if name in members and _inside(name)]
         # zipfile reads no more than `file_size` bytes of a member, whatever is packed in it.
         size = sum(member.file_size for member in listed)
         if size > UNPACKED_LIMIT:
@@ -207,45 +209,64 @@ class Bundle:
             BundleError: not listed, missing, too large, or its hash differs.
         """
         with self._lock:
-            if name not in self._paths:
-                stored_in_parts = name + SUFFIX in self.manifest.files
-                self._paths[name] = self._make(name) if stored_in_parts else self._checked(name)
-            return self._paths[name]
+            if name + SUFFIX in self.manifest.files:
+                return self._private(name)
+            return self._copied(name, None)
 
     def _listed(self, name: str) -> str:
         """Return the hash that the manifest lists, for names that stay within a folder."""
         expected = self.manifest.files.get(name)
-        parts = PurePosixPath(name)
-        outside = parts.is_absolute() or ".." in parts.parts or set(name) & set("\\:\0")
-        if expected is None or outside:
+        if expected is None or not _inside(name):
             raise BundleError(f"{self.path}: the manifest lists no file {name}")
         return expected
 
-    def _checked(self, name: str) -> Path:
-        """Return a stored file, its content checked."""
-        expected = self._listed(name)
-        path = self.root / name
+    def _copied(self, name: str, target: Path | None) -> Path:
+        """Check the content of a stored file, on its way to `target` where one is given.
+
+        Returns:
+            the target, else the file itself.
+        """
+        expected, path, digest = self._listed(name), self.root / name, hashlib.sha256()
         try:
             if not path.is_file():
                 raise BundleError(f"{self.path}: {name} is missing; convert or install it again")
-            found = sha256_of(path)
+            with contextlib.ExitStack() as stack:
+                source, out = stack.enter_context(path.open("rb")), None
+                if target is not None:
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    out = stack.enter_context(target.open("wb"))
+                while block := source.read(_BLOCK):
+                    digest.update(block)
+                    if out is not None:
+                        out.write(block)
         except OSError as exc:
-            raise BundleError(f"{self.path}: {name} cannot be read ({exc.strerror})") from exc
-        if found != expected:
+            what = "read" if target is None else "copied"
+            raise BundleError(f"{self.path}: {name} cannot be {what} ({exc.strerror})") from exc
+        if digest.hexdigest() != expected:
             raise BundleError(
                 f"{self.path}: {name} is damaged, its hash differs from the manifest's; "
                 "convert or install it again"
             )
-        return path
+        return path if target is None else target
+
+    def _content(self, name: str) -> bytes:
+        """Return the content of a file; what is checked is what is returned."""
+        try:
+            data = self.file(name).read_bytes()
+        except OSError as exc:
+            raise BundleError(f"{self.path}: {name} cannot be read ({exc.strerror})") from exc
+        if hashlib.sha256(data).hexdigest() != self.manifest.files[name]:
+            raise BundleError(f"{self.path}: {name} changes while it is read; open it again")
+        return data
 
     def _make(self, name: str) -> Path:
         """Put together a file that is stored in parts."""
         expected = self._listed(name)
-        recipe = self._checked(name + SUFFIX)
+        recipe = self.file(name + SUFFIX)
         self._check_room(name, recipe.stat().st_size)
-        parts = Parts.from_bytes(recipe.read_bytes(), f"{self.path}: {name}{SUFFIX}")
+        parts = Parts.from_bytes(self._content(name + SUFFIX), f"{self.path}: {name}{SUFFIX}")
         self._check_room(name, parts.size)
-        path, digest = self._temporary("parts") / name, hashlib.sha256()
+        path, digest = self._temporary("graphs") / name, hashlib.sha256()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with (self.root / WEIGHTS).open("rb") as weights, path.open("wb") as out:
@@ -253,10 +274,10 @@ class Bundle:
                     digest.update(chunk)
                     out.write(chunk)
         except (OSError, ValueError) as exc:
-            self._checked(WEIGHTS)  # where that is what is wrong, it is named
+            self.file(WEIGHTS)  # where that is what is wrong, it is named
             raise BundleError(f"{self.path}: {name} cannot be put together ({exc})") from exc
         if digest.hexdigest() != expected:
-            self._checked(WEIGHTS)
+            self.file(WEIGHTS)
             raise BundleError(
                 f"{self.path}: the parts of {name} do not make the file that the manifest lists; "
                 "convert or install it again"
@@ -277,40 +298,36 @@ class Bundle:
         Raises:
             BundleError: missing, damaged, or not the tables the manifest names.
         """
-        data = self.file(TABLES).read_bytes()
+        data = self._content(TABLES)
         if short_id(data) != self.manifest.tables_id:
             raise BundleError(f"{self.path}: {TABLES} is not the one the manifest names")
         return data
 
     def artefact_file(self, entry: ArtefactEntry) -> Path:
-        """Return the file of an artefact; those beside it of the same stem are checked too.
+        """Return the file of an artefact, with those of the same stem beside it, all checked.
 
-        Where one of them is stored in parts, all of them are beside each other in a temporary
-        folder.
+        They lie in a temporary folder: what a runtime reads, at once or later on, is what was
+        checked, whatever becomes of the bundle; and it meets no file there that was not.
 
         Raises:
-            BundleError: see `file`.
+            BundleError: see `file`; or they cannot be copied.
         """
         stem = entry.path.rsplit(".", 1)[0] + "."
         own = [name for name in self.manifest.files if name.startswith(stem)]
-        own = [name for name in own if not name.endswith(SUFFIX)]
         with self._lock:
-            found = {name: self.file(name) for name in (*own, entry.path)}
-            if any(name + SUFFIX in self.manifest.files for name in own):
-                for name, path in found.items():
-                    self._paths[name] = self._beside(name, path)
-            return self._paths[entry.path]
+            for name in own:
+                if not name.endswith(SUFFIX):
+                    self._private(name)
+            return self._private(entry.path)
 
-    def _beside(self, name: str, path: Path) -> Path:
-        """Return a checked file as it lies among those put together, copied where it does not."""
-        target = self._temporary("parts") / name
-        if path != target:
-            try:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, target)
-            except OSError as exc:
-                raise BundleError(f"{self.path}: {name} cannot be copied ({exc})") from exc
-        return target
+    def _private(self, name: str) -> Path:
+        """Return a checked file among those that nobody else changes."""
+        if name not in self._paths:
+            if name + SUFFIX in self.manifest.files:
+                self._paths[name] = self._make(name)
+            else:
+                self._paths[name] = self._copied(name, self._temporary("graphs") / name)
+        return self._paths[name]
 
     def golden(self) -> dict[str, npt.NDArray[Any]]:
         """Return the golden vector.
@@ -324,7 +341,7 @@ class Bundle:
             BundleError: missing, damaged, or of other types.
         """
         source = f"{self.path}: {GOLDEN}"
-        arrays = read_npz(self.file(GOLDEN).read_bytes(), _GOLDEN_LIMIT, source)
+        arrays = read_npz(self._content(GOLDEN), _GOLDEN_LIMIT, source)
         for name, array in arrays.items():
             known = [key for key in _GOLDEN_KINDS if name == key or name.startswith(f"{key}_")]
             kind, axes = _GOLDEN_KINDS[max(known, key=len)] if known else (array.dtype, array.ndim)
@@ -338,7 +355,8 @@ class Bundle:
     def close(self) -> None:
         """Remove temporary copies: of a zip file's content, and of files stored in parts."""
         with self._lock:
-            self._remove()
+            if self._scratch is not None:
+                self._scratch.remove()
             self._scratch = None
             self._paths.clear()
             self._put_together = 0

@@ -121,11 +121,15 @@ class UnsupportedOpError(ConversionError):
 
     Attributes:
         op: its name.
+        place: path and class of the module it stands in, empty where that is the network itself.
     """
 
-    def __init__(self, op: str, stage: str, known: tuple[str, ...]) -> None:
-        super().__init__(f"operation {op} is not supported; supported: {', '.join(known)}", stage)
-        self.op = op
+    def __init__(self, op: str, stage: str, known: tuple[str, ...], place: str = "") -> None:
+        where = f" in {place}" if place else ""
+        super().__init__(
+            f"operation {op}{where} is not supported; supported: {', '.join(known)}", stage
+        )
+        self.op, self.place = op, place
 
 
 class ParityError(ConversionError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
+from unicodedata import normalize
 
 from edgecodec.container import HYPER_STRIDE
 from edgecodec.errors import BundleError
@@ -132,6 +133,8 @@ def _wrong_values(m: Manifest) -> list[str]:
         "hyper_stride": m.hyper_stride == hyper_stride,
         "analysis_halo": m.analysis_halo >= 0 and m.analysis_halo % hyper_stride == 0,
         "synthesis_halo": m.synthesis_halo >= 0,
-        "files": all(isinstance(value, str) for value in m.files.values()),
+        # Names must stay different where a file system knows no case, or composes letters.
+        "files": all(isinstance(value, str) for value in m.files.values())
+        and len({normalize("NFC", name).casefold() for name in m.files}) == len(m.files),
     }
     return [name for name, good in checks.items() if not good]

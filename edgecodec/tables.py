@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgecodec.container import HYPER_STRIDE, MAX_TILE
-from edgecodec.errors import BundleError
+from edgecodec.errors import BundleError, ConfigError
 
 MAGIC = b"\x89ECT\r\n\x1a\n"
 VERSION = 2
@@ -139,8 +139,19 @@ class Tables:
         return [PRECISION - np.log2(row.astype(np.float64)) for row in self.frequencies]
 
     def to_bytes(self) -> bytes:
-        """Return the content of `tables.bin`."""
+        """Return the content of `tables.bin`.
+
+        Raises:
+            ConfigError: an array is not of the type or shape documented above.
+        """
         sizes = self._sizes()
+        for name, kind, shape in _layout(*sizes):
+            array = getattr(self, name)
+            if array.dtype != np.dtype(kind) or array.shape != shape:
+                raise ConfigError(
+                    f"{name} is {array.dtype} of shape {array.shape}, expected "
+                    f"{np.dtype(kind)} of shape {shape}"
+                )
         head = _HEADER.pack(MAGIC, VERSION, *sizes, PRECISION, len(self.frequencies), *FORMATS, 0)
         halves = [max(0, len(row) - 2) // 2 for row in self.frequencies]
         parts: list[bytes] = [head, np.asarray(halves, "<u2").tobytes()]

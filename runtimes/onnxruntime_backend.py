@@ -9,6 +9,7 @@ from edgecodec.errors import BackendError, BackendUnavailableError
 from edgecodec.runtimes.base import Artefact, Availability, Float32Array, Session, SessionOptions
 from edgecodec.runtimes.checked_session import LATENT_STRIDE, CheckedSession, Dims, load_error
 from edgecodec.runtimes.layers import Layer
+from edgecodec.runtimes.onnx_references import refers_to_files
 from edgecodec.runtimes.vendor import import_vendor, one_line, version_of
 
 PROVIDER = "CPUExecutionProvider"
@@ -54,7 +55,10 @@ class OnnxRuntimeBackend:
         ort = _import()
         try:
             settings = _settings(ort, options)
+            _check_whole(artefact)
             session = ort.InferenceSession(str(artefact.path), settings, providers=[PROVIDER])
+        except BackendError:
+            raise
         except Exception as exc:
             raise load_error(self.name, artefact, exc) from exc
         shrinking = ort.RunOptions()
@@ -73,6 +77,7 @@ class OnnxRuntimeBackend:
 
         ort = _import()
         try:
+            _check_whole(artefact)
             return profile_session(ort, _settings(ort, options), artefact, inputs, runs)
         except BackendError:
             raise
@@ -113,6 +118,15 @@ def _settings(ort: Any, options: SessionOptions) -> Any:
     # Stop spinning when a run ends: idle threads would slow whatever runs next.
     settings.add_session_config_entry("session.force_spinning_stop", "1")
     return settings
+
+
+def _check_whole(artefact: Artefact) -> None:
+    if refers_to_files(artefact.path.read_bytes()):
+        raise BackendError(
+            OnnxRuntimeBackend.name,
+            f"{artefact.path.name} refers to other files, which a bundle's hashes do not cover; "
+            "save it whole",
+        )
 
 
 def _import() -> Any:

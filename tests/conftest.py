@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -112,6 +113,15 @@ def other_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     values = {**vars(manifest), "tables_id": short_id(bytes(changed))}
     values["files"] = {**manifest.files, "tables.bin": sha256_of(path / "tables.bin")}
     (path / "manifest.json").write_text(type(manifest)(**values).to_json())
+    return path
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where temporary folders are made, so that leftovers show."""
+    path = tmp_path / "temporary"
+    path.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(path))
     return path
 
 

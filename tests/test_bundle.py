@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -26,15 +25,6 @@ def copy(tmp_path: Path) -> Path:
     path = tmp_path / "a.bundle"
     ignore = shutil.ignore_patterns("torch", "onnx", "openvino", "tflite")
     shutil.copytree(default_bundle_path(), path, ignore=ignore)
-    return path
-
-
-@pytest.fixture
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where temporary folders are made, so that leftovers show."""
-    path = tmp_path / "temporary"
-    path.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(path))
     return path
 
 

@@ -33,15 +33,6 @@ ENTRY = ArtefactEntry("synthesis", "openvino", "fp32", "openvino/synthesis.fp32.
 BIN = "openvino/synthesis.fp32.bin"
 
 
-@pytest.fixture
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where temporary folders are made, so that leftovers show."""
-    path = tmp_path / "temporary"
-    path.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(path))
-    return path
-
-
 def write(folder: Path, parts: Parts | bytes, weights: bytes = bytes(8) + PLANES) -> Path:
     """Write a bundle with a graph of two files, one of them in parts."""
     path = folder / "p.bundle"

@@ -32,7 +32,9 @@ def add_parser(sub: Any) -> None:
         ),
     )
     add = parser.add_argument
-    add("checkpoint", metavar="CHECKPOINT", help="made by `edgecodec train`")
+    add("checkpoint", metavar="CHECKPOINT",
+        help="made by `edgecodec train`; or FILE.py:FUNCTION that returns a codec of your own "
+        "(docs/own-codec.md)")  # fmt: skip
     add("-o", "--output", required=True, metavar="BUNDLE", help="folder, or a .zip file")
     add("--to", type=name_list, default=("onnx", "openvino", "tflite"), metavar="TARGETS",
         help="default: onnx,openvino,tflite")  # fmt: skip
@@ -54,14 +56,14 @@ def run(args: argparse.Namespace) -> int:
     from edgecodec.converters.convert import DEFAULT_MAX_LOSS, convert_checkpoint
 
     check_json(args.json)
-    if not Path(args.checkpoint).is_file():
+    if ":" not in args.checkpoint and not Path(args.checkpoint).is_file():
         raise ConfigError(f"{args.checkpoint}: no such file")
 
     def progress(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
     report = convert_checkpoint(
-        Path(args.checkpoint),
+        args.checkpoint,
         Path(args.output),
         targets=args.to,
         precisions=args.precision,

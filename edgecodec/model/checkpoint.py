@@ -73,7 +73,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             reason = str(exc.strerror)
         raise ValueError(f"{path}: not a readable checkpoint ({reason})") from exc
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:
-        raise ValueError(f"{path}: not an edgecodec checkpoint (made by `edgecodec train`)")
+        raise ValueError(
+            f"{path}: not an edgecodec checkpoint (made by `edgecodec train`); codecs trained "
+            "elsewhere are converted through a function that returns them (docs/own-codec.md)"
+        )
     if not isinstance(payload.get("config"), dict):
         raise ValueError(f"{path}: checkpoint has no configuration")
     _check_tensors(payload.get("weights"), "weights", path)

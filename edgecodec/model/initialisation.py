@@ -95,15 +95,24 @@ def start_from_photos(codec: NeuralCodec, photos: list[UInt8Array], seed: int) -
     _set(enter, padded(torch.diag(1.0 / coarse_scale), n2, m))
     _set(split, padded((coarse * coarse_scale[:, None] / quad_scale).T, 4 * n1, n2))
     _set(leave, padded((fine * fine_scale[:, None]).T, 3 * _FINE**2, n1))
-    _set_scales(codec, sigma * fmt.Y_UNIT)
+    set_scales(codec, sigma * fmt.Y_UNIT)
 
 
-def _set_scales(codec: NeuralCodec, sigma: Tensor) -> None:
-    """Make the scale index say each channel's deviation in steps, at every quality."""
+def set_scales(codec: NeuralCodec, sigma: Tensor, mean: Tensor | None = None) -> None:
+    """Make the scale index say each channel's deviation in steps, at every quality.
+
+    Args:
+        codec: changed in place.
+        sigma: deviation of the channels of y, of as many as there are; the others are taken as 0.
+        mean: (M,) of y; None leaves it at zero.
+    """
     m = codec.cfg.latent_channels
     full = torch.full((m,), fixed.SCALE_MIN)
     full[: len(sigma)] = sigma
-    unit = 2.0**fixed.HEAD_GAIN_LOG2 * fixed.log_scale_step()
+    gain = 2.0**fixed.HEAD_GAIN_LOG2
+    unit = gain * fixed.log_scale_step()
     # Half a deviation: the hyper-latents will know which places are busy.
     codec.h_s.heads.bias[m:] = torch.log(0.5 * full / fixed.SCALE_MIN).clamp_min(0.0) / unit
     codec.index_bias.values.copy_(-codec.log_step_y.values / unit)
+    if mean is not None:
+        codec.h_s.heads.bias[:m] = mean / gain

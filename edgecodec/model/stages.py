@@ -90,27 +90,3 @@ def build_stages(codec: NeuralCodec) -> tuple[AnalysisStage, SynthesisStage]:
 def _round_to_half(layers: list[nn.Conv2d]) -> None:
     for layer in layers:
         layer.weight.copy_(layer.weight.half().float())
-
-
-def receptive_halos(codec: NeuralCodec) -> tuple[int, int]:
-    """Return the context a tile needs on each side.
-
-    Returns:
-        pixels for the analysis, a multiple of HYPER_STRIDE, and latents for the synthesis.
-    """
-    pixels = _reach(codec.g_a, 1.0) + _reach(codec.h_a, float(fmt.LATENT_STRIDE))
-    analysis = -(-int(pixels) // fmt.HYPER_STRIDE) * fmt.HYPER_STRIDE
-    synthesis = -(-int(_reach(codec.g_s, float(fmt.LATENT_STRIDE))) // fmt.LATENT_STRIDE)
-    return analysis, synthesis
-
-
-def _reach(net: nn.Sequential, stride: float) -> float:
-    """Return how many pixels beyond its own block an output of `net` depends on."""
-    reach = 0.0
-    for layer in net.modules():
-        if isinstance(layer, nn.Conv2d):
-            reach += int(layer.padding[0]) * stride  # every padded kernel here is odd and centred
-            stride *= layer.stride[0]
-        elif isinstance(layer, nn.PixelShuffle):
-            stride /= layer.upscale_factor
-    return reach

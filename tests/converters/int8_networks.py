@@ -151,6 +151,13 @@ NETWORKS = {
         nn.Conv2d(INPUTS, 16, 1), nn.PixelShuffle(2), nn.ReLU(), nn.Conv2d(4, 8, 1), nn.ReLU(),
         nn.Conv2d(8, 3, 1),
     ),
+    "padded_last": chain(
+        nn.Conv2d(INPUTS, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 12, 3, padding=1),
+        nn.PixelShuffle(2),
+    ),
+    "padded_last_of_a_trunk": chain(
+        nn.Conv2d(INPUTS, 8, 1), Residual(8), nn.Conv2d(8, 3, 3, padding=1)
+    ),
     "several_readers": SeveralReaders,
     "two_convolutions": TwoConvolutionsSummed,
     "relu_of_sums": ReluOfSums,

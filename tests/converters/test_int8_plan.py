@@ -43,7 +43,9 @@ EXPECTED = {
     "shuffled_output": [1, 2, 3],
     "unshuffle": [0],
     "unshuffled_trunk": [1, 2, 3, 4, 5, 6],
-    "shuffle_then_relu": [1],
+    "shuffle_then_relu": [0, 1],
+    "padded_last": [0],
+    "padded_last_of_a_trunk": [1, 2, 3],
     "several_readers": [1, 2],
     "two_convolutions": [0],
     "relu_of_sums": [1, 2, 3, 4, 5],
@@ -78,7 +80,7 @@ def test_relus_become_part_of_convolutions_that_nothing_else_reads() -> None:
         assert convolution is not None
         assert convolution.name in plan.int8
         assert graph.consumers(value) == [relu]
-    assert make_plan(network("shuffle_then_relu").graph).fused.keys() == {"conv2d_1"}
+    assert make_plan(network("shuffle_then_relu").graph).fused.keys() == {"conv2d", "conv2d_1"}
 
 
 def test_an_output_that_others_read_stays_whole() -> None:

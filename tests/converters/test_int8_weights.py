@@ -143,6 +143,20 @@ def test_whole_weights_are_finer_the_smaller_the_inputs() -> None:
         assert (fine < coarse).all()
 
 
+def test_outputs_of_a_square_have_one_step() -> None:
+    """A pixel shuffle makes one channel of them, which is as large as any and as fine as any."""
+    weight, bound = drawn(8), np.full(8, 2000.5)
+    alone = whole_weights(weight, np.zeros(12), bound, codes(8), 4000.0, stage="s")
+    tied = whole_weights(weight, np.zeros(12), bound, codes(8), 4000.0, square=4, stage="s")
+    assert len(np.unique(alone.step[:4])) > 1
+    squares = tied.step.reshape(3, 4)
+    assert (squares == squares[:, :1]).all()
+    assert np.array_equal(squares.max(1), alone.step.reshape(3, 4).max(1))
+    assert ((tied.bound.reshape(3, 4).max(1) + 4000) / squares[:, 0] < 2**24).all()
+    rows = tied.weight[:, :, 0, 0] @ np.full(8, 0.5) + tied.bias
+    assert (rows / tied.step % 2 == 1).all()
+
+
 def test_whole_weights_that_do_not_fit_are_refused() -> None:
     weight, bound = 1e6 * drawn(7), np.full(8, 2048.5)
     with pytest.raises(ConversionError, match="do not fit float32"):

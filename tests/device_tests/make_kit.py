@@ -135,7 +135,10 @@ def make_bundle(path: Path) -> None:
     Raises:
         ConversionError: see `convert_checkpoint`.
     """
-    codec = tiny_codec(read_photo(demo_photo()))
+    photo = demo_photo()
+    if photo is None:
+        raise ConversionError("the demo photo, from which the tiny model is made, is missing")
+    codec = tiny_codec(read_photo(photo))
     with tempfile.TemporaryDirectory() as scratch:
         raw, release = Path(scratch) / "raw.pt", Path(scratch) / "release.pt"
         save_checkpoint(raw, {"config": CONFIG.to_dict(), "weights": codec.state_dict()})

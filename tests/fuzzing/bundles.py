@@ -31,7 +31,7 @@ from edgecodec.errors import BundleError
 from edgecodec.parts import SUFFIX, Parts, Slice
 from edgecodec.runtimes.golden import Golden
 from tests.fuzzing.campaign import Outcome, Target, end_of, main
-from tests.fuzzing.tiny import write_tiny_codec
+from tests.tiny_codec import write_tiny_codec
 from tests.streams import mutated
 
 ODD_VALUES: tuple[Any, ...] = (

@@ -27,7 +27,7 @@ from edgecodec.container import MAGIC
 from edgecodec.errors import BitstreamError, ConfigError
 from edgecodec.image import image_bytes
 from tests.fuzzing.campaign import Outcome, Target, main
-from tests.fuzzing.tiny import write_tiny_codec
+from tests.tiny_codec import write_tiny_codec
 from tests.streams import mutated
 
 KINDS = (b"HEAD", b"ICCP", b"EXIF", b"XMP ", b"TIDX", b"TILE", b"note", b"Crit", b"\xff\0\0\0")

@@ -18,9 +18,9 @@ from tests.streams import likely_tables
 LATENT, HYPER = 4, 3
 
 
-def write_tiny_codec(folder: Path) -> Path:
-    """Write a bundle with ONNX graphs, tables and a golden vector that agree; return its path."""
-    path = write_tiny_bundle(folder, ("onnx",))
+def write_tiny_codec(folder: Path, targets: tuple[str, ...] = ("onnx",)) -> Path:
+    """Write a bundle of graphs, tables and a golden vector that agree; return its path."""
+    path = write_tiny_bundle(folder, targets)
     tables = likely_tables(7, LATENT, HYPER, 5, 4, 3).to_bytes()
     (path / TABLES).write_bytes(tables)
     _list_files(path, short_id(tables))

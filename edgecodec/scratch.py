@@ -1,0 +1,86 @@
+"""Temporary folders that vanish with their owner, at the end of the process, or after its death.
+
+A process that is killed cannot clean up. So each folder holds a file that its process keeps locked,
+and the next process removes those whose lock is free. Where there are no such locks (Windows), the
+system's own cleaning has to do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+import sys
+import tempfile
+import weakref
+from pathlib import Path
+
+if sys.platform != "win32":
+    import fcntl
+
+_PREFIX = "edgecodec-"
+_LOCK = "lock"
+
+
+class Scratch:
+    """A private temporary folder.
+
+    Attributes:
+        path: of the folder.
+
+    Raises:
+        OSError: none can be made.
+    """
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        lock = _hold(self.path)
+        self._remove = weakref.finalize(self, _remove, self.path, lock, os.getpid())
+        remove_abandoned(self.path.parent)
+
+    def remove(self) -> None:
+        """Remove the folder and what is in it; once is enough."""
+        self._remove()
+
+
+def _hold(folder: Path) -> int | None:
+    """Lock a folder for as long as this process lives; None where that cannot be."""
+    if sys.platform == "win32":
+        return None
+    handle = None
+    try:
+        handle = os.open(folder / f"{_LOCK}.new", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Only now under the name that others look for: they never meet one that is not locked yet.
+        (folder / f"{_LOCK}.new").rename(folder / _LOCK)
+    except OSError:  # a file system without locks
+        if handle is not None:
+            os.close(handle)
+        return None
+    return handle
+
+
+def _remove(folder: Path, lock: int | None, owner: int) -> None:
+    if os.getpid() != owner:  # a fork has no right to its parent's folder
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    if lock is not None:
+        os.close(lock)
+
+
+def remove_abandoned(parent: Path) -> None:
+    """Remove folders of this user's processes that ended without doing so."""
+    if sys.platform == "win32":
+        return
+    for folder in parent.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            found = folder.lstat()
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+                continue
+            handle = os.open(folder / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(handle)
