@@ -18,8 +18,14 @@ from edgecodec.errors import ConversionError
 UInt8Array = npt.NDArray[np.uint8]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 MAX_PHOTOS = 32
+ENOUGH_PHOTOS = 20
+"""With fewer, what they show is checked on the demo photo, too."""
 MAX_SIDE = 512
 _MULTIPLE = 32
+_LEAST_CONTRAST = 2.0
+"""Standard deviation of the levels; photos have ten times as much and more."""
+_LEAST_CORRELATION = 0.4
+"""Of pixels side by side: 0 in noise, above 0.6 in photos and text."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,10 +35,12 @@ class Calibration:
     Attributes:
         photos: (H, W, 3) uint8, sides multiples of 32 and at most MAX_SIDE.
         source: what the manifest calls them.
+        demo: the demo photo, where it is there.
     """
 
     photos: tuple[UInt8Array, ...]
     source: str
+    demo: UInt8Array | None = None
 
     @property
     def for_ranges(self) -> tuple[UInt8Array, ...]:
@@ -41,8 +49,11 @@ class Calibration:
 
     @property
     def held_out(self) -> tuple[UInt8Array, ...]:
-        """The others: what losses are measured on. A single photo has to serve for both."""
-        return self.photos[1::2] or self.photos
+        """The others: what losses are measured on, and the demo photo where they are few."""
+        others = self.photos[1::2]
+        if len(self.photos) < ENOUGH_PHOTOS and self.demo is not None:
+            return (*others, self.demo)
+        return others or self.photos
 
     def describe(self) -> dict[str, Any]:
         """Return what the manifest records: source, number, and a hash of the pixels."""
@@ -52,17 +63,11 @@ class Calibration:
         return {"source": self.source, "photos": len(self.photos), "sha256": digest.hexdigest()}
 
 
-def demo_photo() -> Path:
-    """Return the photo that ships with the package.
-
-    Raises:
-        ConversionError: it is not there.
-    """
+def demo_photo() -> Path | None:
+    """Return the photo that ships with the package, if it is there."""
     folders = [Path(folder) / "data" for folder in edgecodec.__path__]
     found = [p for folder in folders for p in sorted(folder.glob("demo.*")) if _is_photo(p)]
-    if not found:
-        raise ConversionError("the demo photo is missing; name a folder of photos (--calibration)")
-    return found[0]
+    return found[0] if found else None
 
 
 def load_calibration(folder: Path | None, progress: Callable[[str], None]) -> Calibration:
@@ -75,9 +80,12 @@ def load_calibration(folder: Path | None, progress: Callable[[str], None]) -> Ca
     Raises:
         ConversionError: no such folder, no photo in it, or none that can be read.
     """
+    path = demo_photo()
+    demo = None if path is None else read_photo(path)
     if folder is None:
-        path = demo_photo()
-        return Calibration((read_photo(path),), path.name)
+        if path is None or demo is None:
+            raise ConversionError("the demo photo is missing; name a folder (--calibration)")
+        return Calibration((demo,), path.name, demo)
     if not folder.exists():
         raise ConversionError(f"{folder}: no such folder of calibration photos")
     files = [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if _is_photo(p))
@@ -88,7 +96,7 @@ def load_calibration(folder: Path | None, progress: Callable[[str], None]) -> Ca
     photos = []
     for path in chosen:
         try:
-            photos.append(read_photo(path))
+            photos.append(telling(read_photo(path), path))
         except ConversionError as exc:
             if len(chosen) == 1:
                 raise
@@ -96,7 +104,25 @@ def load_calibration(folder: Path | None, progress: Callable[[str], None]) -> Ca
     if not photos:
         raise ConversionError(f"{folder}: holds no photo that can be used")
     progress(f"read {len(photos)} of {len(files)} photos in {folder}")
-    return Calibration(tuple(photos), folder.name)
+    return Calibration(tuple(photos), folder.name, demo)
+
+
+def telling(photo: UInt8Array, path: Path) -> UInt8Array:
+    """Return a photo that says something about photos.
+
+    Of others ranges would be set that fit no photo, and no loss would show it.
+
+    Raises:
+        ConversionError: it is of one colour, or noise.
+    """
+    grey = photo.mean(2)
+    variance = float(grey.var())
+    if variance < _LEAST_CONTRAST**2:
+        raise ConversionError(f"{path}: of a single colour, which tells nothing about photos")
+    steps = np.concatenate([np.diff(grey, axis=axis).ravel() for axis in (0, 1)])
+    if 1.0 - np.mean(np.square(steps)) / (2.0 * variance) < _LEAST_CORRELATION:
+        raise ConversionError(f"{path}: noise, which tells nothing about photos")
+    return photo
 
 
 def _is_photo(path: Path) -> bool:

@@ -7,32 +7,30 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgecodec.bundle import GOLDEN, MANIFEST, TABLES, Bundle, short_id
 from edgecodec.bundle_writing import hash_files, size_of, writing_bundle
 from edgecodec.container import HYPER_STRIDE
-from edgecodec.converters.calibration import (
-    Calibration,
-    demo_photo,
-    load_calibration,
-    read_photo,
-)
+from edgecodec.converters.calibration import Calibration, load_calibration
+from edgecodec.converters.executed_ops import executed_operations
 from edgecodec.converters.graph import Graph
+from edgecodec.converters.op_report import report_operators
 from edgecodec.converters.precision import Precision
 from edgecodec.converters.report import ConversionReport, ConversionRow
 from edgecodec.converters.share_weights import share_weights
 from edgecodec.converters.targets import TARGETS, Target, plan, require
 from edgecodec.entropy import LatentCoder
-from edgecodec.errors import ConversionError
 from edgecodec.manifest import ArtefactEntry, Manifest
 from edgecodec.runtimes.base import STAGES, Artefact, StageName
 
 if TYPE_CHECKING:
     from edgecodec.converters.checkpoint_source import Source
+    from edgecodec.converters.diagnosis import Diagnosis
     from edgecodec.converters.gate import Gate
+    from edgecodec.converters.int8_draft import Draft
 
 DEFAULT_MAX_LOSS = 4.0
 """BD-rate in percent that an artefact may cost."""
@@ -50,6 +48,7 @@ class _Job:
     folder: Path
     graphs: Graphs
     progress: Progress
+    drafts: dict[StageName, Draft] = field(default_factory=dict)
 
 
 def convert_checkpoint(
@@ -106,11 +105,13 @@ def convert_checkpoint(
         _write_golden(job)
         done = _write_artefacts(job, work)
         done = _judge(job, gate, done, max_loss)
+        diagnoses = _diagnose(job, gate, [row for _, row in done])
         entries = [entry for entry, row in done if not row.refused]
         plain, hashes = size_of(folder), hash_files(folder)
         share_weights(folder, job.graphs, entries)
         hashes |= hash_files(folder)
-        manifest = _manifest(source, photos, name, entries, hashes)
+        calibration_used = {**photos.describe(), "judged": len(gate.photos)}
+        manifest = _manifest(source, calibration_used, name, entries, hashes)
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         _read_back(folder)
         stored = size_of(folder)
@@ -126,6 +127,7 @@ def convert_checkpoint(
         tuple(row for _, row in done),
         time.perf_counter() - started,
         max_loss,
+        diagnoses,
     )
 
 
@@ -146,14 +148,14 @@ def _reference_files(job: _Job) -> Gate:
 def _add_int8(job: _Job) -> None:
     """Quantize both stages by what the photos set aside for that need."""
     from edgecodec.converters.gate import make_files
-    from edgecodec.converters.int8_graphs import int8_graphs
+    from edgecodec.converters.int8_graphs import int8_drafts
 
     ranges, coder = job.photos.for_ranges, LatentCoder(job.source.tables)
     files = [file for photo in ranges for file in make_files(coder, photo, job.source.analyse)]
     latents = [y_hat for _, y_hat in files]
-    made = int8_graphs(job.source.graphs, ranges, latents, job.progress)
-    for stage, graph in made.items():
-        job.graphs[stage, "int8"] = graph
+    job.drafts.update(int8_drafts(job.source.graphs, ranges, latents, job.progress))
+    for stage, draft in job.drafts.items():
+        job.graphs[stage, "int8"] = draft.finish()
 
 
 def _count(number: int, what: str) -> str:
@@ -163,10 +165,7 @@ def _count(number: int, what: str) -> str:
 def _write_golden(job: _Job) -> None:
     from edgecodec.converters.golden import add_exact, make_golden, save_golden
 
-    try:
-        photo = read_photo(demo_photo())
-    except ConversionError:
-        photo = job.photos.photos[0]
+    photo = job.photos.photos[0] if job.photos.demo is None else job.photos.demo
     modules = [job.source.modules[stage] for stage in STAGES]
     golden = make_golden(modules, job.source.tables, photo)
     if ("synthesis", "int8") in job.graphs:
@@ -200,7 +199,10 @@ def _write_one(
     path = job.folder / target.name / f"{stage}.{precision}.{target.suffix}"
     path.parent.mkdir(exist_ok=True)
     operators = target.load_writer()(job.graphs[stage, precision], path, precision)
-    parity = check(Artefact(stage, target.name, precision, path), target.backend, job.progress)
+    artefact = Artefact(stage, target.name, precision, path)
+    parity = check(artefact, target.backend, job.progress)
+    executed = executed_operations(artefact) if parity["checked"] else None
+    ops = report_operators(job.graphs[stage, precision], operators, executed)
     size = sum(p.stat().st_size for p in path.parent.glob(f"{path.stem}.*"))
     entry = ArtefactEntry(
         stage,
@@ -213,7 +215,7 @@ def _write_one(
         operators=operators,
         requires=f"{target.backend}>={target.minimum}" if target.minimum else target.backend,
     )
-    return entry, ConversionRow.of(entry, time.perf_counter() - started)
+    return entry, ConversionRow.of(entry, ops, time.perf_counter() - started)
 
 
 def _judge(
@@ -234,9 +236,25 @@ def _judge(
     return judged
 
 
+def _diagnose(job: _Job, gate: Gate, rows: Sequence[ConversionRow]) -> tuple[Diagnosis, ...]:
+    """Look at the first int8 artefact of each stage that was refused for what it loses."""
+    from edgecodec.converters.diagnosis import diagnose
+
+    found = []
+    for stage in STAGES:
+        refused = [r for r in rows if r.refused and (r.stage, r.precision) == (stage, "int8")]
+        if refused and refused[0].bd_loss is not None:
+            target, loss = TARGETS[refused[0].target], refused[0].bd_loss
+            photos = len(job.photos.photos)
+            found.append(
+                diagnose(stage, target, job.drafts[stage], gate, loss, photos, job.progress)
+            )
+    return tuple(found)
+
+
 def _manifest(
     source: Source,
-    photos: Calibration,
+    calibration: dict[str, Any],
     name: str,
     entries: Sequence[ArtefactEntry],
     hashes: Mapping[str, str],
@@ -254,7 +272,7 @@ def _manifest(
         analysis_halo=source.analysis_halo,
         synthesis_halo=source.synthesis_halo,
         artefacts=tuple(entries),
-        calibration=photos.describe(),
+        calibration=calibration,
         files=dict(hashes),
     )
 

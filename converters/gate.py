@@ -7,26 +7,23 @@ qualities, and the two rate-distortion curves are compared.
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
+from edgecodec.converters.running import Analyse, Int16Array, Synthesise, UInt8Array
 from edgecodec.entropy import LatentCoder
 from edgecodec.errors import ConfigError
 from edgecodec.image import to_levels
-from edgecodec.metrics import bd_rate, psnr_rgb
+from edgecodec.metrics import bd_rate, psnr_rgb, quality_overlap
 
 QUALITIES = (10, 30, 50, 70, 85)
-UInt8Array = npt.NDArray[np.uint8]
-Int16Array = npt.NDArray[np.int16]
-Analyse = Callable[[UInt8Array], tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]
-"""(H, W, 3) to y and z, (h, w, C) each."""
-Synthesise = Callable[[Int16Array], npt.NDArray[np.float32]]
-"""y_hat (h, w, M) to (H, W, 3), neither clipped nor rounded."""
+LEAST_RISE = 1.0
+"""dB between the worst and the best quality; trained codecs have ten."""
 
 
 @dataclass(frozen=True)
@@ -34,45 +31,52 @@ class Verdict:
     """What a pair of artefacts costs against the reference.
 
     Attributes:
+        analysis_loss: BD-rate in percent that the analysis adds to that of the synthesis.
         synthesis_loss: BD-rate in percent of the synthesis alone, on the reference's files.
-        pair_loss: BD-rate in percent of analysis and synthesis.
-        worst_image: largest BD-rate in percent of a single photo, of the pair.
+        pair_loss: of both; infinite where there is nothing left to compare.
+        analysis_worst: what the analysis adds on the photo where that is most.
+        synthesis_worst: what the synthesis alone costs, likewise.
         worst_level: largest difference of a pixel on the reference's files.
         qualities: at which files were made.
         photos: how many.
     """
 
+    analysis_loss: float
     synthesis_loss: float
     pair_loss: float
-    worst_image: float
+    analysis_worst: float
+    synthesis_worst: float
     worst_level: int
     qualities: tuple[int, ...]
     photos: int
 
-    @property
-    def analysis_loss(self) -> float:
-        """What the analysis adds; infinite where that cannot be told."""
-        if math.isinf(self.pair_loss):
-            return math.inf
-        return self.pair_loss - self.synthesis_loss
-
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-compatible values; None is an infinite loss."""
-        found = {**asdict(self), "analysis_loss": self.analysis_loss}
         return {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in found.items()
+            for name, value in asdict(self).items()
         }
 
 
 @dataclass(frozen=True, eq=False)
-class _Point:
-    """One photo at one quality: bits, PSNR in dB, and what the reference made of it."""
+class Point:
+    """One photo at one quality.
+
+    Attributes:
+        rate: bits per pixel.
+        psnr: in dB.
+        y_hat: (h, w, M), what the file holds.
+        picture: (H, W, 3), what it decodes to.
+    """
 
     rate: float
     psnr: float
     y_hat: Int16Array
     picture: UInt8Array
+
+
+Curves: TypeAlias = Sequence[Sequence[Point]]
+"""By photo and quality."""
 
 
 def make_files(
@@ -88,12 +92,20 @@ def make_files(
 class Gate:
     """The reference's files of some photos, to compare others with.
 
+    Photos whose quality does not rise with the rate say nothing of what bits are worth and are
+    left out: those of an untrained codec, or of a single colour.
+
     Args:
         tables: content of `tables.bin`.
         photos: (H, W, 3) uint8, sides multiples of 32.
         analyse: the reference's.
         synthesise: the reference's.
         qualities: at which to make files.
+
+    Attributes:
+        photos: those compared with; there may be none.
+        points: files of these.
+        sample: a photo and its y_hat at a middle quality, whether compared with or not.
     """
 
     def __init__(
@@ -105,43 +117,93 @@ class Gate:
         qualities: Sequence[int] = QUALITIES,
     ) -> None:
         self.coder = LatentCoder(tables)
-        self.photos, self.qualities = tuple(photos), tuple(qualities)
-        self.points = [self._curve(photo, analyse, synthesise) for photo in self.photos]
+        self.qualities = tuple(qualities)
+        self._synthesise = synthesise
+        curves = [self._curve(photo, analyse, synthesise) for photo in photos]
+        self.sample = photos[0], curves[0][len(self.qualities) // 2].y_hat
+        kept = [i for i, curve in enumerate(curves) if _rises(curve)]
+        self.photos = [photos[i] for i in kept]
+        self.points = [curves[i] for i in kept]
 
-    def _curve(self, photo: UInt8Array, analyse: Analyse, synthesise: Synthesise) -> list[_Point]:
+    def part(self, photos: int) -> Gate:
+        """Return the same for the first few photos."""
+        part = copy.copy(self)
+        part.photos, part.points = self.photos[:photos], self.points[:photos]
+        return part
+
+    def _curve(self, photo: UInt8Array, analyse: Analyse, synthesise: Synthesise) -> list[Point]:
         points = []
         for data, y_hat in make_files(self.coder, photo, analyse, self.qualities):
             picture = to_levels(synthesise(y_hat))
             rate = 8.0 * len(data) / (photo.shape[0] * photo.shape[1])
-            points.append(_Point(rate, psnr_rgb(photo, picture), y_hat, picture))
+            points.append(Point(rate, psnr_rgb(photo, picture), y_hat, picture))
         return points
 
+    def encoded(self, analyse: Analyse, synthesise: Synthesise | None = None) -> Curves:
+        """Return files that an analysis makes, decoded by a synthesis or by the reference."""
+        decode = self._synthesise if synthesise is None else synthesise
+        return [self._curve(photo, analyse, decode) for photo in self.photos]
+
+    def decoded(self, synthesise: Synthesise) -> Curves:
+        """Return the reference's files, decoded by a synthesis."""
+        curves = []
+        for photo, points in zip(self.photos, self.points, strict=True):
+            pictures = [to_levels(synthesise(point.y_hat)) for point in points]
+            curves.append(
+                [
+                    Point(point.rate, psnr_rgb(photo, picture), point.y_hat, picture)
+                    for point, picture in zip(points, pictures, strict=True)
+                ]
+            )
+        return curves
+
+    def loss(self, found: Curves) -> float:
+        """Return the BD-rate in percent; infinite where nothing can be compared any more."""
+        return _loss(self.points, found)
+
+    def losses(self, found: Curves) -> list[float]:
+        """Return the same for each photo."""
+        return [_loss([a], [b]) for a, b in zip(self.points, found, strict=True)]
+
+    def _added(self, alone: Curves, both: Curves) -> list[float]:
+        """Return the loss of one beyond another: on average, then for each photo."""
+        losses = [[self.loss(curves), *self.losses(curves)] for curves in (alone, both)]
+        return [b - a if math.isfinite(a) else math.inf for a, b in zip(*losses, strict=True)]
+
     def judge(self, analyse: Analyse, synthesise: Synthesise) -> Verdict:
-        """Return what a pair of artefacts costs."""
-        alone: list[list[_Point]] = []
-        worst_level = 0
-        for photo, curve in zip(self.photos, self.points, strict=True):
-            decoded = []
-            for point in curve:
-                picture = to_levels(synthesise(point.y_hat))
-                moved = np.abs(picture.astype(np.int16) - point.picture).max()
-                worst_level = max(worst_level, int(moved))
-                psnr = psnr_rgb(photo, picture)
-                decoded.append(_Point(point.rate, psnr, point.y_hat, picture))
-            alone.append(decoded)
-        pair = [self._curve(photo, analyse, synthesise) for photo in self.photos]
-        images = [_loss([a], [b]) for a, b in zip(self.points, pair, strict=True)]
+        """Return what a pair of artefacts costs, if there is a photo to tell by."""
+        alone, pair = self.decoded(synthesise), self.encoded(analyse, synthesise)
+        added = self._added(alone, pair)
+        if math.isinf(self.loss(pair)):  # the synthesis may be to blame for that alone
+            added = self._added(self.points, self.encoded(analyse))
+        moved = [
+            int(np.abs(a.picture.astype(np.int16) - b.picture).max())
+            for curve, points in zip(alone, self.points, strict=True)
+            for a, b in zip(curve, points, strict=True)
+        ]
         return Verdict(
-            _loss(self.points, alone),
-            _loss(self.points, pair),
-            max(images),
-            worst_level,
+            added[0],
+            self.loss(alone),
+            self.loss(pair),
+            max(added[1:]),
+            max(self.losses(alone)),
+            max(moved),
             self.qualities,
             len(self.photos),
         )
 
 
-def _loss(reference: Sequence[Sequence[_Point]], found: Sequence[Sequence[_Point]]) -> float:
+def _rises(curve: Sequence[Point]) -> bool:
+    """Return whether more bits give a picture that is better by something to speak of."""
+    points = [p.rate for p in curve], [p.psnr for p in curve]
+    try:
+        low, high = quality_overlap(*points, *points)
+    except ConfigError:
+        return False
+    return high - low >= LEAST_RISE
+
+
+def _loss(reference: Curves, found: Curves) -> float:
     """Return the BD-rate of averaged curves; infinite where nothing can be compared any more."""
     curves = []
     for photos in (reference, found):
@@ -150,4 +212,4 @@ def _loss(reference: Sequence[Sequence[_Point]], found: Sequence[Sequence[_Point
     try:
         return bd_rate(*(curve.tolist() for curve in curves))
     except ConfigError:  # no common range of quality, or no curve at all
-        return float("inf")
+        return math.inf

@@ -303,12 +303,22 @@ class Graph:
             numbers[node.output] = len(numbers)
             parts: list[object] = [type(node).__name__, [numbers[name] for name in node.inputs]]
             arrays: tuple[npt.NDArray[Any], ...] = ()
-            if isinstance(node, Convolution):
-                arrays = (node.weight, node.bias)
-                parts += [node.stride, node.padding, node.dilation, node.groups]
-                parts += [array.shape for array in arrays]
-            elif isinstance(node, DepthToSpace | SpaceToDepth):
-                parts += [node.block, node.order]
+            match node:
+                case Conv2d() | QuantizedConv2d():
+                    arrays = (node.weight, node.bias)
+                    parts += [node.stride, node.padding, node.dilation, node.groups]
+                    parts += [array.shape for array in arrays]
+                    if isinstance(node, QuantizedConv2d):
+                        arrays += (node.scale,)
+                case Scale():
+                    arrays = (node.factor,)
+                case Snap():
+                    parts.append(float(node.limit))
+                case DepthToSpace() | SpaceToDepth():
+                    parts += [node.block, node.order]
+            coding = self.values[node.output].coding
+            if coding is not None:
+                parts.append((float(coding.scale), coding.zero_point))
             digest.update(repr(parts).encode())
             for array in arrays:
                 digest.update(np.asarray(array, array.dtype.newbyteorder("<"), order="C").tobytes())

@@ -1,9 +1,8 @@
 """Write a `Graph` as an ONNX model.
 
 Opset 17 with IR version 8, which ONNX Runtime reads since 1.12. Inputs and outputs are float32
-and channels-last with height and width free; one Transpose at each end leads to ONNX's
-channels-first operations. Weights that float16 holds exactly are stored so behind a Cast, which a
-runtime folds when it loads the model.
+and channels-last with height and width free. Weights that float16 holds exactly are stored so
+behind a Cast, which a runtime folds when it loads the model.
 
 `fp16` means float16 throughout, weights rounded where they have to be, between casts at the
 ends. A runtime without float16 kernels for an operation (ONNX Runtime on x86-64, for most)
@@ -13,8 +12,11 @@ computes it in float32 between casts of its own: smaller there, not faster.
 every convolution of codes stands between a DequantizeLinear and a QuantizeLinear, which a runtime
 makes one integer operation; one that does not computes the same in float32 (docs/exact-int8.md).
 Codes are uint8, 128 more than in the graph, since ONNX Runtime on x86-64 has fast kernels for
-those alone. `write_onnx` keeps such a model channels-last throughout, as ONNX Runtime's int8
-convolutions are: no Transpose is left once it has loaded the model, but those of the shuffles.
+those alone.
+
+`write_onnx` orders the model so that ONNX Runtime changes the layout of nothing but what is
+shuffled, enters or leaves, once it has loaded it: int8 is channels-last throughout, as its integer
+convolutions are, and float32 channels-first, of which it makes blocks of channels.
 """
 
 from __future__ import annotations
@@ -26,29 +28,27 @@ import onnx
 
 from edgecodec.converters.channel_order import with_dcr_shuffles
 from edgecodec.converters.graph import Graph
-from edgecodec.converters.onnx_model import ChannelsFirst, ChannelsLast
+from edgecodec.converters.onnx_layouts import Blocked, ChannelsLast
+from edgecodec.converters.onnx_model import ChannelsFirst
 from edgecodec.converters.precision import Precision, check_graph_precision
 from edgecodec.errors import ConversionError
 
 
 def build_onnx(
-    graph: Graph, precision: Precision = "fp32", *, channels_last: bool = False
+    graph: Graph, precision: Precision = "fp32", writer: type[ChannelsFirst] = ChannelsFirst
 ) -> onnx.ModelProto:
     """Return the model of a stage, checked by onnx.
 
     Args:
         graph: the stage.
         precision: int8 for a graph with codes, another for one without.
-        channels_last: order inside; only for int8, whose sums are exact in any order.
+        writer: of the order that a runtime is fastest in.
 
     Raises:
         ConversionError: the precision is not available for this graph, or a weight is beyond its
             range.
     """
     check_graph_precision(graph, precision)
-    if channels_last and precision != "int8":
-        raise ConversionError("only int8 is written channels-last", graph.stage)
-    writer = ChannelsLast if channels_last else ChannelsFirst
     model = writer(with_dcr_shuffles(graph), precision).write()
     try:
         onnx.checker.check_model(model, full_check=True)
@@ -63,6 +63,6 @@ def write_onnx(graph: Graph, path: Path, precision: Precision = "fp32") -> dict[
     Raises:
         ConversionError: see `build_onnx`.
     """
-    model = build_onnx(graph, precision, channels_last=precision == "int8")
+    model = build_onnx(graph, precision, ChannelsLast if precision == "int8" else Blocked)
     path.write_bytes(model.SerializeToString(deterministic=True))
     return dict(sorted(Counter(node.op_type for node in model.graph.node).items()))

@@ -31,6 +31,7 @@ import openvino.opset8 as opset
 from edgecodec.converters.channel_order import with_dcr_shuffles
 from edgecodec.converters.graph import Convolution, Graph, QuantizedConv2d, fits_half, to_half
 from edgecodec.converters.graph_to_onnx import build_onnx
+from edgecodec.converters.onnx_layouts import PictureLast
 from edgecodec.converters.precision import Precision, check_graph_precision
 from edgecodec.errors import ConversionError
 
@@ -45,7 +46,7 @@ def write_openvino(graph: Graph, path: Path, precision: Precision = "fp32") -> d
             constant.
     """
     check_graph_precision(graph, precision)
-    model = _convert(build_onnx(graph, "int8" if precision == "int8" else "fp32"))
+    model = _convert(build_onnx(graph, "int8" if precision == "int8" else "fp32", PictureLast))
     if precision != "fp16":
         _store_as_half(model)
     model.set_rt_info(precision, ["edgecodec", "precision"])

@@ -1,4 +1,4 @@
-"""Both stages of a codec as int8 graphs, their ranges measured on photos."""
+"""Both stages of a codec as int8, their ranges measured on photos."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ import numpy as np
 import numpy.typing as npt
 
 from edgecodec.converters.graph import Graph
+from edgecodec.converters.int8_draft import Draft
 from edgecodec.converters.int8_statistics import collect
-from edgecodec.converters.quantize import quantize
+from edgecodec.converters.quantize import quantize_traced
+from edgecodec.errors import ConversionError
 from edgecodec.runtimes.base import StageName
 
 
-def int8_graphs(
+def int8_drafts(
     graphs: Mapping[StageName, Graph],
     photos: Sequence[npt.NDArray[np.uint8]],
     latents: Sequence[npt.NDArray[np.int16]],
     progress: Callable[[str], None],
-) -> dict[StageName, Graph]:
+) -> dict[StageName, Draft]:
     """Return the analysis with free scales and the exact synthesis.
 
     Args:
@@ -34,9 +36,14 @@ def int8_graphs(
         "analysis": [{"x": photo[None].astype(np.float32)} for photo in photos],
         "synthesis": [{"y_hat": y_hat[None].astype(np.float32)} for y_hat in latents],
     }
-    made: dict[StageName, Graph] = {}
+    made: dict[StageName, Draft] = {}
     for stage, graph in graphs.items():
         runs = given[stage]
         progress(f"measuring the ranges of the {stage} on {len(runs)} inputs")
-        made[stage] = quantize(graph, collect(graph, runs), exact=stage == "synthesis")
+        seen = collect(graph, runs)
+        try:
+            made[stage] = quantize_traced(graph, seen, exact=stage == "synthesis")
+        except ConversionError as exc:
+            advice = "leave out int8, or give more typical photos (--calibration)"
+            raise ConversionError(f"{exc}; {advice}") from exc
     return made

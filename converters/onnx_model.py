@@ -1,6 +1,6 @@
-"""Collect the nodes and tensors of an ONNX model, channels first or channels last inside.
+"""Collect the nodes and tensors of an ONNX model in ONNX's own order, channels first.
 
-The public side is the same for both: float32, channels last, height and width free.
+The public side is float32, channels last, height and width free.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from edgecodec.errors import ConversionError
 
 OPSET = 17
 IR_VERSION = 8
-_TO_CHANNELS_FIRST = (0, 3, 1, 2)
-_TO_CHANNELS_LAST = (0, 2, 3, 1)
+TO_CHANNELS_FIRST = (0, 3, 1, 2)
+TO_CHANNELS_LAST = (0, 2, 3, 1)
 _UNSIGNED = 128
 """Added to codes and zero points: int8 is stored as uint8."""
 
@@ -106,11 +106,11 @@ class ChannelsFirst:
         source = name
         if self.half:
             source = self._op("Cast", [name], f"{name}.half", to=TensorProto.FLOAT16)
-        self._op("Transpose", [source], self._inner(name), perm=_TO_CHANNELS_FIRST)
+        self._op("Transpose", [source], self._inner(name), perm=TO_CHANNELS_FIRST)
 
     def _leave(self, name: str) -> None:
         last = f"{name}.half" if self.half else name
-        self._op("Transpose", [self._inner(name)], last, perm=_TO_CHANNELS_LAST)
+        self._op("Transpose", [self._inner(name)], last, perm=TO_CHANNELS_LAST)
         if self.half:
             self._op("Cast", [last], name, to=TensorProto.FLOAT)
 
@@ -165,13 +165,18 @@ class ChannelsFirst:
                 self._shuffle(node, inputs[0], output)
 
     def _scale(self, node: Scale, source: str, output: str) -> None:
-        """Multiply; behind a DequantizeLinear by a convolution of each channel with its factor.
+        """Multiply; beside a DequantizeLinear or a convolution by one of each channel.
 
-        OpenVINO (2026.4 on x86-64) would make a Mul there part of the int8 convolution before
-        it, and that gives wrong numbers when a picture of free size is a single position there.
+        OpenVINO (2026.4 on x86-64) would make a Mul behind a DequantizeLinear part of the int8
+        convolution before it, and that gives wrong numbers when a picture of free size is a single
+        position there; one beside a float32 convolution it would make part of the weights.
         """
         name, factor = f"{node.name}.factor", node.factor[:, None, None]
-        if isinstance(self.graph.producer(node.inputs[0]), Dequantize):
+        (value,) = node.inputs
+        before, after = self.graph.producer(value), self.graph.consumers(node.output)
+        alone = self.graph.consumers(value) == [node] and value not in self.graph.outputs
+        fits = (isinstance(before, Conv2d) and alone) or any(isinstance(n, Conv2d) for n in after)
+        if isinstance(before, Dequantize) or fits:
             weight = self._constant(name, factor[:, None])
             group = len(factor)
             self._op("Conv", [source, weight], output, kernel_shape=(1, 1), group=group)
@@ -231,71 +236,3 @@ class ChannelsFirst:
             dilations=node.dilation,
             group=node.groups,
         )
-
-
-class ChannelsLast(ChannelsFirst):
-    """Writes channels last, for runtimes whose int8 convolutions work so (ONNX Runtime).
-
-    The Transposes around convolutions meet those that such a runtime puts there itself, and go.
-    float32 convolutions of single positions are matrix products; sums may be in another order.
-    """
-
-    def _inner(self, name: str) -> str:
-        return name
-
-    def _enter(self, name: str) -> None:
-        pass
-
-    def _leave(self, name: str) -> None:
-        pass
-
-    def _scale(self, node: Scale, source: str, output: str) -> None:
-        factor = self._constant(f"{node.name}.factor", node.factor)
-        self._op("Mul", [source, factor], output)
-
-    def _first(self, node: Node, source: str) -> str:
-        return self._op("Transpose", [source], f"{node.name}.first", perm=_TO_CHANNELS_FIRST)
-
-    def _last(self, source: str, output: str) -> None:
-        self._op("Transpose", [source], output, perm=_TO_CHANNELS_LAST)
-
-    def _convolution(self, node: Conv2d, source: str, output: str) -> None:
-        plain = node.weight.shape[2:] == (1, 1) == node.stride and node.groups == 1
-        if plain and not any(node.padding):
-            weight = self._weight(f"{node.name}.weight", node.weight[:, :, 0, 0].T)
-            product = self._op("MatMul", [source, weight], f"{node.name}.product")
-            self._op("Add", [product, self._bias(f"{node.name}.bias", node.bias)], output)
-        else:
-            made = f"{node.name}.made"
-            super()._convolution(node, self._first(node, source), made)
-            self._last(made, output)
-
-    def _quantized_convolution(self, node: QuantizedConv2d, source: str, output: str) -> None:
-        made = f"{node.name}.made"
-        super()._quantized_convolution(node, self._first(node, source), made)
-        self._last(made, output)
-
-    def _shuffle(self, node: DepthToSpace | SpaceToDepth, source: str, output: str) -> None:
-        """Move whole runs of `block` * channels; a 0 in a shape keeps what is at its place."""
-        assert node.order == "dcr"
-        name, block = node.name, node.block
-        axes = self._constant(f"{name}.axes", np.array([1], np.int64))
-        if isinstance(node, DepthToSpace):
-            channels = self.graph.values[node.output].channels
-            run = block * channels
-            x = self._reshape(source, f"{name}.runs", (0, 0, 0, block, run))
-            x = self._op("Transpose", [x], f"{name}.rows", perm=(0, 1, 3, 2, 4))
-            x = self._reshape(x, f"{name}.height", (1, 1, -1, 0, run))
-            x = self._reshape(x, f"{name}.width", (1, 1, 0, -1, channels))
-            self._op("Squeeze", [x, axes], output)
-        else:
-            run = block * self.graph.values[node.inputs[0]].channels
-            x = self._op("Unsqueeze", [source, axes], f"{name}.width")
-            x = self._reshape(x, f"{name}.height", (1, 1, 0, -1, run))
-            x = self._reshape(x, f"{name}.rows", (1, -1, block, 0, run))
-            x = self._op("Transpose", [x], f"{name}.runs", perm=(0, 1, 3, 2, 4))
-            self._reshape(x, output, (0, 0, 0, block * run))
-
-    def _reshape(self, source: str, output: str, shape: tuple[int, ...]) -> str:
-        stored = self._constant(f"{output}.shape", np.array(shape, np.int64))
-        return self._op("Reshape", [source, stored], output)

@@ -25,6 +25,15 @@ from edgecodec.errors import ConversionError
 def quantize(graph: Graph, seen: Mapping[str, Statistics], *, exact: bool) -> Graph:
     """Return the int8 graph of a float graph.
 
+    Raises:
+        ConversionError: see `quantize_traced`.
+    """
+    return quantize_traced(graph, seen, exact=exact).finish()
+
+
+def quantize_traced(graph: Graph, seen: Mapping[str, Statistics], *, exact: bool) -> Draft:
+    """Return the int8 graph of a float graph, and which of its values stands for which.
+
     Args:
         graph: convolutions, ReLUs, sums and pixel shuffles.
         seen: statistics of every value, inputs too.
@@ -54,7 +63,7 @@ def quantize(graph: Graph, seen: Mapping[str, Statistics], *, exact: bool) -> Gr
                 trunk.relu(node)
             case DepthToSpace() | SpaceToDepth():
                 trunk.shuffle(node)
-    return draft.finish()
+    return draft
 
 
 def _needs(draft: Draft, node: Node) -> list[str]:

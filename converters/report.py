@@ -6,9 +6,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from edgecodec.converters.op_report import OpReport
 from edgecodec.manifest import ArtefactEntry
+
+if TYPE_CHECKING:
+    from edgecodec.converters.diagnosis import Diagnosis
+
+ADVICE = (
+    "try more and more typical photos (--calibration), a higher --max-bd-loss, or another precision"
+)
+NO_CURVE = "nothing tells what it loses; train the checkpoint, or allow all (--max-bd-loss inf)"
 
 
 @dataclass(frozen=True)
@@ -32,6 +41,7 @@ class ConversionRow:
         worst_image: that of the worst photo, of both stages together.
         ms: per call at 512x768 with two threads.
         speed_up: over fp32 of the same target.
+        ops: its operators.
     """
 
     target: str
@@ -49,6 +59,7 @@ class ConversionRow:
     worst_image: float | None = None
     ms: float | None = None
     speed_up: float | None = None
+    ops: OpReport | None = None
 
     @property
     def refused(self) -> bool:
@@ -56,7 +67,7 @@ class ConversionRow:
         return self.status == "refused"
 
     @classmethod
-    def of(cls, entry: ArtefactEntry, seconds: float) -> ConversionRow:
+    def of(cls, entry: ArtefactEntry, ops: OpReport, seconds: float) -> ConversionRow:
         """Return the row of an artefact, by what its parity check gave."""
         outputs = [value for value in entry.parity.values() if isinstance(value, dict)]
         levels = [value["max_level_err"] for value in outputs if "max_level_err" in value]
@@ -73,13 +84,15 @@ class ConversionRow:
             max(levels, default=None),
             seconds,
             "" if checked else str(entry.parity["reason"]),
+            ops=ops,
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-compatible values; None is an infinite loss, too."""
+        values = {**asdict(self), "ops": None if self.ops is None else self.ops.to_dict()}
         return {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in asdict(self).items()
+            for name, value in values.items()
         }
 
     def line(self) -> str:
@@ -104,6 +117,7 @@ class ConversionReport:
         rows: one per artefact.
         seconds: in all.
         max_loss: what an artefact was allowed to cost.
+        diagnoses: of int8 artefacts that were refused, what costs most.
     """
 
     bundle: Path
@@ -116,6 +130,7 @@ class ConversionReport:
     rows: tuple[ConversionRow, ...]
     seconds: float
     max_loss: float
+    diagnoses: tuple[Diagnosis, ...] = ()
 
     @property
     def refused(self) -> tuple[ConversionRow, ...]:
@@ -124,19 +139,39 @@ class ConversionReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-compatible values."""
-        rows = [row.to_dict() for row in self.rows]
-        return {**asdict(self), "bundle": str(self.bundle), "rows": rows}
+        return {
+            **asdict(self),
+            "bundle": str(self.bundle),
+            "rows": [row.to_dict() for row in self.rows],
+            "max_loss": self.max_loss if math.isfinite(self.max_loss) else None,
+            "diagnoses": [diagnosis.to_dict() for diagnosis in self.diagnoses],
+        }
+
+    def refusal(self) -> str:
+        """Return in one line what is not there, why, and what to try; empty if nothing is."""
+        if not self.refused:
+            return ""
+        what = ", ".join(f"{r.target} {r.precision} {r.stage}" for r in self.refused)
+        why = ADVICE
+        if self.diagnoses:
+            worst = self.diagnoses[-1]
+            why = f"most of it by {worst.summary()}: try {worst.advice[0]}"
+        elif all(row.bd_loss is None for row in self.refused):
+            why = NO_CURVE
+        return f"not written: {what}; {why}"
 
     def table(self) -> str:
         """Return a table for the terminal, and below it what it means and what went wrong."""
         lines = _aligned([_HEAD, *(_cells(row) for row in self.rows)])
-        photos = self.calibration.get("photos", 0)
+        photos = self.calibration["judged"]
         lines += [
             "",
-            f"BD loss: bits at equal PSNR of real files against torch, {photos} "
-            f"photo{'s' * (photos != 1)} given, those not used for ranges measured",
+            f"BD loss: bits at equal PSNR of real files against torch, on {photos} "
+            f"photo{'s' * (photos != 1)} apart from those that set ranges",
             "moved: share of symbols at a step of 1, or of pixels, that round to another integer",
             "ms: per call at 512x768, 2 threads; speed-up over fp32 of the same target",
+            "float: convolutions of an int8 artefact that stay in float32; layout: operations that",
+            "only change the order in memory, once the runtime has loaded it (--json names all)",
             f"model {self.model_id}, tables {self.tables_id}",
             f"size {self.stored_bytes / 1e6:.2f} MB; with every artefact whole it would be "
             f"{self.plain_bytes / 1e6:.2f} MB",
@@ -146,6 +181,13 @@ class ConversionReport:
             if row.reason:
                 what = f"{row.target} {row.precision} {row.stage}"
                 lines.append(f"{row.status.upper()}: {what}: {row.reason}")
+        for row in self.rows:
+            for warning in row.ops.warnings() if row.ops else ():
+                lines.append(f"SLOW: {row.target} {row.precision} {row.stage}: {warning}")
+        if self.diagnoses:
+            lines += ["", "what costs most:"]
+        for diagnosis in self.diagnoses:
+            lines += diagnosis.lines()
         return "\n".join(lines)
 
 
@@ -158,6 +200,8 @@ _HEAD = (
     "BD loss",
     "ms",
     "speed-up",
+    "float",
+    "layout",
     "exact",
     "status",
 )
@@ -176,12 +220,20 @@ def _cells(row: ConversionRow) -> tuple[str, ...]:
         shown(row.bd_loss, "{:+.2f} %"),
         shown(row.ms, "{:.1f}"),
         shown(row.speed_up, "{:.2f}x"),
+        *_shown_ops(row.ops),
         "yes" if row.exact else "no",
         row.status,
     )
 
 
-_LEFT = {0, 1, 2, 8, 9}
+def _shown_ops(ops: OpReport | None) -> tuple[str, str]:
+    if ops is None:
+        return "-", "-"
+    left = f"{len(ops.left)} of {len(ops.left) + ops.int8}" if ops.int8 else "-"
+    return left, str(len(ops.layout)) if ops.executed else "-"
+
+
+_LEFT = {0, 1, 2, 10, 11}
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

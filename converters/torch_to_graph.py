@@ -120,20 +120,17 @@ class _Reader:
         self.values: dict[str, Value] = {}
         self.nodes: list[Node] = []
         self.names: dict[torch.fx.Node, str] = {}
-        self.constants = self._stored()
-
-    def _stored(self) -> dict[torch.fx.Node, Tensor]:
-        signature = self.program.graph_signature
-        owners = {
+        signature = program.graph_signature
+        self.owners = {
             **signature.inputs_to_parameters,
             **signature.inputs_to_buffers,
             **signature.inputs_to_lifted_tensor_constants,
         }
-        stored = {**self.program.state_dict, **self.program.constants}
-        return {
-            node: stored[owners[node.name]].detach().cpu()
-            for node in self.program.graph.nodes
-            if node.op == "placeholder" and node.name in owners
+        stored = {**program.state_dict, **program.constants}
+        self.constants: dict[torch.fx.Node, Tensor] = {
+            node: stored[self.owners[node.name]].detach().cpu()
+            for node in program.graph.nodes
+            if node.op == "placeholder" and node.name in self.owners
         }
 
     def read(self) -> Graph:
@@ -221,7 +218,7 @@ class _Reader:
         weight, bias = self._weights(node)
         dilation = _pair(args[5])
         made = Conv2d(
-            node.name,
+            self._layer(node),
             (self._source(node, args[0]),),
             self.names[node],
             weight,
@@ -247,7 +244,7 @@ class _Reader:
             bias = np.zeros(len(weight) // block**2, np.float32)
         deep, output = f"{node.name}.deep", self.names[node]
         plain = Conv2d(
-            deep,
+            self._layer(node),
             (self._source(node, args[0]),),
             deep if block > 1 else output,
             weight,
@@ -258,6 +255,12 @@ class _Reader:
         self._emit(plain, len(weight))
         if block > 1:
             self._emit(DepthToSpace(node.name, (deep,), output, block), len(bias))
+
+    def _layer(self, node: torch.fx.Node) -> str:
+        """Return what the module calls a layer; of one that runs twice, the first time only."""
+        weight = getattr(node.args[1], "name", "")
+        path = self.owners.get(weight, node.name).removesuffix(".weight")
+        return node.name if any(made.name == path for made in self.nodes) else path
 
     def _relu(self, node: torch.fx.Node) -> None:
         made = Relu(node.name, (self._source(node, node.args[0]),), self.names[node])

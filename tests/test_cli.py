@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -364,6 +365,39 @@ def test_device_test_checks_and_writes_json(folder: Path, call: Call) -> None:
     report = json.loads((folder / "report.json").read_text())
     assert report["passed"] is True
     assert report["golden_mismatches"] == 0
+    assert report["kit"]["passed"] is True
+
+
+def test_device_test_fails_where_a_golden_file_does(
+    folder: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgecodec.device_tests import kit
+
+    broken = kit.KitReport(1, ["numpy"], {"onnxruntime fp32": 0}, {}, ["format break: x.ecx"])
+    monkeypatch.setattr(kit, "check_kit", lambda **_: broken)
+    assert call("device-test", "photo.png", "--qualities", "40", "--threads", "1") == 1
+    assert "format break: x.ecx\nkit FAILED" in call.out
+
+
+def test_matrix_is_of_the_kit_where_nothing_is_named(
+    folder: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgecodec.device_tests import conformance, kit
+
+    seen: dict[str, Any] = {}
+
+    def check(images: Any, qualities: Any, **options: Any) -> Any:
+        seen.update(options, images=list(images))
+        return conformance.ConformanceReport(list(images), list(qualities))
+
+    monkeypatch.setattr(conformance, "check_conformance", check)
+    monkeypatch.setattr(kit, "check_kit", lambda **_: kit.KitReport())
+    assert call("device-test", "--matrix") == 1  # nothing compared is not a pass
+    assert seen["bundle"] == kit.kit_model()
+    assert seen["images"] == list(kit.open_pictures())
+    assert seen["precisions"] == kit.PRECISIONS
+    assert call("device-test", "--matrix", "--bundle", "default", "photo.png") == 1
+    assert (seen["bundle"], seen["images"]) == ("default", ["photo.png"])
 
 
 BENCH = ("--backends", "onnxruntime", "--runs", "3", "--seconds", "0", "--cold-starts", "0")

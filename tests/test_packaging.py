@@ -112,6 +112,8 @@ def test_wheel_holds_the_tree_and_the_data(built: tuple[Path, Path]) -> None:
         for p in data.rglob("*")
         if p.is_file() and (p.parent != data or p.suffix != ".pt")
     }
+    kit = {f"edgecodec/device_tests/kit/{p.name}" for p in (ROOT / "device_tests/kit").iterdir()}
+    assert {n for n in names if n.startswith("edgecodec/device_tests/kit/")} == kit
     for folder in ("", "converters/", "runtimes/", "device_tests/"):
         assert f"edgecodec/{folder}py.typed" in names
     assert {n.partition("/")[0].split("-")[0] for n in names} == {"edgecodec"}
@@ -146,6 +148,7 @@ def test_installed_wheel_works_outside_the_tree(built: tuple[Path, Path], tmp_pa
 
     photo = tmp_path / "site" / "edgecodec" / "data" / "demo.png"
     fast = ("--backend", "onnxruntime")
+    assert "kit passed" in run("device-test", "--qualities", "50", "--threads", "1")
     run("encode", str(photo), "x.ecx", *fast)
     run("decode", "x.ecx", "x.png", *fast)
     assert "768 x 512" in run("info", "x.ecx")

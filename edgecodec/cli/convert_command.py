@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,13 @@ from typing import Any
 from edgecodec.cli.common import check_json, name_list, write_json
 from edgecodec.errors import ConfigError
 
-ADVICE = (
-    "try more and more typical photos (--calibration), a higher --max-bd-loss, or another precision"
-)
+
+def _percent(text: str) -> float:
+    """Parse a number; inf is one, nan is none."""
+    value = float(text)
+    if math.isnan(value):
+        raise ValueError(text)
+    return value
 
 
 def add_parser(sub: Any) -> None:
@@ -37,7 +42,7 @@ def add_parser(sub: Any) -> None:
         help="fp32, fp16, int8 (default: fp32)")  # fmt: skip
     add("--calibration", metavar="DIR",
         help="photos for ranges and losses; 32 are enough (default: the demo photo)")  # fmt: skip
-    add("--max-bd-loss", type=float, metavar="PERCENT",
+    add("--max-bd-loss", type=_percent, metavar="PERCENT",
         help="most bits at equal quality that an artefact may cost (default: 4)")  # fmt: skip
 
     add("-f", "--force", action="store_true", help="replace an existing BUNDLE")
@@ -73,7 +78,6 @@ def run(args: argparse.Namespace) -> int:
     if args.json != "-":
         print(report.table())
     if report.refused:
-        what = ", ".join(f"{r.target} {r.precision} {r.stage}" for r in report.refused)
-        print(f"edgecodec: not written: {what}; {ADVICE}", file=sys.stderr)
+        print(f"edgecodec: {report.refusal()}", file=sys.stderr)
         return 1
     return 0

@@ -49,15 +49,14 @@ def add_parser(sub: Any) -> None:
     add("--objective", choices=("mse", "msssim"),
         help="distortion to weigh against rate: mse (default) or 1 - MS-SSIM")  # fmt: skip
     add("--steps", type=whole_number(1, 10**9),
-        help="length of the schedule (default 100000; with --qat 4000)")  # fmt: skip
+        help="length of the schedule (default 100000; with --qat 6500)")  # fmt: skip
     add("--batch", type=whole_number(1, 4096),
         help="crops per step (default 8; with msssim as many as have the same pixels)")  # fmt: skip
     add("--size", type=whole_number(64, 1024),
         help="side of a crop in pixels (default 128, and twice the size in the last fifth of the "
         "steps; with msssim 256 all along, at least 192)")  # fmt: skip
     add("--learning-rate", type=float,
-        help="at its highest (default 0.001; with --restart 0.0002, "
-        "with --qat 0.0001)")  # fmt: skip
+        help="at its highest (default 0.001; with --restart or --qat 0.0002)")  # fmt: skip
     add("--seed", type=whole_number(0, 2**31), help="default 0")
     add("--export", metavar="CKPT",
         help="also write configuration and weights alone in half precision")  # fmt: skip

@@ -18,8 +18,7 @@ MS_SSIM_MIN_SIZE = 192
 _PIXELS_PER_STEP = 8 * 128**2
 _MS_SSIM_SIZE = 256
 _FINE_TUNING_RATE = 2e-4
-_QAT_RATE = 1e-4
-_QAT_STEPS = 4000
+_QAT_STEPS = 6500
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,8 @@ class TrainingOptions:
         MSE trains on crops of `size` and, at the end, of twice that. MS-SSIM trains on crops of
         256 pixels all along, as many as have the pixels of 8 crops of 128. Fine-tuning starts at
         a fifth of the learning rate: at the full one, Adam with its moments at zero would undo
-        much of what the weights know. Rounding is learned in a short run at half of that.
+        much of what the weights know. Rounding is learned in a short run at that
+        rate.
 
         Args:
             fine_tuning: the run starts from trained weights.
@@ -96,9 +96,8 @@ class TrainingOptions:
         elif "size" in options:
             options.setdefault("final_size", 2 * options["size"])
         if options.get("rounded"):
-            options.setdefault("learning_rate", _QAT_RATE)
             options.setdefault("steps", _QAT_STEPS)
-        if fine_tuning:
+        if fine_tuning or options.get("rounded"):
             options.setdefault("learning_rate", _FINE_TUNING_RATE)
         return cls(**options)
 

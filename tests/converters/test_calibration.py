@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from edgecodec.converters.calibration import MAX_PHOTOS, load_calibration, read_photo
+from edgecodec.converters.calibration import (
+    ENOUGH_PHOTOS,
+    MAX_PHOTOS,
+    load_calibration,
+    read_photo,
+    telling,
+)
 from edgecodec.errors import ConversionError
 
 
 def save(path: Path, height: int, width: int, value: int = 0) -> Path:
+    """Write a ramp that begins with a value."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full((height, width), value, np.uint8)).save(path)
+    ramp = np.broadcast_to(np.arange(width) % 128 + value, (height, width))
+    Image.fromarray(ramp.astype(np.uint8)).save(path)
     return path
 
 
@@ -80,6 +90,49 @@ def test_ranges_and_losses_see_different_photos(tmp_path: Path) -> None:
         save(tmp_path / f"{i}.png", 32, 32, i)
     found = load_calibration(tmp_path, quiet)
     assert [int(p[0, 0, 0]) for p in found.for_ranges] == [0, 2, 4]
-    assert [int(p[0, 0, 0]) for p in found.held_out] == [1, 3]
-    one = load_calibration(tmp_path / "3.png", quiet)
-    assert one.for_ranges == one.held_out == one.photos
+    assert [int(p[0, 0, 0]) for p in found.held_out[:2]] == [1, 3]
+
+
+def test_few_photos_are_joined_by_the_demo_photo_where_losses_are_measured(tmp_path: Path) -> None:
+    for i in range(ENOUGH_PHOTOS):
+        save(tmp_path / f"{i:02}.png", 32, 32, i)
+    assert len(load_calibration(tmp_path, quiet).held_out) == ENOUGH_PHOTOS // 2
+    (tmp_path / "00.png").unlink()
+    few = load_calibration(tmp_path, quiet)
+    assert few.held_out[:-1] == few.photos[1::2]
+    assert few.held_out[-1] is few.demo
+    one = load_calibration(tmp_path / "03.png", quiet)
+    assert one.for_ranges == one.photos
+    assert one.held_out == (one.demo,)
+    assert replace(one, demo=None).held_out == one.photos
+    none = load_calibration(None, quiet)
+    assert none.for_ranges == none.held_out == (none.demo,)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "reason"),
+    [
+        (np.zeros((64, 64, 3)), "black.png: of a single colour, which tells nothing about photos"),
+        (np.full((64, 64, 3), [9, 99, 199]), "of a single colour"),
+        (np.random.default_rng(0).integers(0, 256, (64, 64, 3)), "noise, which tells nothing"),
+    ],
+)
+def test_photos_that_tell_nothing_are_named_and_left_out(
+    pixels: npt.NDArray[np.int64], reason: str, tmp_path: Path
+) -> None:
+    save(tmp_path / "a.png", 64, 64)
+    Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "black.png")
+    told: list[str] = []
+    assert len(load_calibration(tmp_path, told.append).photos) == 1
+    assert told[0].startswith("LEFT OUT")
+    assert reason in told[0]
+    with pytest.raises(ConversionError, match=reason):
+        load_calibration(tmp_path / "black.png", quiet)
+
+
+def test_photos_of_all_kinds_tell_something() -> None:
+    demo = load_calibration(None, quiet).photos[0]
+    rng = np.random.default_rng(0)
+    for kind in (demo // 8, 255 - demo // 8, demo.mean(2).astype(np.uint8)[..., None].repeat(3, 2)):
+        grain = np.clip(kind + rng.normal(0, 2, demo.shape), 0, 255).astype(np.uint8)
+        assert telling(grain, Path("x")) is grain

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from edgecodec.bundle import WEIGHTS, Bundle
 from edgecodec.bundle_writing import size_of
@@ -23,48 +22,28 @@ from edgecodec.errors import (
     MissingDependencyError,
     ParityError,
 )
-from edgecodec.model.checkpoint import save_checkpoint
-from edgecodec.model.config import CodecConfig
-from edgecodec.model.network import NeuralCodec
 from edgecodec.runtimes.base import Artefact, SessionOptions
 from edgecodec.runtimes.registry import get_backend
-
-CONFIG = CodecConfig(
-    latent_channels=8,
-    hyper_channels=4,
-    fine_channels=8,
-    fine_blocks=1,
-    coarse_channels=8,
-    coarse_blocks=1,
-    hyper_analysis_channels=8,
-    hyper_hidden=8,
-    hyper_features=4,
-)
+from tests.converters.painting import picture, save_painting_codec
 
 
 @pytest.fixture(autouse=True)
-def no_judging(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An untrained network has no rate-distortion curve to speak of, and its speed is no matter."""
-    monkeypatch.setattr("edgecodec.converters.gate.bd_rate", lambda *curves: 0.5)
+def short_timing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgecodec.converters.judging._BUDGET_S", 0.01)
     monkeypatch.setattr("edgecodec.converters.judging.SIZE", (64, 96))
 
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    codec = NeuralCodec(CONFIG)
-    path = tmp_path / "codec.pt"
-    save_checkpoint(path, {"config": CONFIG.to_dict(), "weights": codec.state_dict(), "step": 0})
-    return path
+    return save_painting_codec(tmp_path / "codec.pt")
 
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
     folder.mkdir()
-    rng = np.random.default_rng(7)
-    for i, shape in enumerate(((70, 100, 3), (40, 64, 3))):
-        Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(folder / f"{i}.png")
+    for i, (height, width) in enumerate(((70, 100), (40, 64))):
+        picture(i, height, width).save(folder / f"{i}.png")
     return folder
 
 
@@ -93,7 +72,7 @@ def test_conversion_writes_a_bundle_that_runs_everywhere(
     bundle = Bundle(tmp_path / "b.zip")
     manifest = bundle.manifest
     assert (manifest.name, manifest.model_id) == ("tiny", report.model_id)
-    assert (manifest.latent_channels, manifest.hyper_channels) == (8, 4)
+    assert (manifest.latent_channels, manifest.hyper_channels) == (12, 4)
     assert (manifest.analysis_halo % 32, manifest.synthesis_halo) == (0, 2)
     assert manifest.calibration["photos"] == 2
     assert len(manifest.artefacts) == 14 == len(report.rows)

@@ -15,12 +15,18 @@ from PIL import Image
 from edgecodec.bundle import Bundle
 from edgecodec.cli import main
 from edgecodec.codec import Codec
-from edgecodec.converters.convert import convert_checkpoint
+from edgecodec.converters.convert import DEFAULT_MAX_LOSS, convert_checkpoint
 from edgecodec.converters.report import ConversionReport
 from edgecodec.errors import ConversionError
-from edgecodec.model.checkpoint import save_checkpoint
 from edgecodec.model.network import NeuralCodec
-from tests.converters.test_convert import CONFIG
+from tests.converters.painting import (
+    CONFIG,
+    lean_on,
+    painting_codec,
+    picture,
+    save_painting_codec,
+    spoil,
+)
 
 TARGETS = ("onnx", "openvino", "tflite")
 RUNTIMES = ("onnxruntime", "openvino", "tflite")
@@ -34,17 +40,7 @@ def short_timing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(5)
-    path = tmp_path_factory.mktemp("codec") / "codec.pt"
-    codec = NeuralCodec(CONFIG)
-    save_checkpoint(path, {"config": CONFIG.to_dict(), "weights": codec.state_dict(), "step": 0})
-    return path
-
-
-def picture(seed: int, height: int = 64, width: int = 96) -> Image.Image:
-    rng = np.random.default_rng(seed)
-    coarse = Image.fromarray(rng.integers(0, 256, (5, 7, 3), dtype=np.uint8))
-    return coarse.resize((width, height), Image.Resampling.BICUBIC)
+    return save_painting_codec(tmp_path_factory.mktemp("codec") / "codec.pt")
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +57,6 @@ def convert(checkpoint: Path, photos: Path, out: Path, **options: Any) -> Conver
         "precisions": ["fp32", "int8"],
         "name": "tiny",
         "progress": lambda line: None,
-        "max_loss": 1e6,
     }
     return convert_checkpoint(checkpoint, out, calibration=photos, **{**defaults, **options})
 
@@ -74,8 +69,6 @@ def converted(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("edgecodec.converters.judging._BUDGET_S", 0.01)
         patch.setattr("edgecodec.converters.judging.SIZE", (64, 96))
-        # An untrained network has no curve to speak of; what int8 costs it means nothing.
-        patch.setattr("edgecodec.converters.gate.bd_rate", lambda *curves: 0.5)
         report = convert(checkpoint, photos, folder)
     assert not report.refused
     with Bundle(folder) as bundle:
@@ -89,7 +82,8 @@ def test_a_bundle_has_int8_for_each_target(converted: Bundle) -> None:
     }
     for entry in entries:
         assert entry.exact == (entry.stage == "synthesis")
-        assert entry.loss["synthesis_loss"] == 0.5
+        assert abs(entry.loss["synthesis_loss"]) < 1
+        assert abs(entry.loss["analysis_loss"]) < 1
         assert entry.requires.startswith(RUNTIMES[TARGETS.index(entry.target)])
         assert entry.parity["checked"] is True
         assert ("exact_inputs" in entry.parity) == entry.exact
@@ -118,65 +112,162 @@ def test_every_runtime_decodes_the_same_pixels(converted: Bundle) -> None:
     assert np.array_equal(decoded[0], decoded[2])
 
 
+def arguments(checkpoint: Path, photos: Path, tmp_path: Path, *more: str) -> list[str]:
+    given = ["convert", str(checkpoint), "-o", str(tmp_path / "b"), "--to", "onnx"]
+    return [*given, "--precision", "int8", "--calibration", str(photos), *more]
+
+
+def written(bundle: Path) -> set[tuple[str, str]]:
+    with Bundle(bundle) as found:
+        return {(e.target, e.stage) for e in found.manifest.artefacts}
+
+
+TORCH = {("torch", "analysis"), ("torch", "synthesis")}
+
+
 def test_what_costs_too_much_is_left_out(
     checkpoint: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["convert", str(checkpoint), "-o", str(tmp_path / "b"), "--to", "onnx"]
-    arguments += ["--precision", "int8", "--calibration", str(photos), "--max-bd-loss=-1e9"]
-    assert main(arguments) == 1
+    assert main(arguments(checkpoint, photos, tmp_path, "--max-bd-loss=-1e9")) == 1
     shown = capsys.readouterr()
     assert "not written: onnx int8 analysis, onnx int8 synthesis" in shown.err
     assert "REFUSED: onnx int8 synthesis: loses" in shown.out
-    with Bundle(tmp_path / "b") as bundle:
-        assert {e.target for e in bundle.manifest.artefacts} == {"torch"}
+    assert written(tmp_path / "b") == TORCH
     assert not list((tmp_path / "b").rglob("*int8*"))
 
 
+def test_a_refusal_names_the_layers_that_cost_most(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    codec = painting_codec()
+    spoil(codec.g_s[4])
+    bad = save_painting_codec(tmp_path / "codec.pt", codec)
+    report = tmp_path / "report.json"
+    assert main(arguments(bad, photos, tmp_path, "--json", str(report))) == 1
+    shown = capsys.readouterr()
+    worst = "g_s.4.enter .. g_s.4.leave"
+    assert f"not written: onnx int8 synthesis; most of it by {worst} (+" in shown.err
+    assert "try 20 to 40 typical photos (--calibration), not 3" in shown.err
+    assert "what costs most:\nonnx int8 synthesis: +" in shown.out
+    assert "above all: most of the loss is there" in shown.out
+    (found,) = json.loads(report.read_text())["diagnoses"]
+    assert [found["target"], found["stage"], found["photos"]] == ["onnx", "synthesis", 2]
+    assert found["costs"][0]["group"] == worst
+    assert found["costs"][0]["loss"] > 4 > found["costs"][1]["loss"]
+    assert written(tmp_path / "b") == {*TORCH, ("onnx", "analysis")}
+
+
 def test_a_corrupt_photo_is_named_and_only_corrupt_ones_are_an_error(
-    checkpoint: Path, photos: Path, tmp_path: Path
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
     for name in ("a.png", "b.png"):
         (folder / name).write_bytes(b"nonsense")
-    options: dict[str, Any] = {"targets": ["onnx"], "precisions": ["int8"]}
-    with pytest.raises(ConversionError, match="no photo that can be used"):
-        convert(checkpoint, folder, tmp_path / "b", **options)
+    assert main(arguments(checkpoint, folder, tmp_path)) == 1
+    assert "no photo that can be used" in capsys.readouterr().err
     assert not (tmp_path / "b").exists()
-    picture(0).save(folder / "c.png")
-    told: list[str] = []
-    convert(checkpoint, folder, tmp_path / "b", progress=told.append, **options)
-    assert sum("LEFT OUT" in line and "not a readable photo" in line for line in told) == 2
+    for i in range(2):
+        picture(i).save(folder / f"c{i}.png")
+    assert main(arguments(checkpoint, folder, tmp_path)) == 0
+    told = capsys.readouterr().err.splitlines()
+    left_out = [line for line in told if line.startswith("LEFT OUT")]
+    assert ["a.png: not a readable photo" in line for line in left_out] == [True, False]
+    assert written(tmp_path / "b") == {*TORCH, ("onnx", "analysis"), ("onnx", "synthesis")}
     with Bundle(tmp_path / "b") as bundle:
-        assert bundle.manifest.calibration["photos"] == 1
+        assert bundle.manifest.calibration["photos"] == 2
+        assert bundle.manifest.calibration["judged"] == 2  # one of these, and the demo photo
 
 
 @pytest.mark.parametrize("kind", ["noise", "black"])
-def test_unlikely_photos_end_in_a_refusal_or_a_bundle(
-    kind: str, checkpoint: Path, tmp_path: Path
+def test_photos_that_tell_nothing_are_skipped_by_name_and_alone_an_error(
+    kind: str, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, rng = tmp_path / "photos", np.random.default_rng(0)
     folder.mkdir()
-    for i in range(2 if kind == "noise" else 1):
+    for i in range(3 if kind == "noise" else 1):
         noise = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
         Image.fromarray(noise * (kind == "noise")).save(folder / f"{i}.png")
-    options: dict[str, Any] = {"targets": ["onnx"], "precisions": ["int8"], "max_loss": 4.0}
-    report = convert(checkpoint, folder, tmp_path / "b", **options)
-    with Bundle(tmp_path / "b") as bundle:
-        written = {(e.target, e.stage) for e in bundle.manifest.artefacts}
-    for row in report.rows:
-        assert ((row.target, row.stage) in written) != row.refused
-        if row.target == "onnx" and not row.refused:
-            assert row.bd_loss is not None
-            assert row.bd_loss <= 4.0
+    assert main(arguments(checkpoint, folder, tmp_path)) == 1
+    reason = "no photo that can be used" if kind == "noise" else "0.png: of a single colour"
+    assert reason in capsys.readouterr().err
+    assert not (tmp_path / "b").exists()
+    picture(0).save(folder / "9.png")
+    assert main(arguments(checkpoint, folder, tmp_path)) == 0
+    told = capsys.readouterr().err
+    assert told.count("which tells nothing about photos") == (3 if kind == "noise" else 1)
 
 
-def test_a_broken_synthesis_is_refused_with_its_analysis(
+def test_ranges_that_fit_no_float_are_told_with_what_to_do(tmp_path: Path) -> None:
+    codec = painting_codec()
+    lean_on(codec, 40.0)
+    checkpoint = save_painting_codec(tmp_path / "codec.pt", codec)
+    Image.fromarray(np.asarray(picture(0)) // 3).save(tmp_path / "dark.png")
+    with pytest.raises(ConversionError, match=r"^synthesis: .*; leave out int8, or give more typ"):
+        convert(checkpoint, tmp_path / "dark.png", tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_ranges_of_photos_unlike_any_other_end_in_a_refusal(
+    dark: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On others as dark int8 loses nothing; but it is judged on the demo photo, too."""
+    codec = painting_codec()
+    lean_on(codec)
+    checkpoint = save_painting_codec(tmp_path / "codec.pt", codec)
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(3):
+        pixels = np.asarray(picture(i))
+        Image.fromarray(pixels // 3 if dark else pixels).save(folder / f"{i}.png")
+    assert main(arguments(checkpoint, folder, tmp_path)) == dark
+    assert ("not written: onnx int8 synthesis" in capsys.readouterr().err) == dark
+    assert (("onnx", "synthesis") in written(tmp_path / "b")) != dark
+
+
+def test_a_loss_on_one_photo_alone_is_refused(
     checkpoint: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Beside a picture that is nowhere near, nobody can tell what the analysis costs."""
-    monkeypatch.setattr("edgecodec.converters.gate.bd_rate", lambda *curves: float("inf"))
-    options: dict[str, Any] = {"targets": ["onnx"], "precisions": ["fp32"], "max_loss": 1e9}
+    monkeypatch.setattr("edgecodec.converters.judging.SINGLE_PHOTO", -1e9)
+    options: dict[str, Any] = {"targets": ["onnx"], "precisions": ["fp32"]}
     report = convert(checkpoint, photos, tmp_path / "b", **options)
     assert [row.refused for row in report.rows] == [False, False, True, True]
+    assert "on one of the photos, allowed" in report.rows[2].reason
     json.dumps(report.to_dict(), allow_nan=False)
+
+
+def test_a_codec_whose_quality_does_not_rise_is_not_judged(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """fp32 was compared with torch number by number; nothing tells what int8 may lose."""
+    torch.manual_seed(0)
+    untrained = save_painting_codec(tmp_path / "codec.pt", NeuralCodec(CONFIG))
+    options = ("--precision", "fp32,int8")
+    assert main(arguments(untrained, photos, tmp_path, *options)) == 1
+    shown = capsys.readouterr()
+    assert "not written: onnx int8 analysis, onnx int8 synthesis; nothing" in shown.err
+    assert "--max-bd-loss inf" in shown.err
+    assert "OK: onnx fp32 analysis: not judged: the checkpoint's own quality" in shown.out
+    assert "REFUSED: onnx int8 synthesis: not judged" in shown.out
+    assert written(tmp_path / "b") == {*TORCH, ("onnx", "analysis"), ("onnx", "synthesis")}
+    assert not list((tmp_path / "b").rglob("*int8*"))
+    report = tmp_path / "report.json"
+    more = ("--max-bd-loss", "inf", "--json", str(report), "--force")
+    assert main(arguments(untrained, photos, tmp_path, *more)) == 0
+    assert json.loads(report.read_text())["max_loss"] is None
+
+
+@pytest.mark.parametrize("value", ["nan", "much"])
+def test_a_loss_that_is_no_number_is_wrong_usage(
+    value: str, checkpoint: Path, photos: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments(checkpoint, photos, tmp_path, "--max-bd-loss", value))
+    assert caught.value.code == 2
+
+
+def test_help_tells_the_loss_that_is_allowed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["convert", "--help"])
+    assert f"(default: {DEFAULT_MAX_LOSS:g})" in " ".join(capsys.readouterr().out.split())

@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from edgecodec.converters.checkpoint_source import Source, read_source
-from edgecodec.converters.gate import Gate, Int16Array, UInt8Array, Verdict
+from edgecodec.converters.gate import Gate, Verdict
 from edgecodec.converters.graph import Float32Array
+from edgecodec.converters.running import Int16Array, UInt8Array
 from edgecodec.model.checkpoint import save_checkpoint
 from edgecodec.model.network import NeuralCodec
-from tests.converters.test_convert import CONFIG
+from tests.converters.painting import CONFIG
 
 QUALITIES = (10, 30, 50, 70)
 
@@ -23,7 +24,7 @@ QUALITIES = (10, 30, 50, 70)
 def photos() -> list[UInt8Array]:
     rng = np.random.default_rng(3)
     coarse = rng.integers(40, 216, (2, 4, 6, 3))
-    fine = coarse.repeat(16, 1).repeat(16, 2) + rng.integers(-20, 20, (2, 64, 96, 3))
+    fine = coarse.repeat(16, 1).repeat(16, 2) + rng.integers(-6, 7, (2, 64, 96, 3))
     return list(fine.astype(np.uint8))
 
 
@@ -43,13 +44,18 @@ def paint(y_hat: Int16Array) -> Float32Array:
 
 
 @pytest.fixture(scope="module")
-def gate(tmp_path_factory: pytest.TempPathFactory) -> Gate:
+def tables(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     torch.manual_seed(1)
     codec = NeuralCodec(CONFIG)
     path = tmp_path_factory.mktemp("codec") / "codec.pt"
     save_checkpoint(path, {"config": CONFIG.to_dict(), "weights": codec.state_dict(), "step": 0})
     source: Source = read_source(path)
-    return Gate(source.tables, photos(), means, paint, QUALITIES)
+    return source.tables
+
+
+@pytest.fixture(scope="module")
+def gate(tables: bytes) -> Gate:
+    return Gate(tables, photos(), means, paint, QUALITIES)
 
 
 def with_noise(deviation: float) -> Callable[[Int16Array], Float32Array]:
@@ -64,7 +70,7 @@ def with_noise(deviation: float) -> Callable[[Int16Array], Float32Array]:
 def test_the_reference_itself_costs_nothing(gate: Gate) -> None:
     verdict = gate.judge(means, paint)
     assert verdict.synthesis_loss == verdict.pair_loss == verdict.analysis_loss == 0
-    assert verdict.worst_image == verdict.worst_level == 0
+    assert verdict.synthesis_worst == verdict.analysis_worst == verdict.worst_level == 0
     assert (verdict.qualities, verdict.photos) == (QUALITIES, 2)
     assert [len(curve) for curve in gate.points] == [len(QUALITIES)] * 2
 
@@ -74,7 +80,7 @@ def test_the_loss_grows_with_the_noise(gate: Gate) -> None:
     losses = [verdict.synthesis_loss for verdict in verdicts]
     assert 0 < losses[0] < losses[1] < losses[2]
     for verdict in verdicts:
-        assert verdict.worst_image >= verdict.pair_loss
+        assert verdict.synthesis_worst >= verdict.synthesis_loss
         assert verdict.analysis_loss == pytest.approx(0, abs=1e-9)
         assert verdict.worst_level >= 2
 
@@ -93,12 +99,24 @@ def test_a_worse_analysis_is_told_from_a_worse_synthesis(gate: Gate) -> None:
 def test_a_destroyed_picture_is_beyond_any_limit(gate: Gate, value: float) -> None:
     verdict: Verdict = gate.judge(means, lambda y_hat: np.full_like(paint(y_hat), value))
     assert verdict.synthesis_loss > 1000
-    assert verdict.pair_loss == verdict.analysis_loss == math.inf
+    assert verdict.synthesis_worst >= verdict.synthesis_loss
+    assert verdict.pair_loss == math.inf
+    assert verdict.analysis_loss == verdict.analysis_worst == 0  # judged with another synthesis
     assert json.loads(json.dumps(verdict.to_dict(), allow_nan=False))["pair_loss"] is None
-    assert verdict.worst_image >= verdict.pair_loss
+
+
+def test_photos_that_more_bits_do_not_improve_are_left_out(gate: Gate, tables: bytes) -> None:
+    good = photos()[0]
+    noise = np.random.default_rng(0).integers(0, 256, good.shape, dtype=np.uint8)
+    again = Gate(tables, [noise, good], means, paint, QUALITIES)
+    assert [photo is good for photo in again.photos] == [True]
+    assert np.array_equal(again.points[0][1].y_hat, gate.points[0][1].y_hat)
+    assert again.sample[0] is noise
+    assert Gate(tables, [noise], means, paint, QUALITIES).photos == []
+    assert gate.part(1).judge(means, with_noise(1.0)).photos == 1
 
 
 def test_a_verdict_is_written_as_json(gate: Gate) -> None:
     found = gate.judge(means, with_noise(1.0)).to_dict()
     assert found["pair_loss"] == pytest.approx(found["synthesis_loss"] + found["analysis_loss"])
-    assert set(found) >= {"worst_image", "worst_level", "qualities", "photos"}
+    assert set(found) >= {"synthesis_worst", "analysis_worst", "worst_level", "photos"}

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from edgecodec.converters.graph import (
     Add,
+    Coding,
     Conv2d,
     DepthToSpace,
+    Dequantize,
     Graph,
     Node,
+    Quantize,
+    QuantizedConv2d,
+    Scale,
+    Snap,
     Value,
     fits_half,
     infer_sizes,
@@ -66,6 +73,43 @@ def test_weights_digest_sees_numbers_and_wiring_but_no_names() -> None:
     other = graph_of(conv("x", "h", 3, 3), changed, x=3, h=3, y=3)
     assert first.weights_digest() == renamed.weights_digest()
     assert len({g.weights_digest() for g in (first, rewired, other)}) == 3
+
+
+def int8_graph(**changes: Any) -> Graph:
+    """Every kind of node that int8 adds; a change replaces a field of the node it names."""
+    weight, ones = np.ones((3, 3, 1, 1), np.int8), np.ones(3, np.float32)
+    codings = {"codes": Coding(2.0, -128), "made": Coding(1.0)}
+    nodes: list[Any] = [
+        Scale("scale", ("x",), "scaled", ones),
+        Snap("snap", ("scaled",), "snapped", 64.0),
+        Quantize("quantize", ("snapped",), "codes"),
+        QuantizedConv2d("conv", ("codes",), "made", weight, np.zeros(3, np.int32), ones),
+        Dequantize("dequantize", ("made",), "y"),
+    ]
+    for i, node in enumerate(nodes):
+        if node.name in changes:
+            nodes[i] = replace(node, **changes[node.name])
+    values = {
+        name: Value(name, 3, changes.get(name, codings.get(name)))
+        for name in ("x", "scaled", "snapped", "codes", "made", "y")
+    }
+    return Graph("stage", values, ("x",), ("y",), tuple(nodes))
+
+
+def test_weights_digest_sees_all_that_int8_has() -> None:
+    twos = np.full(3, 2.0, np.float32)
+    variants = [
+        int8_graph(),
+        int8_graph(scale={"factor": twos}),
+        int8_graph(snap={"limit": 32.0}),
+        int8_graph(conv={"scale": twos}),
+        int8_graph(conv={"bias": np.ones(3, np.int32)}),
+        int8_graph(codes=Coding(4.0, -128)),
+        int8_graph(codes=Coding(2.0, 0)),
+        int8_graph(made=Coding(2.0)),
+    ]
+    assert len({graph.weights_digest() for graph in variants}) == len(variants)
+    assert int8_graph().weights_digest() == int8_graph(conv={"name": "other"}).weights_digest()
 
 
 def test_fits_half_is_exact() -> None:

@@ -30,6 +30,8 @@ from edgecodec.converters.graph import (
 from edgecodec.converters.graph_to_onnx import build_onnx, write_onnx
 from edgecodec.converters.graph_to_openvino import _check_constants, write_openvino
 from edgecodec.converters.integer_oracle import run_oracle
+from edgecodec.converters.onnx_layouts import ChannelsLast, PictureLast
+from edgecodec.converters.onnx_model import ChannelsFirst
 from edgecodec.errors import ConversionError
 from tests.converters.exact_graphs import Draft, latents, synthesis_like
 
@@ -81,13 +83,15 @@ def expected(graph: Graph, x: Float32Array) -> Float32Array:
 
 
 @pytest.mark.parametrize("kind", sorted(GRAPHS))
-@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("writer", [ChannelsFirst, ChannelsLast, PictureLast])
 @pytest.mark.parametrize("level", sorted(LEVELS))
-def test_onnx_runtime_answers_as_the_oracle(kind: str, channels_last: bool, level: str) -> None:
+def test_onnx_runtime_answers_as_the_oracle(
+    kind: str, writer: type[ChannelsFirst], level: str
+) -> None:
     build, sizes = GRAPHS[kind]
     for seed in range(3):
         graph = build(seed)
-        model = build_onnx(graph, "int8", channels_last=channels_last)
+        model = build_onnx(graph, "int8", writer)
         loaded = session(model.SerializeToString(), level)
         for size in sizes:
             x = latents(seed, *size)
@@ -139,7 +143,7 @@ def test_openvino_convolves_integers(tmp_path: Path) -> None:
 
 def test_onnx_stores_the_integers_of_the_graph() -> None:
     graph = synthesis_like()
-    model = build_onnx(graph, "int8", channels_last=True)
+    model = build_onnx(graph, "int8", ChannelsLast)
     assert (model.ir_version, model.opset_import[0].version) == (8, 17)
     assert {p.key: p.value for p in model.metadata_props}["edgecodec.precision"] == "int8"
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -203,11 +207,6 @@ def test_an_int8_graph_is_nothing_else(target: str, precision: Any, tmp_path: Pa
 def test_a_float_graph_is_not_int8(target: str, small_graph: Any, tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match="without int8 codes cannot be written as int8"):
         WRITERS[target](small_graph, tmp_path / "a", "int8")
-
-
-def test_channels_last_is_for_int8_alone(small_graph: Any) -> None:
-    with pytest.raises(ConversionError, match="only int8"):
-        build_onnx(small_graph, channels_last=True)
 
 
 def test_codes_do_not_leave() -> None:

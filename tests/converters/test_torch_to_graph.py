@@ -107,6 +107,21 @@ def test_graph_holds_the_numbers_of_the_module() -> None:
     assert not node.bias.any()
 
 
+def test_layers_are_called_what_the_module_calls_them() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), nn.Conv2d(3, 3, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            kept: Tensor = self.inner(self.inner(x))
+            return kept
+
+    names = [node.name for node in read(Twice()).nodes if isinstance(node, Conv2d)]
+    assert names[:2] == ["inner.0", "inner.2"]
+    assert len(set(names)) == 4
+
+
 def test_size_traced_with_is_not_in_the_graph() -> None:
     module = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.PixelShuffle(2))
     digests = {

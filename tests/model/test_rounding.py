@@ -123,7 +123,7 @@ def test_qat_trains_resumes_and_leaves_an_ordinary_checkpoint(
     qat += ["--batch", "1", "--size", "64"]
     assert main([*qat, "--valid", str(photos)]) == 0
     options, step = SavedRun.load(tuned).progress()
-    assert (options.rounded, options.learning_rate, step) == (True, 1e-4, 2)
+    assert (options.rounded, options.learning_rate, step) == (True, 2e-4, 2)
     payload = load_checkpoint(tuned)
     assert payload["weights"].keys() == load_checkpoint(start)["weights"].keys()
     assert payload["raw"].keys() > payload["weights"].keys()
