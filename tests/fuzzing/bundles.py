@@ -31,8 +31,8 @@ from edgecodec.errors import BundleError
 from edgecodec.parts import SUFFIX, Parts, Slice
 from edgecodec.runtimes.golden import Golden
 from tests.fuzzing.campaign import Outcome, Target, end_of, main
-from tests.tiny_codec import write_tiny_codec
 from tests.streams import mutated
+from tests.tiny_codec import write_tiny_codec
 
 ODD_VALUES: tuple[Any, ...] = (
     None, True, 0, -1, 1, 32, 2**31, 2**63, 10**400, 1.5, 1e308, "", "x", "x" * 5000, "../x",
