@@ -38,7 +38,7 @@ class ConversionRow:
         seconds: for writing and checking it.
         reason: why it was not checked, or refused.
         bd_loss: BD-rate in percent against the reference, of this stage; None when not measured.
-        worst_image: that of the worst photo, of both stages together.
+        worst_image: that of the photo where it is largest.
         ms: per call at 512x768 with two threads.
         speed_up: over fp32 of the same target.
         ops: its operators.
