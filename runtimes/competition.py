@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from edgecodec.bundle import Bundle
-from edgecodec.errors import BackendError, BackendUnavailableError, EdgeCodecError
+from edgecodec.errors import BackendError, BackendUnavailableError, BundleError, EdgeCodecError
 from edgecodec.runtimes.base import StageName
 from edgecodec.runtimes.candidates import (
     REFERENCE,
@@ -216,9 +216,10 @@ def _log_rejections(candidates: list[Candidate]) -> None:
 
 
 def _nothing_works(candidates: list[Candidate], request: Request) -> EdgeCodecError:
-    """Return the error that says why; with a single candidate its own."""
-    only = candidates[0].error
-    if len(candidates) == 1 and only is not None:
-        return only
+    """Return the error that says why; with a single candidate, or a damaged bundle, its own."""
+    first = candidates[0].error
+    damaged = all(isinstance(candidate.error, BundleError) for candidate in candidates)
+    if first is not None and (damaged or len(candidates) == 1):
+        return first
     reasons = "; ".join(str(c.choice()) for c in candidates)
     return BackendError(request.backend, f"nothing can run {request.stage} here: {reasons}")

@@ -23,7 +23,7 @@ from edgecodec.codec import Codec
 from edgecodec.container import read_container, read_header
 
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
-FAST = ("--backend", "onnxruntime", "--threads", "1")
+FAST = ("--backend", "onnxruntime", "--precision", "fp32", "--threads", "1")
 
 
 @pytest.fixture
