@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from edgecodec.errors import ConfigError
 
@@ -68,8 +70,7 @@ def write_output(name: str, data: bytes) -> None:
     path = Path(name)
     try:
         if name == "-":
-            sys.stdout.buffer.write(data)
-            sys.stdout.buffer.flush()
+            _write_all(sys.stdout.buffer, data)
             return
         if path.exists() and not path.is_file():  # a device or a pipe: nothing to replace
             path.write_bytes(data)
@@ -80,3 +81,14 @@ def write_output(name: str, data: bytes) -> None:
         raise  # the reader of a pipe has gone
     except OSError as exc:
         raise ConfigError(f"{name}: cannot be written ({exc.strerror or exc})") from exc
+
+
+def _write_all(out: BinaryIO, data: bytes) -> None:
+    """Write all of it: an unbuffered standard output (`python -u`) may take less at a time."""
+    rest = memoryview(data)
+    while rest:
+        taken = out.write(rest)
+        if taken is None:
+            raise BlockingIOError(errno.EAGAIN, "the output does not wait for its reader")
+        rest = rest[taken:]
+    out.flush()

@@ -6,6 +6,7 @@ go on with a tile while the other is at the one before or after it.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -33,6 +34,10 @@ def in_two_steps(
     results: list[_Result] = []
     waiting: deque[Future[_Result]] = deque()
     pool = ThreadPoolExecutor(1, "edgecodec-second-step")
+    try:
+        pool.submit(int)  # begins the thread
+    except RuntimeError:  # there is no memory for one
+        return [second(first(item)) for item in items]
     try:
         for item in items:
             if len(waiting) == _WAITING:
@@ -63,8 +68,10 @@ class Ahead:
 
     def __enter__(self) -> Ahead:
         if self._count > 1:
-            self._thread = threading.Thread(target=self._run, name="edgecodec-ahead", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="edgecodec-ahead", daemon=True)
+            with contextlib.suppress(RuntimeError):  # no memory for one: do without
+                thread.start()
+                self._thread = thread
         return self
 
     def __exit__(

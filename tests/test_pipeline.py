@@ -125,3 +125,19 @@ def test_entropy_coding_of_tiles_has_a_thread_of_its_own() -> None:
         assert all(len(found) == 1 for found in threads.values())
         assert threads[network] != threads["entropy"]
         assert [s.tile for s in profile.spans if s.name == "entropy"] == list(range(15))
+
+
+def test_where_no_thread_can_be_begun_the_work_is_done_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As under a limit of memory."""
+
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert in_two_steps(lambda i: i + 1, lambda i: 2 * i, range(4)) == [2, 4, 6, 8]
+    done: list[int] = []
+    with Ahead(done.append, 3) as ahead:
+        ahead.wait_for(2)
+    assert done == [0, 1, 2]
