@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
+from pathlib import Path
 from typing import Any
 
 from edgecodec.cli.common import (
     add_bundle_option,
     check_json,
     expand_images,
+    name_list,
     whole_number,
     whole_numbers,
     write_json,
 )
+from edgecodec.errors import ConfigError, EdgeCodecError
 
 
 def add_parser(sub: Any) -> None:
@@ -24,7 +29,8 @@ def add_parser(sub: Any) -> None:
             "Read golden files on every backend: bytes, latents and int8 pixels must be what they "
             "were when the files were made. Then encode on every backend and decode on every "
             "other: latents must be identical, pixels within one level. Also checks the golden "
-            "vector and both entropy coders."
+            "vector and both entropy coders, offers damaged files, and measures shortly. With "
+            "--host all of it happens on another machine."
         ),
     )
     add = parser.add_argument
@@ -38,18 +44,42 @@ def add_parser(sub: Any) -> None:
     )
     add_bundle_option(parser)
     add("--threads", type=whole_number(1, 1024), metavar="N")
+    add("--runs", type=whole_number(0, 10**6), default=20, metavar="N",
+        help="timed runs on each backend and precision, of the first image (default 20; 0: none)")  # fmt: skip
     add("--json", metavar="FILE", help="write the results; - is stdout")
-    parser.set_defaults(run=run)
+    far = parser.add_argument_group("on another machine, over ssh").add_argument
+    far("--host", metavar="USER@BOARD", help="as ssh takes it; ~/.ssh/config counts")
+    far("--ssh", type=shlex.split, default=["ssh"], metavar="COMMAND",
+        help="with options of its own, as 'ssh -p 2222 -i KEY'")  # fmt: skip
+    far("--extras", type=name_list, default=(), metavar="LIST",
+        help="runtimes to install there beside onnxruntime, as openvino,tflite")  # fmt: skip
+    far("--wheels", metavar="DIR", help="install from these wheels alone: the board has no index")
+    far(
+        "--remote-python", default="", metavar="PROG", help="3.11 or later (default: looks for one)"
+    )
+    far("--remote-dir", metavar="DIR",
+        help="keeps the environment there (default ~/.cache/edgecodec/device-test)")  # fmt: skip
+    parser.set_defaults(run=run, wrong_usage=parser.error)
 
 
 def run(args: argparse.Namespace) -> int:
     """Check and print; 1 if anything disagrees."""
+    check_json(args.json)
+    if args.host is not None:
+        return _run_there(args)
+    if args.ssh != ["ssh"] or args.extras or args.wheels or args.remote_python or args.remote_dir:
+        args.wrong_usage("--ssh, --extras, --wheels and --remote-* need --host")
+    return _run_here(args)
+
+
+def _run_here(args: argparse.Namespace) -> int:
     from edgecodec.classical import load_rgb
     from edgecodec.device_tests.bench import DEMO_PHOTO
     from edgecodec.device_tests.conformance import check_conformance
     from edgecodec.device_tests.kit import PRECISIONS, check_kit, kit_model, open_pictures
+    from edgecodec.device_tests.latency import measure_latency
+    from edgecodec.device_tests.robustness import check_robustness
 
-    check_json(args.json)
     paths = expand_images(args.images) if args.images else [DEMO_PHOTO]
     bundle, tile = args.bundle, 1536
     if args.matrix and not args.images and bundle is None:
@@ -65,9 +95,66 @@ def run(args: argparse.Namespace) -> int:
         tile=tile,
         threads=args.threads,
     )
-    passed = kit.passed and report.passed
+    robustness = check_robustness(threads=args.threads)
+    latency = measure_latency(paths[:1], args.runs, args.bundle, args.threads)
+    passed = kit.passed and report.passed and robustness.passed
     if args.json:
-        write_json(args.json, {**report.to_dict(), "kit": kit.to_dict(), "passed": passed})
+        values = {
+            **report.to_dict(),
+            "kit": kit.to_dict(),
+            "robustness": robustness.to_dict(),
+            "bench": latency.to_dict(),
+            "passed": passed,
+        }
+        write_json(args.json, values)
     if args.json != "-":
-        print(f"{kit.text()}\n\n{report.text()}")
+        parts = (kit.text(), report.text(), robustness.text(), latency.text())
+        print("\n\n".join(parts))
     return 0 if passed else 1
+
+
+def _run_there(args: argparse.Namespace) -> int:
+    from edgecodec.device_tests.remote import REMOTE_FOLDER, Job, Target, test_there
+
+    quiet = args.json == "-"
+    target = Target(
+        args.host, tuple(args.ssh), args.remote_python, args.remote_dir or REMOTE_FOLDER
+    )
+    wheels = None
+    if args.wheels is not None:
+        wheels = Path(args.wheels)
+        if not wheels.is_dir():
+            raise ConfigError(f"{args.wheels}: no such folder")
+    arguments, files = _arguments_there(args)
+    job = Job(arguments, files, args.extras, wheels)
+    report = test_there(target, job, _say, (lambda line: None) if quiet else print)
+    if args.json:
+        write_json(args.json, report)
+    if not report["passed"]:
+        raise EdgeCodecError(f"{args.host}: the device test failed there; the report says where")
+    return 0
+
+
+def _arguments_there(args: argparse.Namespace) -> tuple[tuple[str, ...], dict[str, Path]]:
+    """Return the arguments of the command there, and the files they name."""
+    files: dict[str, Path] = {}
+    arguments = ["--qualities", ",".join(map(str, args.qualities)), "--runs", str(args.runs)]
+    arguments += ["--matrix"] if args.matrix else []
+    arguments += [] if args.threads is None else ["--threads", str(args.threads)]
+    if args.bundle is not None:
+        path = Path(args.bundle)
+        name = args.bundle
+        if path.exists():
+            name = f"bundle/{path.name}"
+            files[name] = path.resolve()
+        arguments += ["--bundle", name]
+    for number, path in enumerate(expand_images(args.images) if args.images else ()):
+        name = f"images/{number:04d}/{path.name}"
+        files[name] = path
+        arguments.append(name)
+    return tuple(arguments), files
+
+
+def _say(line: str) -> None:
+    """Print progress."""
+    print(line, file=sys.stderr, flush=True)
