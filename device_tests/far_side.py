@@ -37,8 +37,8 @@ def main(home: str) -> int:
         try:
             with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as archive:
                 # Python 3.11.0 to 3.11.3 have no filters; we packed it ourselves.
-                filtered = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
-                archive.extractall(work, **filtered)
+                archive.extraction_filter = getattr(tarfile, "data_filter", None)
+                archive.extractall(work)
             job = json.loads((work / "job.json").read_text(encoding="utf-8"))
             python = _environment(base, work, job)
             return _test(base, python, work, job)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import platform
 import re
 import shlex
@@ -83,9 +82,7 @@ class _Found:
     has_environment: bool
 
 
-def test_there(
-    target: Target, job: Job, say: Say, show: Say, environment: dict[str, str] | None = None
-) -> dict[str, Any]:
+def run_there(target: Target, job: Job, say: Say, show: Say) -> dict[str, Any]:
     """Run the test on another machine and return its report.
 
     Args:
@@ -93,7 +90,6 @@ def test_there(
         job: what to do.
         say: told progress, one line at a time.
         show: told what the test prints, one line at a time.
-        environment: of ssh; None takes this process's.
 
     Raises:
         ConfigError: an option cannot be.
@@ -104,7 +100,7 @@ def test_there(
     wheels = _wheels(job.wheels)
     extras = f"[{','.join(job.extras)}]" if job.extras else ""
     key = _key(full[1], extras, wheels)
-    connection = _Connection(target, environment, say)
+    connection = _Connection(target, say)
     say(f"connecting to {target.host}")
     found = _look(connection, key)
     content: dict[str, bytes] = {}
@@ -126,9 +122,6 @@ def test_there(
     code = Path(far_side.__file__).read_text(encoding="utf-8")
     out = connection.run(_command([found.python, "-c", code, target.folder]), sent, show)
     return _report(target.host, out, connection)
-
-
-test_there.__test__ = False  # type: ignore[attr-defined]  # for pytest: no test
 
 
 def _check(target: Target, job: Job) -> None:
@@ -195,9 +188,9 @@ def _command(words: Sequence[str]) -> str:
 class _Connection:
     """One ssh after the other to the same machine, and what the last said on standard error."""
 
-    def __init__(self, target: Target, environment: dict[str, str] | None, say: Say) -> None:
-        self.target, self.host, self.say, self.environment = target, target.host, say, environment
-        program = shutil.which(target.ssh[0], path=(environment or os.environ).get("PATH"))
+    def __init__(self, target: Target, say: Say) -> None:
+        self.target, self.host, self.say = target, target.host, say
+        program = shutil.which(target.ssh[0])
         if program is None:
             raise EdgeCodecError(
                 f"{target.ssh[0]}: no such program; install an OpenSSH client, or name one: --ssh"
@@ -222,9 +215,10 @@ class _Connection:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=self.environment,
         ) as process:
-            assert process.stdin and process.stdout and process.stderr
+            assert process.stdin is not None
+            assert process.stdout is not None
+            assert process.stderr is not None
             helpers = [
                 threading.Thread(target=_feed, args=(process.stdin, sent), daemon=True),
                 threading.Thread(target=self._listen, args=(process.stderr,), daemon=True),

@@ -45,7 +45,7 @@ def add_parser(sub: Any) -> None:
     add_bundle_option(parser)
     add("--threads", type=whole_number(1, 1024), metavar="N")
     add("--runs", type=whole_number(0, 10**6), default=20, metavar="N",
-        help="timed runs on each backend and precision, of the first image (default 20; 0: none)")  # fmt: skip
+        help="timed runs of the first image on each backend (default 20; 0: none)")  # fmt: skip
     add("--json", metavar="FILE", help="write the results; - is stdout")
     far = parser.add_argument_group("on another machine, over ssh").add_argument
     far("--host", metavar="USER@BOARD", help="as ssh takes it; ~/.ssh/config counts")
@@ -114,7 +114,7 @@ def _run_here(args: argparse.Namespace) -> int:
 
 
 def _run_there(args: argparse.Namespace) -> int:
-    from edgecodec.device_tests.remote import REMOTE_FOLDER, Job, Target, test_there
+    from edgecodec.device_tests.remote import REMOTE_FOLDER, Job, Target, run_there
 
     quiet = args.json == "-"
     target = Target(
@@ -127,7 +127,7 @@ def _run_there(args: argparse.Namespace) -> int:
             raise ConfigError(f"{args.wheels}: no such folder")
     arguments, files = _arguments_there(args)
     job = Job(arguments, files, args.extras, wheels)
-    report = test_there(target, job, _say, (lambda line: None) if quiet else print)
+    report = run_there(target, job, _say, (lambda line: None) if quiet else print)
     if args.json:
         write_json(args.json, report)
     if not report["passed"]:
