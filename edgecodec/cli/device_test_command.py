@@ -109,7 +109,7 @@ def _run_here(args: argparse.Namespace) -> int:
         write_json(args.json, values)
     if args.json != "-":
         parts = (kit.text(), report.text(), robustness.text(), latency.text())
-        print("\n\n".join(parts))
+        print("\n\n".join((*parts, f"device test {'passed' if passed else 'FAILED'}")))
     return 0 if passed else 1
 
 
