@@ -22,8 +22,9 @@ import numpy.typing as npt
 from edgecodec.bundle import Bundle
 from edgecodec.codec import Codec
 from edgecodec.container import HYPER_STRIDE, read_container
+from edgecodec.device_tests.contenders import open_stages
 from edgecodec.entropy import LatentCoder, core_available
-from edgecodec.errors import BackendError, BundleError, EdgeCodecError
+from edgecodec.errors import EdgeCodecError
 from edgecodec.runtimes.base import STAGES, StageName
 from edgecodec.runtimes.device import Device, probe_device
 from edgecodec.runtimes.golden import TOLERANCES
@@ -214,14 +215,13 @@ def open_backends(
         held = {e.precision for e in bundle.manifest.artefacts if e.target == target}
         for precision in (p for p in precisions if p in held or p == "fp32"):
             codec = stack.enter_context(Codec(bundle, name, precision, threads))
+            label, problems = f"{name} {precision}", open_stages(codec, stages)
             for stage in stages:
-                working = found.encoders if stage == "analysis" else found.decoders
-                label = f"{name} {precision}"
-                try:
-                    codec.choice(stage)
+                if stage in problems:
+                    found.skipped[f"{label} {stage}"] = problems[stage]
+                else:
+                    working = found.encoders if stage == "analysis" else found.decoders
                     working[label] = codec
-                except (BackendError, BundleError) as exc:
-                    found.skipped[f"{label} {stage}"] = str(exc)
     return found
 
 

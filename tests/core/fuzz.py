@@ -39,6 +39,8 @@ GIVEN_EVERY, GIVEN_SHARE = 8, 50
 """Each eighth stretch uses the tables of the shipped model, which are slow, for a 50th as long."""
 MAX_LENGTH = 20000
 """Bytes of an input, INPUT_MAX of fuzz.h."""
+HANG_S = 300
+"""Seconds on the wall for one input, a matter of milliseconds: a machine may stop meanwhile."""
 
 
 def fuzz_input(what: int, quality: int, size: tuple[int, int], tables: bytes, data: bytes) -> bytes:
@@ -103,7 +105,7 @@ def stretch(program: Path, state: Path, executions: int, tables: Path | None) ->
     if tables:
         environment["ECX_TABLES"] = str(tables)
     begin = time.perf_counter()
-    command = [str(program), f"-runs={executions}", f"-max_len={MAX_LENGTH}", "-timeout=20"]
+    command = [str(program), f"-runs={executions}", f"-max_len={MAX_LENGTH}", f"-timeout={HANG_S}"]
     command += ["-rss_limit_mb=1024", "-malloc_limit_mb=64", "-print_final_stats=1"]
     command += [f"-artifact_prefix={state}/", str(corpus), str(seeds)]
     result = subprocess.run(command, capture_output=True, check=False, env=environment)

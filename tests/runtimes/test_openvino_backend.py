@@ -79,7 +79,7 @@ print("alive")
 
 
 def test_processor_kept_from_its_instructions_crashes_nothing(tmp_path: Path) -> None:
-    """oneDNN, told to do without AVX-512, has no bfloat16, which OpenVINO then takes all the same."""
+    """oneDNN, told to do without AVX-512, has no bfloat16, which OpenVINO takes all the same."""
     pytest.importorskip("openvino")
     if "avx512_bf16" not in probe_device().features:
         pytest.skip("this processor has no bfloat16")
