@@ -9,10 +9,12 @@ from edgecodec.cli.common import (
     add_bundle_option,
     check_json,
     expand_images,
+    name_list,
     whole_number,
     whole_numbers,
     write_json,
 )
+from edgecodec.errors import ConfigError
 
 
 def add_parser(sub: Any) -> None:
@@ -36,6 +38,22 @@ def add_parser(sub: Any) -> None:
         help="every precision of every backend, int8 pixels identical; without --bundle and "
         "IMAGES with the model and the pictures of the golden files",
     )
+    add(
+        "--precision",
+        type=name_list,
+        metavar="LIST",
+        help="with --matrix: these alone, such as int8 (default: fp32,fp16,int8)",
+    )
+    add(
+        "--extremes",
+        action="store_true",
+        help="black, white, noise and noise of full colours beside IMAGES, 768x512",
+    )
+    add(
+        "--fast",
+        action="store_true",
+        help="one entropy coder: the NumPy one takes seconds for each photo",
+    )
     add_bundle_option(parser)
     add("--threads", type=whole_number(1, 1024), metavar="N")
     add("--json", metavar="FILE", help="write the results; - is stdout")
@@ -48,22 +66,29 @@ def run(args: argparse.Namespace) -> int:
     from edgecodec.device_tests.bench import DEMO_PHOTO
     from edgecodec.device_tests.conformance import check_conformance
     from edgecodec.device_tests.kit import PRECISIONS, check_kit, kit_model, open_pictures
+    from edgecodec.device_tests.kit_pictures import extreme_pictures
 
     check_json(args.json)
+    unknown = set(args.precision or ()) - set(PRECISIONS)
+    if unknown:
+        raise ConfigError(f"precision {', '.join(sorted(unknown))}: {', '.join(PRECISIONS)} exist")
     paths = expand_images(args.images) if args.images else [DEMO_PHOTO]
     bundle, tile = args.bundle, 1536
     if args.matrix and not args.images and bundle is None:
         images, bundle, tile = open_pictures(), kit_model(), 64
     else:
         images = {path.name: load_rgb(path) for path in paths}
+    if args.extremes:
+        images |= extreme_pictures(512, 768)
     kit = check_kit(threads=args.threads)
     report = check_conformance(
         images,
         args.qualities,
         bundle=bundle,
-        precisions=PRECISIONS if args.matrix else ("fp32",),
+        precisions=(args.precision or PRECISIONS) if args.matrix else ("fp32",),
         tile=tile,
         threads=args.threads,
+        twin=not args.fast,
     )
     passed = kit.passed and report.passed
     if args.json:
