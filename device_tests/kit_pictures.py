@@ -26,7 +26,7 @@ def extreme_pictures(height: int, width: int) -> dict[str, UInt8Array]:
         "black": np.zeros((height, width, 3), np.uint8),
         "white": np.full((height, width, 3), 255, np.uint8),
         "noise": noise(height, width, 3, 1),
-        "saturated": (noise(height, width, 3, 2) >> 7) * np.uint8(255),
+        "saturated": np.where(noise(height, width, 3, 2) > 127, np.uint8(255), np.uint8(0)),
     }
 
 
