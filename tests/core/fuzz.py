@@ -140,7 +140,12 @@ def coverage(state: Path, compiler: str) -> str:
         environment = {**os.environ, "LLVM_PROFILE_FILE": str(profiles[-1])}
         if kind == "given":
             environment["ECX_TABLES"] = str(state / "tables.bin")
-        command = [program, "-runs=0", f"-max_len={MAX_LENGTH}", state / f"corpus-{kind}"]
+        command: list[str | Path] = [
+            program,
+            "-runs=0",
+            f"-max_len={MAX_LENGTH}",
+            state / f"corpus-{kind}",
+        ]
         subprocess.run(command, env=environment, capture_output=True, check=True)
     merged = state / "merged.profdata"
     tool("llvm-profdata", "merge", "-sparse", *profiles, "-o", merged)

@@ -15,7 +15,6 @@ from edgecodec.errors import BitstreamError
 from tests.fuzzing import bundles, files, twins
 from tests.fuzzing.campaign import Campaign, Finding, Target
 
-
 LEAST = 400
 """Inputs of each kind with every run of the tests."""
 
