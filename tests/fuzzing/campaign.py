@@ -171,6 +171,7 @@ def stretch(target: Target[Any], seed: int, executions: int, state: Path) -> dic
         "seconds": round(time.perf_counter() - begin, 1),
         "slowest_ms": round(1e3 * campaign.slowest_s, 1),
         "replays_grew_kb": grown >> 10,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,  # Linux: in kB
     }
 
 
