@@ -10,7 +10,7 @@
 # (or named by CC_ARM64) the C core is built for it, too. QUALITIES is a list such as 1,60,100.
 # TORCH_ARM64 is the torch that arm64 gets, torch==2.10.0.
 set -euo pipefail
-[ $# -ge 1 ] || { sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 2; }
+[ $# -ge 1 ] || { sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 2; }
 here=$(cd "$(dirname "$0")/.." && pwd)
 mkdir -p "$1" && work=$(cd "$1" && pwd)
 shift

@@ -42,7 +42,7 @@ def add_parser(sub: Any) -> None:
         "--precision",
         type=name_list,
         metavar="LIST",
-        help="with --matrix: these alone, such as int8 (default: fp32,fp16,int8)",
+        help="these alone, such as int8 (default: fp32, with --matrix fp32,fp16,int8)",
     )
     add(
         "--extremes",
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
         images,
         args.qualities,
         bundle=bundle,
-        precisions=(args.precision or PRECISIONS) if args.matrix else ("fp32",),
+        precisions=args.precision or (PRECISIONS if args.matrix else ("fp32",)),
         tile=tile,
         threads=args.threads,
         twin=not args.fast,
