@@ -2,8 +2,8 @@
 
 Float64 matrix products of integers stay exact while every partial sum is below 2**53; here none
 reaches 2**28, and no int64 2**30 (docs/FORMAT.md, "Why 32 bits are enough"). States of the entropy
-coder are Python's own integers; that they stay below 2**32 is proven in the C core. The rANS loop is
-plain Python and slow: about a second for a Kodak image.
+coder are Python's own integers; that they stay below 2**32 is proven in the C core. The rANS loop
+is plain Python and slow: about a second for a Kodak image.
 """
 
 from __future__ import annotations
