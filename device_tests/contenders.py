@@ -16,7 +16,7 @@ from edgecodec.classical import classical_codec
 from edgecodec.codec import Codec
 from edgecodec.errors import BackendError, BundleError
 from edgecodec.profiling import Profile, Span, covered_s
-from edgecodec.runtimes.base import STAGES
+from edgecodec.runtimes.base import STAGES, StageName
 from edgecodec.runtimes.registry import backend_names
 
 UInt8Array = npt.NDArray[np.uint8]
@@ -134,14 +134,27 @@ def open_codecs(
     for request in requests:
         codec = Codec(bundle, request.backend, request.precision, threads)
         sessions.callback(codec.close)
-        try:
-            for stage in STAGES:
-                codec.choice(stage)
-        except (BackendError, BundleError) as exc:
-            skipped[str(request)] = str(exc)
+        problems = open_stages(codec)
+        if problems:
+            skipped[str(request)] = next(iter(problems.values()))
         else:
             codecs[request] = codec
     return codecs, skipped
+
+
+def open_stages(codec: Codec, stages: Sequence[StageName] = STAGES) -> dict[StageName, str]:
+    """Open what runs each stage; return why some cannot run here.
+
+    Raises:
+        UnknownPluginError: no backend of that name.
+    """
+    problems: dict[StageName, str] = {}
+    for stage in stages:
+        try:
+            codec.choice(stage)
+        except (BackendError, BundleError) as exc:
+            problems[stage] = str(exc)
+    return problems
 
 
 def our_contender(request: Request, codec: Codec, quality: int) -> Contender:

@@ -20,6 +20,16 @@ def noise(height: int, width: int, channels: int, seed: int) -> UInt8Array:
     return levels.reshape(height, width, channels)
 
 
+def extreme_pictures(height: int, width: int) -> dict[str, UInt8Array]:
+    """Return black, white, noise, and noise of nothing but full colours, by name."""
+    return {
+        "black": np.zeros((height, width, 3), np.uint8),
+        "white": np.full((height, width, 3), 255, np.uint8),
+        "noise": noise(height, width, 3, 1),
+        "saturated": np.where(noise(height, width, 3, 2) > 127, np.uint8(255), np.uint8(0)),
+    }
+
+
 def kit_pictures(photo: UInt8Array) -> dict[str, UInt8Array]:
     """Return the pictures by name, (H, W, 3) uint8, or (H, W) where grey.
 

@@ -335,7 +335,8 @@ class Bundle:
         Keys: `x` (H, W, 3) uint8; `quality` int; `file` uint8, the expected bytes decode to
         `y_hat` (h, w, M) int16; `x_hat` (H, W, 3) uint8 of the reference; `y` (h, w, M) and
         `z` (h/2, w/2, Z) float32 of the reference. What is there has these types and axes; so have
-        results of a precision, such as `x_hat_int8`.
+        results of a precision, such as `x_hat_int8`. `y_hat_extreme` and `x_hat_extreme`, if
+        there, are latents and pixels of a second picture, of colours at full strength.
 
         Raises:
             BundleError: missing, damaged, or of other types.

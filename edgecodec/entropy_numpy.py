@@ -1,7 +1,9 @@
 """The NumPy twin of the C core: oracle in tests, and fallback where the core is not built.
 
-Float64 matrix products of integers stay exact while every partial sum is below 2**53. The rANS
-loop is plain Python and slow: about a second for a Kodak image.
+Float64 matrix products of integers stay exact while every partial sum is below 2**53; here none
+reaches 2**28, and no int64 2**30 (docs/FORMAT.md, "Why 32 bits are enough"). States of the entropy
+coder are Python's own integers; that they stay below 2**32 is proven in the C core. The rANS loop
+is plain Python and slow: about a second for a Kodak image.
 """
 
 from __future__ import annotations
@@ -208,18 +210,19 @@ class NumpyImplementation:
         cdf, half = self._cdf[level], self._half[level]
         k = bisect_right(cdf, reader.current & _MASK) - 1
         reader.advance(cdf[k], cdf[k + 1] - cdf[k])
-        if k <= 2 * half:
-            return int(k - half)
+        value = int(k - half) if k <= 2 * half else self._read_escape(reader, half)
+        if abs(value) > limit:  # a wide table reaches beyond what z may be
+            raise ValueError("corrupt")
+        return value
+
+    def _read_escape(self, reader: _Reader, half: int) -> int:
         count = reader.nibble()
         if count > 4:
             raise ValueError("corrupt")
         u = 0
         for _ in range(count):
             u = u << 4 | reader.nibble()
-        value = -(u >> 1) - half - 1 if u & 1 else (u >> 1) + half + 1
-        if abs(value) > limit:
-            raise ValueError("corrupt")
-        return value
+        return -(u >> 1) - half - 1 if u & 1 else (u >> 1) + half + 1
 
 
 def _linear(weight: npt.NDArray[np.int8], x: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

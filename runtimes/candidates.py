@@ -213,7 +213,7 @@ def prove(candidate: Candidate, bundle: Bundle, golden: Golden) -> Session:
             begun = time.perf_counter()
             session = candidate.session = load(bundle, candidate)
             candidate.load_s = time.perf_counter() - begun
-            outputs = session.run(golden.inputs(stage))
+            outputs = [session.run(given) for given in golden.inputs(stage)]
         limit = TOLERANCES.get(entry.precision, TOLERANCES["fp32"])
         problem = golden.problem(stage, outputs, entry.precision, limit)
     except EdgeCodecError:

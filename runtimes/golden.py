@@ -7,7 +7,7 @@ bundle's golden vector once before it is used.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +50,10 @@ TOLERANCES = {
 
 EXACT = Tolerance(latents=0.0, levels=0, rms_levels=0.0)
 
+EXTREME = "_extreme"
+"""Ends the names of the second picture's arrays: black, white and full colours. Kernels that sum in
+half precision pass on a photo and fail there."""
+
 
 class Golden:
     """The golden vector of a bundle, as inputs and checks.
@@ -57,6 +61,7 @@ class Golden:
     Args:
         bundle: where it is. Results of an artefact that is exact by construction may lie beside
             the reference's under the name of the precision: `x_hat_int8`, `y_int8`, `z_int8`.
+            Latents of a second picture for the synthesis may lie there as `y_hat_extreme`.
 
     Raises:
         BundleError: it is missing, damaged or incomplete.
@@ -72,6 +77,7 @@ class Golden:
                 and x.shape[0] % ANALYSIS_MULTIPLE == 0
                 and x.shape[1] % ANALYSIS_MULTIPLE == 0
                 and {"x_hat", "y", "z"} <= set(arrays)
+                and (f"y_hat{EXTREME}" in arrays) == (f"x_hat{EXTREME}" in arrays)
             )
         except KeyError:
             fits = False
@@ -81,15 +87,16 @@ class Golden:
                 "convert the checkpoint again"
             )
         self._arrays = arrays
-        self._given: dict[StageName, tuple[str, Float32Array]] = {
-            "analysis": ("x", x[None].astype(np.float32)),
-            "synthesis": ("y_hat", y_hat[None].astype(np.float32)),
-        }
+        self._pictures = ("", EXTREME) if f"y_hat{EXTREME}" in arrays else ("",)
 
-    def inputs(self, stage: StageName) -> dict[str, Float32Array]:
-        """Return what a session of `stage` is to be given."""
-        name, value = self._given[stage]
-        return {name: value}
+    def _given(self, stage: StageName, picture: str = "") -> tuple[str, Float32Array]:
+        name = "x" if stage == "analysis" else "y_hat"
+        return name, self._arrays[name + picture][None].astype(np.float32)
+
+    def inputs(self, stage: StageName) -> list[dict[str, Float32Array]]:
+        """Return what a session of `stage` is to be given, one call after the other."""
+        pictures = self._pictures if stage == "synthesis" else ("",)
+        return [dict([self._given(stage, picture)]) for picture in pictures]
 
     def workload(self, stage: StageName, size: tuple[int, int]) -> dict[str, Float32Array]:
         """Return the golden input repeated to the size of a picture, for timing.
@@ -98,7 +105,7 @@ class Golden:
             stage: which stage.
             size: height and width in pixels; rounded up to what the stage takes.
         """
-        name, value = self._given[stage]
+        name, value = self._given(stage)
         pixels = [-(-side // ANALYSIS_MULTIPLE) * ANALYSIS_MULTIPLE for side in size]
         height, width = (s if stage == "analysis" else s // LATENT_STRIDE for s in pixels)
         return {name: repeated(value, height, width)}
@@ -106,7 +113,7 @@ class Golden:
     def problem(
         self,
         stage: StageName,
-        outputs: Mapping[str, npt.NDArray[Any]],
+        outputs: Sequence[Mapping[str, npt.NDArray[Any]]],
         precision: str,
         tolerance: Tolerance,
     ) -> str:
@@ -114,25 +121,35 @@ class Golden:
 
         Args:
             stage: which stage.
-            outputs: results for `inputs(stage)`.
+            outputs: results for each of `inputs(stage)`.
             precision: of the artefact; results stored under its name are demanded exactly.
             tolerance: otherwise, how far results may be from the reference.
         """
-        for name in ("y", "z") if stage == "analysis" else ("x_hat",):
-            reference = self._arrays.get(f"{name}_{precision}")
-            limit = tolerance if reference is None else EXACT
-            if reference is None:
-                reference = self._arrays[name]
-            if name not in outputs:
-                return f"gives no {name}, only {', '.join(sorted(outputs)) or 'nothing'}"
-            found = outputs[name]
-            if found.ndim != 4 or found.shape[0] != 1 or found.dtype != np.float32:
-                return f"{name} is {found.dtype} of shape {found.shape}, not a float32 map"
-            compare = _pixels_problem if name == "x_hat" else _latents_problem
-            problem = compare(name, found[0], reference, limit)
-            if problem:
-                return problem
+        for picture, found in zip(self._pictures, outputs, strict=False):  # the analysis has one
+            for name in ("y", "z") if stage == "analysis" else ("x_hat",):
+                reference = self._arrays.get(f"{name}{picture}_{precision}")
+                limit = tolerance if reference is None else EXACT
+                if reference is None:
+                    reference = self._arrays[name + picture]
+                problem = _output_problem(name, found, reference, limit)
+                if problem:
+                    return problem + (" (full colours)" if picture else "")
         return ""
+
+
+def _output_problem(
+    name: str,
+    outputs: Mapping[str, npt.NDArray[Any]],
+    reference: npt.NDArray[Any],
+    limit: Tolerance,
+) -> str:
+    if name not in outputs:
+        return f"gives no {name}, only {', '.join(sorted(outputs)) or 'nothing'}"
+    found = outputs[name]
+    if found.ndim != 4 or found.shape[0] != 1 or found.dtype != np.float32:
+        return f"{name} is {found.dtype} of shape {found.shape}, not a float32 map"
+    compare = _pixels_problem if name == "x_hat" else _latents_problem
+    return compare(name, found[0], reference, limit)
 
 
 def _pixels_problem(

@@ -25,6 +25,11 @@ KERNEL_CACHE = "64"
 after 400 sizes the process holds 680 MB, with 64 kernels 320 MB, and is not slower.
 """
 
+_failed: list[Any] = []
+"""Models whose inference failed, kept until the process ends. OpenVINO 2026.4 gives empty results,
+without an error, where it finds no kernel for the processor (`ONEDNN_MAX_CPU_ISA=AVX2` on one with
+bfloat16; an emulated Cortex-A72); once such a model is released, the next one to run crashes."""
+
 
 class OpenVinoBackend:
     """Loads OpenVINO IR (`.xml` with its `.bin`)."""
@@ -125,10 +130,18 @@ class OpenVinoSession(CheckedSession):
         compiled = self._compiled
         if compiled is None:
             raise BackendError(self.backend, "the session is closed")
-        request = compiled.create_infer_request()
-        request.infer(inputs, share_inputs=True)
-        # The request's memory goes with it, so the results are copied; its inputs are not.
-        return {name: np.array(request.get_tensor(name).data) for name in self._outputs}
+        try:
+            request = compiled.create_infer_request()
+            request.infer(inputs, share_inputs=True)
+            # The request's memory goes with it, so the results are copied; its inputs are not.
+            results = {name: np.array(request.get_tensor(name).data) for name in self._outputs}
+            if not all(value.size for value in results.values()):
+                raise BackendError(self.backend, "gives an empty result")
+        except Exception:
+            if not any(kept is compiled for kept in _failed):
+                _failed.append(compiled)
+            raise
+        return results
 
     def _release(self) -> None:
         self._compiled = None

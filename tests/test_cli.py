@@ -196,6 +196,7 @@ FAILURES = {
     "compare no report": (("bench", "--compare", "text.txt", "text.txt"), "text.txt"),
     "bench of no image": (("bench", "text.txt", "--backends", "onnxruntime"), "text.txt"),
     "test of no image": (("device-test", "text.txt"), "text.txt"),
+    "test of no precision": (("device-test", "--precision", "int4"), "fp32, fp16, int8 exist"),
     "eval of nothing": (("eval", "absent.png"), "no such file"),
     "eval to nowhere": (("eval", "photo.png", "--html", "no/x.html"), "no such folder"),
     "eval of no codec": (("eval", "photo.png", "--against", "gif", *FAST), "gif"),
@@ -398,6 +399,11 @@ def test_matrix_is_of_the_kit_where_nothing_is_named(
     assert seen["precisions"] == kit.PRECISIONS
     assert call("device-test", "--matrix", "--bundle", "default", "photo.png") == 1
     assert (seen["bundle"], seen["images"]) == ("default", ["photo.png"])
+    assert seen["twin"] is True
+    options = ("--matrix", "--precision", "int8", "--extremes", "--fast", "photo.png")
+    assert call("device-test", *options) == 1
+    assert (seen["precisions"], seen["twin"]) == (("int8",), False)
+    assert seen["images"] == ["photo.png", "black", "white", "noise", "saturated"]
 
 
 BENCH = ("--backends", "onnxruntime", "--runs", "3", "--seconds", "0", "--cold-starts", "0")

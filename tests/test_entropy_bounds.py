@@ -284,6 +284,21 @@ def test_first_thing_wrong_decides_wherever_the_bytes_end() -> None:
     assert seen == {BitstreamError.__name__, TruncatedBitstreamError.__name__}
 
 
+@pytest.mark.parametrize("value", [HYPER_LIMIT, HYPER_LIMIT + 1, -HYPER_LIMIT - 1, 2047, -2047])
+def test_wide_tables_reach_beyond_what_z_may_be(value: int) -> None:
+    """Such a value needs no escape, and is out of range all the same."""
+    row = [4] * (2 * 2047) + [4, 4]
+    row[2047] += 2**14 - sum(row)
+    coders = coders_of(coding_tables([row], [1]))
+    twin = coders[1]._impl
+    assert isinstance(twin, NumpyImplementation)
+    ops: list[tuple[int, int]] = []
+    twin._push(ops, 1, value)
+    outcomes = {verdict(coder, _write(ops), 50, 1, 1) for coder in coders}
+    assert len(outcomes) == 1
+    assert (outcomes == {BitstreamError.__name__}) == (abs(value) > HYPER_LIMIT)
+
+
 def test_longest_escape_is_out_of_range_not_out_of_bits() -> None:
     """Four nibbles of ones behind the widest table: more than 16 bits hold."""
     row = [1] * (2 * 2047) + [2**14 - 2 * 2047 - 1024, 1024]

@@ -42,6 +42,22 @@ def add_parser(sub: Any) -> None:
         help="every precision of every backend, int8 pixels identical; without --bundle and "
         "IMAGES with the model and the pictures of the golden files",
     )
+    add(
+        "--precision",
+        type=name_list,
+        metavar="LIST",
+        help="these alone, such as int8 (default: fp32, with --matrix fp32,fp16,int8)",
+    )
+    add(
+        "--extremes",
+        action="store_true",
+        help="black, white, noise and noise of full colours beside IMAGES, 768x512",
+    )
+    add(
+        "--fast",
+        action="store_true",
+        help="one entropy coder: the NumPy one takes seconds for each photo",
+    )
     add_bundle_option(parser)
     add("--threads", type=whole_number(1, 1024), metavar="N")
     add("--runs", type=whole_number(0, 10**6), default=20, metavar="N",
@@ -77,23 +93,30 @@ def _run_here(args: argparse.Namespace) -> int:
     from edgecodec.device_tests.bench import DEMO_PHOTO
     from edgecodec.device_tests.conformance import check_conformance
     from edgecodec.device_tests.kit import PRECISIONS, check_kit, kit_model, open_pictures
+    from edgecodec.device_tests.kit_pictures import extreme_pictures
     from edgecodec.device_tests.latency import measure_latency
     from edgecodec.device_tests.robustness import check_robustness
 
+    unknown = set(args.precision or ()) - set(PRECISIONS)
+    if unknown:
+        raise ConfigError(f"precision {', '.join(sorted(unknown))}: {', '.join(PRECISIONS)} exist")
     paths = expand_images(args.images) if args.images else [DEMO_PHOTO]
     bundle, tile = args.bundle, 1536
     if args.matrix and not args.images and bundle is None:
         images, bundle, tile = open_pictures(), kit_model(), 64
     else:
         images = {path.name: load_rgb(path) for path in paths}
+    if args.extremes:
+        images |= extreme_pictures(512, 768)
     kit = check_kit(threads=args.threads)
     report = check_conformance(
         images,
         args.qualities,
         bundle=bundle,
-        precisions=PRECISIONS if args.matrix else ("fp32",),
+        precisions=args.precision or (PRECISIONS if args.matrix else ("fp32",)),
         tile=tile,
         threads=args.threads,
+        twin=not args.fast,
     )
     robustness = check_robustness(threads=args.threads)
     latency = measure_latency(paths[:1], args.runs, args.bundle, args.threads)
@@ -139,7 +162,9 @@ def _arguments_there(args: argparse.Namespace) -> tuple[tuple[str, ...], dict[st
     """Return the arguments of the command there, and the files they name."""
     files: dict[str, Path] = {}
     arguments = ["--qualities", ",".join(map(str, args.qualities)), "--runs", str(args.runs)]
-    arguments += ["--matrix"] if args.matrix else []
+    flags = ("matrix", "extremes", "fast")
+    arguments += [f"--{flag}" for flag in flags if getattr(args, flag)]
+    arguments += ["--precision", ",".join(args.precision)] if args.precision else []
     arguments += [] if args.threads is None else ["--threads", str(args.threads)]
     if args.bundle is not None:
         path = Path(args.bundle)

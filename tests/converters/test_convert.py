@@ -90,6 +90,9 @@ def test_conversion_writes_a_bundle_that_runs_everywhere(
             found = session.run({"y_hat": golden["y_hat"][None].astype(np.float32)})["x_hat"][0]
             allowed = 1 if entry.precision == "fp32" else 9  # bfloat16 where OpenVINO takes that
             assert np.abs(np.clip(found, 0, 255) - golden["x_hat"]).max() < allowed
+            extreme = golden["y_hat_extreme"][None].astype(np.float32)
+            found = session.run({"y_hat": extreme})["x_hat"][0]
+            assert np.abs(np.clip(found, 0, 255) - golden["x_hat_extreme"]).max() < allowed
         else:
             y = session.run({"x": golden["x"][None].astype(np.float32)})["y"][0]
             assert np.abs(y - golden["y"]).max() < (1e-3 if entry.precision == "fp32" else 1)

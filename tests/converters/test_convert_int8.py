@@ -93,10 +93,11 @@ def test_a_bundle_has_int8_for_each_target(converted: Bundle) -> None:
 
 def test_the_golden_vector_has_the_one_answer(converted: Bundle) -> None:
     golden = converted.golden()
-    found = golden["x_hat_int8"]
-    assert found.dtype == np.uint8
-    assert found.shape == golden["x_hat"].shape
-    assert np.abs(found.astype(int) - golden["x_hat"]).max() < 64
+    for name in ("x_hat", "x_hat_extreme"):
+        found = golden[f"{name}_int8"]
+        assert found.dtype == np.uint8
+        assert found.shape == golden[name].shape
+        assert np.abs(found.astype(int) - golden[name]).max() < 64
 
 
 def test_every_runtime_decodes_the_same_pixels(converted: Bundle) -> None:

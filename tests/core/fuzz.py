@@ -1,9 +1,11 @@
 """Fuzz the C core with libFuzzer, for as many executions as asked, over any number of sittings.
 
     nice python -m tests.core.fuzz --executions 10000000 --state DIR
+    python -m tests.core.fuzz --coverage --state DIR   # what of the core the corpus there reaches
 
-Needs clang with its sanitizers. DIR keeps the corpus, what was found (`crash-*` and the like) and
-`log.jsonl`, a line for each stretch; started again, it goes on from there.
+Needs clang with its sanitizers, and LLVM's tools for the coverage. DIR keeps the corpus, what was
+found (`crash-*` and the like) and `log.jsonl`, a line for each stretch; started again, it goes on
+from there.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import numpy as np
 from edgecodec.bundle import Bundle
 from edgecodec.entropy import LatentCoder
 from edgecodec.tables import Tables
-from tests.core.programs import build, clang
+from tests.core.programs import CORE, build, clang
 from tests.streams import likely_tables, symbols, wild_tables
 
 TARGET = ("fuzz.c", "fuzz_mutate.c", "plain.c")
@@ -39,6 +41,8 @@ GIVEN_EVERY, GIVEN_SHARE = 8, 50
 """Each eighth stretch uses the tables of the shipped model, which are slow, for a 50th as long."""
 MAX_LENGTH = 20000
 """Bytes of an input, INPUT_MAX of fuzz.h."""
+HANG_S = 300
+"""Seconds on the wall for one input, a matter of milliseconds: a machine may stop meanwhile."""
 
 
 def fuzz_input(what: int, quality: int, size: tuple[int, int], tables: bytes, data: bytes) -> bytes:
@@ -103,7 +107,7 @@ def stretch(program: Path, state: Path, executions: int, tables: Path | None) ->
     if tables:
         environment["ECX_TABLES"] = str(tables)
     begin = time.perf_counter()
-    command = [str(program), f"-runs={executions}", f"-max_len={MAX_LENGTH}", "-timeout=20"]
+    command = [str(program), f"-runs={executions}", f"-max_len={MAX_LENGTH}", f"-timeout={HANG_S}"]
     command += ["-rss_limit_mb=1024", "-malloc_limit_mb=64", "-print_final_stats=1"]
     command += [f"-artifact_prefix={state}/", str(corpus), str(seeds)]
     result = subprocess.run(command, capture_output=True, check=False, env=environment)
@@ -121,16 +125,50 @@ def stretch(program: Path, state: Path, executions: int, tables: Path | None) ->
     }
 
 
+def coverage(state: Path, compiler: str) -> str:
+    """Return which lines and branches of the core the corpora in `state` execute, and which not."""
+    flags = ("-g", "-O1", "-fsanitize=fuzzer", "-fprofile-instr-generate", "-fcoverage-mapping")
+    program = build(state, TARGET, *flags, compiler=compiler, name="fuzz-coverage")
+
+    def tool(name: str, *arguments: str | Path) -> str:
+        found = subprocess.check_output([compiler, f"--print-prog-name={name}"], text=True)
+        return subprocess.check_output([found.strip(), *map(str, arguments)], text=True)
+
+    profiles = []
+    for kind in ("own", "given"):
+        profiles.append(state / f"{kind}.profraw")
+        environment = {**os.environ, "LLVM_PROFILE_FILE": str(profiles[-1])}
+        if kind == "given":
+            environment["ECX_TABLES"] = str(state / "tables.bin")
+        command: list[str | Path] = [
+            program,
+            "-runs=0",
+            f"-max_len={MAX_LENGTH}",
+            state / f"corpus-{kind}",
+        ]
+        subprocess.run(command, env=environment, capture_output=True, check=True)
+    merged = state / "merged.profdata"
+    tool("llvm-profdata", "merge", "-sparse", *profiles, "-o", merged)
+    what = (program, f"-instr-profile={merged}", CORE / "edgecodec_core.c")
+    lines = tool("llvm-cov", "show", "-show-branches=count", *what).splitlines()
+    missed = [line for line in lines if re.match(r"\s+\d+\|\s+0\|", line)]
+    return "\n".join([tool("llvm-cov", "report", *what), "lines not reached:", *missed])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Fuzz the C core with libFuzzer.")
     parser.add_argument("--executions", type=int, default=100_000)
     parser.add_argument("--stretch", type=int, default=250_000, help="executions per process")
     parser.add_argument("--state", type=Path, required=True, help="folder to keep and go on from")
+    parser.add_argument("--coverage", action="store_true", help="of the corpus; fuzzes nothing")
     parser.add_argument("--compiler", default=clang(), help="a clang with its sanitizers")
     args = parser.parse_args()
     if args.compiler is None:
         raise SystemExit("no clang here; install it, for example: apt-get install clang")
     args.state.mkdir(parents=True, exist_ok=True)
+    if args.coverage:
+        sys.stdout.write(coverage(args.state, args.compiler) + "\n")
+        return
     flags = (*SANITIZERS, *GUIDED)
     programs = [
         build(args.state, TARGET, *flags, *more, compiler=args.compiler, name=name)

@@ -148,7 +148,7 @@ def test_core_does_the_same_with_and_without_special_instructions(
 @pytest.mark.slow
 @pytest.mark.skipif(clang() is None, reason="no clang here")
 def test_guided_fuzzing_finds_nothing(tmp_path: Path) -> None:
-    """As long as CI has time for; docs/robustness.md tells of more."""
+    """As long as CI has time for; docs/fuzzing.md tells of more."""
     command = [sys.executable, "-m", "tests.core.fuzz", "--executions", "40000"]
     command += ["--stretch", "20000", "--state", str(tmp_path)]
     result = subprocess.run(command, capture_output=True, check=False)

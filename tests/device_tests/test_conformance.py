@@ -21,7 +21,7 @@ from edgecodec.device_tests.conformance import (
     same_bytes,
 )
 from edgecodec.device_tests.kit import PRECISIONS, kit_model
-from edgecodec.entropy import LatentCoder
+from edgecodec.entropy import LatentCoder, core_available
 from edgecodec.errors import UnknownPluginError
 from edgecodec.runtimes.registry import backend_names
 from tests.streams import symbols
@@ -81,6 +81,16 @@ def test_no_backend_at_all_does_not_pass(
     report = check_conformance(pictures, [50], bundle=shipped)
     assert not report.passed
     assert report.text().endswith("FAILED")
+
+
+def test_one_entropy_coder_may_do(shipped: Bundle, pictures: Pictures) -> None:
+    report = check_conformance(
+        pictures, [50], bundle=shipped, backends=["onnxruntime"], threads=1, twin=False
+    )
+    assert report.passed
+    assert report.coder_files is None
+    alone = "c" if core_available() else "numpy"
+    assert f"entropy coder: {alone} alone" in report.text()
 
 
 def test_unknown_backend_is_no_backend_that_is_missing(shipped: Bundle) -> None:

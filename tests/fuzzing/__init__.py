@@ -1,1 +1,1 @@
-"""Fuzzing of the Python side: files and bundles are mutated by their structure."""
+"""Fuzzing of the Python side: files, bundles and substreams are mutated by their structure."""

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,12 @@ from edgecodec.errors import (
     ConfigError,
     UnknownPluginError,
 )
+from edgecodec.image import to_levels
 from edgecodec.manifest import ArtefactEntry
 from edgecodec.runtimes import competition, registry
 from edgecodec.runtimes.base import Artefact, Availability, Session, SessionOptions
 from edgecodec.runtimes.device import probe_device
+from edgecodec.runtimes.golden import Golden
 from edgecodec.runtimes.onnxruntime_backend import OnnxRuntimeBackend
 from edgecodec.runtimes.openvino_backend import OpenVinoBackend
 from edgecodec.runtimes.report import devices_report
@@ -303,6 +306,42 @@ def test_int8_must_match_its_own_golden_result_exactly(
     for precision in ("int8", "auto"):
         with pytest.raises(BackendError, match=r"up to 1 levels .*, allowed 0"):
             choose(copy, stages=("synthesis",), precision=precision, threads=1)
+
+
+def test_what_is_wrong_on_full_colours_alone_is_refused(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As kernels are that sum in half precision: right on a photo, far off where all is full."""
+    copy = with_artefacts(bundle, tmp_path, entry(bundle, "onnx"), entry(bundle, "tflite", "fp16"))
+    arrays = copy.golden()
+    extreme = np.rint(np.clip(1.0 + arrays["y_hat"][:2, :4], -99, 99)).astype(np.int16)
+    graph = Artefact("synthesis", "onnx", "fp32", copy.artefact_file(entry(copy, "onnx")))
+    with closing(OnnxRuntimeBackend().load(graph, SessionOptions(1))) as session:
+        x_hat = session.run({"y_hat": extreme[None].astype(np.float32)})["x_hat"][0]
+    arrays |= {"y_hat_extreme": extreme, "x_hat_extreme": to_levels(x_hat)}
+    np.savez(copy.root / GOLDEN, allow_pickle=False, **arrays)
+    manifest = replace(copy.manifest, files=hash_files(copy.root))
+    (copy.root / MANIFEST).write_text(manifest.to_json())
+    copy = Bundle(copy.path)
+    verdict = choose(copy, stages=("synthesis",), threads=1, budget_s=BUDGET_S).stages[0]
+    assert names(verdict.ranked) == {"onnxruntime", "tflite"}
+
+    def far_off(out: Outputs) -> Outputs:
+        return {k: v + 12 * (v.shape[1] == x_hat.shape[0]) for k, v in out.items()}
+
+    spoil(monkeypatch, TfliteBackend, far_off)
+    verdict = choose(copy, stages=("synthesis",), threads=1, refresh=True).stages[0]
+    assert names(verdict.ranked) == {"onnxruntime"}
+    assert verdict.rejected[0].reason.endswith("(full colours)")
+
+
+def test_latents_of_full_colours_without_their_pixels_are_a_damaged_bundle(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrays = bundle.golden()
+    monkeypatch.setattr(bundle, "golden", lambda: {**arrays, "y_hat_extreme": arrays["y_hat"]})
+    with pytest.raises(BundleError, match="lacks an array"):
+        Golden(bundle)
 
 
 def test_size_class_is_the_nearest_by_area() -> None:
