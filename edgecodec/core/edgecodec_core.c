@@ -493,8 +493,15 @@ AVX512 static int select_512(const uint8_t *level, const int16_t *s, int count,
   return strange ? -1 : found;
 }
 
-/* __builtin_cpu_supports knows AVX-VNNI in few compilers; it has looked whether the system keeps
- * the registers, if it says yes to AVX2. */
+/* Few compilers' __builtin_cpu_supports knows of these. Of AVX2 and AVX-512 it says whether the
+ * system keeps the registers, too. */
+static int has_avx512_vnni(void) {
+  unsigned a, b, c, d;
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+         __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c >> 11 & 1u);
+}
+
 static int has_avx_vnni(void) {
   unsigned a, b, c, d;
   return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1u);
@@ -511,9 +518,7 @@ static kernels pick_kernels(void) {
   use.keep = keep_avx2;
   use.quantize = quantize_avx2;
 #ifdef VNNI
-  if (ECX_BEST >= 3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vnni")) {
+  if (ECX_BEST >= 3 && has_avx512_vnni()) {
     kernels best = {multiply_512, multiply_bytes_512, 4, activate_512, finish_512,
                     keep_512, quantize_512, list_512, select_512};
     return best;
