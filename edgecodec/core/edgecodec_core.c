@@ -92,10 +92,10 @@ ALWAYS_INLINE void activate_inline(const int32_t *sums, int count, int shift, in
 
 ALWAYS_INLINE void finish_inline(const int32_t *sums, int count, int top, int16_t *mu,
                                  uint8_t *index) {
+  const int32_t *scale = sums + count; /* apart: with -fwrapv, count + c might start anew at 0 */
   int c;
   for (c = 0; c < count; c++) mu[c] = (int16_t)clamp(shift_right(sums[c] + 8, 4), -16384, 16384);
-  for (c = 0; c < count; c++)
-    index[c] = (uint8_t)clamp(shift_right(sums[count + c] + 128, 8), 0, top);
+  for (c = 0; c < count; c++) index[c] = (uint8_t)clamp(shift_right(scale[c] + 128, 8), 0, top);
 }
 
 ALWAYS_INLINE void keep_inline(const int16_t *s, const int32_t *step, const int16_t *mu, int count,
@@ -633,7 +633,8 @@ static int read_layout(const uint8_t *t, size_t length, layout *l) {
   return at == length;
 }
 
-static size_t aligned(size_t n) { return (n + 15u) & ~(size_t)15u; }
+/* To lines of the cache, which vectors of weights should not straddle. */
+static size_t aligned(size_t n) { return (n + 63u) & ~(size_t)63u; }
 
 size_t ecx_model_bytes(const uint8_t *tables, size_t length) {
   layout l;

@@ -37,7 +37,7 @@ typedef struct ecx_model ecx_model;
 /* Bytes of memory a model needs, or 0 where the tables are unusable. */
 size_t ecx_model_bytes(const uint8_t *tables, size_t length);
 
-/* Build a model in `memory` (aligned to 16, of at least ecx_model_bytes). The tables are copied.
+/* Build a model in `memory` (aligned to 16, better to 64; of at least ecx_model_bytes). The tables are copied.
  * Returns ECX_OK, ECX_TABLES or ECX_CAPACITY. */
 int ecx_model_init(void *memory, size_t memory_bytes, const uint8_t *tables, size_t length);
 
@@ -46,7 +46,8 @@ int ecx_latent_channels(const ecx_model *model);
 int ecx_hyper_channels(const ecx_model *model);
 int ecx_levels(const ecx_model *model);
 
-/* Bytes of scratch that ecx_predict, ecx_quantize and ecx_decode need; `scratch` is aligned to 4. */
+/* Bytes of scratch that ecx_predict, ecx_quantize and ecx_decode need; `scratch` is aligned to 4,
+ * better to 64. */
 size_t ecx_scratch_bytes(const ecx_model *model, int zh, int zw);
 
 /* Hyper-synthesis: z and s -> mu in units of 1/16 and scale index, all but z of (2*zh, 2*zw, M).
