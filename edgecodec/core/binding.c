@@ -294,6 +294,45 @@ static PyObject *decode(PyObject *self, PyObject *args) {
   return result;
 }
 
+/* Whether a buffer holds rows of pixels, each without gaps, whose samples take `size` bytes. */
+static int is_picture(const Py_buffer *b, Py_ssize_t size) {
+  return b->ndim == 3 && b->itemsize == size && b->strides[2] == size &&
+         b->strides[1] == size * b->shape[2] && b->strides[0] % size == 0 &&
+         (uintptr_t)b->buf % (size_t)size == 0;
+}
+
+static int pack_rows(const Py_buffer *levels, const Py_buffer *samples) {
+  Py_ssize_t y, rows = levels->shape[0], row = levels->shape[1] * levels->shape[2];
+  int i;
+  for (i = 0; i < 3; i++)
+    if (levels->shape[i] != samples->shape[i]) return -1;
+  if (!is_picture(levels, 4) || !is_picture(samples, 1)) return -1;
+  Py_BEGIN_ALLOW_THREADS
+  for (y = 0; y < rows; y++)
+    ecx_pack((const float *)(const void *)((const char *)levels->buf + y * levels->strides[0]),
+             (size_t)row, (uint8_t *)samples->buf + y * samples->strides[0]);
+  Py_END_ALLOW_THREADS
+  return 0;
+}
+
+static PyObject *pack(PyObject *self, PyObject *args) {
+  PyObject *from, *to, *result = NULL;
+  Py_buffer levels, samples;
+  (void)self;
+  if (!PyArg_ParseTuple(args, "OO", &from, &to)) return NULL;
+  if (PyObject_GetBuffer(from, &levels, PyBUF_STRIDES | PyBUF_FORMAT)) return NULL;
+  if (!PyObject_GetBuffer(to, &samples, PyBUF_STRIDES | PyBUF_WRITABLE)) {
+    if (levels.ndim != 3 || samples.ndim != 3 || !levels.format || levels.format[0] != 'f' ||
+        pack_rows(&levels, &samples))
+      fail(ECX_ARGUMENT);
+    else
+      result = Py_NewRef(Py_None);
+    PyBuffer_Release(&samples);
+  }
+  PyBuffer_Release(&levels);
+  return result;
+}
+
 static PyMethodDef methods[] = {
     {"load", load, METH_VARARGS, "load(tables) -> model"},
     {"channels", channels, METH_O, "channels(model) -> (latent, hyper)"},
@@ -304,6 +343,7 @@ static PyMethodDef methods[] = {
      "price(model, quality, zh, zw, z, y, reluctance, bits, weight, cost)"},
     {"encode", encode, METH_VARARGS, "encode(model, quality, zh, zw, z, index, s) -> bytes"},
     {"decode", decode, METH_VARARGS, "decode(model, quality, zh, zw, data, z, y_hat)"},
+    {"pack", pack, METH_VARARGS, "pack(levels, samples)"},
     {NULL, NULL, 0, NULL}};
 
 static struct PyModuleDef module = {

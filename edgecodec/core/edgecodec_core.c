@@ -161,6 +161,17 @@ static int select_base(const uint8_t *level, const int16_t *s, int count, const 
   return strange < 0 ? -1 : found;
 }
 
+/* The comparisons let NaN fall to 0. */
+ALWAYS_INLINE void pack_inline(const float *levels, size_t count, uint8_t *samples) {
+  size_t i;
+  for (i = 0; i < count; i++) {
+    float v = levels[i] + 0.5f;
+    v = v > 0.0f ? v : 0.0f;
+    v = v < 255.0f ? v : 255.0f;
+    samples[i] = (uint8_t)(int32_t)v;
+  }
+}
+
 #ifndef DISPATCH_X86
 static void multiply_portable(const void *w, int columns, const int32_t *bias, const int16_t *x,
                               int x_stride, int rows, int width, int32_t *acc) {
@@ -182,6 +193,10 @@ static void multiply_portable(const void *w, int columns, const int32_t *bias, c
       memcpy(acc + (size_t)p * padded + r, sum, sizeof sum);
     }
   }
+}
+
+void ecx_pack(const float *levels, size_t count, uint8_t *samples) {
+  pack_inline(levels, count, samples);
 }
 
 static kernels pick_kernels(void) {
@@ -287,6 +302,19 @@ AVX2 static void keep_avx2(const int16_t *s, const int32_t *step, const int16_t 
 AVX2 static void quantize_avx2(const float *y, const int16_t *mu, const uint8_t *index,
                                const float *gain, int count, int16_t *s) {
   quantize_inline(y, mu, index, gain, count, s);
+}
+
+AVX2 static void pack_avx2(const float *levels, size_t count, uint8_t *samples) {
+  pack_inline(levels, count, samples);
+}
+
+static void pack_base(const float *levels, size_t count, uint8_t *samples) {
+  pack_inline(levels, count, samples);
+}
+
+void ecx_pack(const float *levels, size_t count, uint8_t *samples) {
+  if (ECX_BEST >= 1 && __builtin_cpu_supports("avx2")) pack_avx2(levels, count, samples);
+  else pack_base(levels, count, samples);
 }
 
 /* Dot products in one instruction, as of GCC 11 and clang 12. Of bytes, its four products are at
@@ -1443,7 +1471,8 @@ static void read_listed_checked(decoder *d, const ecx_model *m, const uint8_t *l
                                 const int16_t *channel, int count, int limit, int16_t *symbol) {
   int i;
   for (i = 0; i < count; i++) {
-    int c = channel[i], s = read_rare(d, m, level[c], -m->code_half[level[c]]);
+    int c = channel[i], bucket = (int)(d->current >> (PRECISION - BUCKET_BITS) & (BUCKETS - 1));
+    int s = read_rare(d, m, level[c], m->find[level[c] * BUCKETS + bucket].symbol);
     if ((s < -limit || s > limit) && d->status == ECX_OK) d->status = ECX_CORRUPT;
     symbol[c] = (int16_t)s;
   }

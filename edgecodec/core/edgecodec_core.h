@@ -87,6 +87,9 @@ int ecx_encode(const ecx_model *model, int quality, int zh, int zw, const int16_
 int ecx_decode(const ecx_model *model, int quality, int zh, int zw, const uint8_t *data,
                size_t length, void *scratch, size_t scratch_bytes, int16_t *z, int16_t *y_hat);
 
+/* Levels as a synthesis gives them to samples: the integer part of clip(v + 0.5, 0, 255). */
+void ecx_pack(const float *levels, size_t count, uint8_t *samples);
+
 #ifdef __cplusplus
 }
 #endif
