@@ -304,7 +304,22 @@ AVX2 static void quantize_avx2(const float *y, const int16_t *mu, const uint8_t 
   quantize_inline(y, mu, index, gain, count, s);
 }
 
+AVX2 static inline __m256i pack_eight(const float *levels) {
+  __m256 v = _mm256_add_ps(_mm256_loadu_ps(levels), _mm256_set1_ps(0.5f));
+  v = _mm256_max_ps(v, _mm256_setzero_ps()); /* the second operand where the first is NaN */
+  return _mm256_cvttps_epi32(_mm256_min_ps(v, _mm256_set1_ps(255.0f)));
+}
+
 AVX2 static void pack_avx2(const float *levels, size_t count, uint8_t *samples) {
+  /* Packing takes turns between the halves of its operands: undone at the end, four samples at a
+   * time. */
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  for (; count >= 32; count -= 32, levels += 32, samples += 32) {
+    __m256i low = _mm256_packs_epi32(pack_eight(levels), pack_eight(levels + 8));
+    __m256i high = _mm256_packs_epi32(pack_eight(levels + 16), pack_eight(levels + 24));
+    __m256i all = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), order);
+    _mm256_storeu_si256((__m256i *)(void *)samples, all);
+  }
   pack_inline(levels, count, samples);
 }
 
