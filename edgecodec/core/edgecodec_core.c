@@ -332,9 +332,10 @@ void ecx_pack(const float *levels, size_t count, uint8_t *samples) {
   else pack_base(levels, count, samples);
 }
 
-/* Dot products in one instruction, as of GCC 11 and clang 12. Of bytes, its four products are at
- * most 255 * 128 in magnitude and are added exactly: this is not the form that saturates. */
-#if (defined(__clang__) && __clang_major__ >= 12) || (!defined(__clang__) && __GNUC__ >= 11)
+/* Dot products in one instruction, as of GCC 11 and clang 14. This is not the form that saturates:
+ * all products are added exactly, four of bytes (each at most 255 * 128 in magnitude) or two of 16
+ * bits, and the order of additions does not matter (see ecx_model_init for the largest sums). */
+#if (defined(__clang__) && __clang_major__ >= 14) || (!defined(__clang__) && __GNUC__ >= 11)
 #define VNNI 1
 #endif
 
@@ -348,7 +349,7 @@ ALWAYS_INLINE void pack_bytes(const int16_t *x, size_t stride, int width, uint8_
 
 #define AVX_VNNI __attribute__((target("avx2,avxvnni")))
 
-/* `in` is of 2 * group bytes per pair or of 4 per quad: either way 4 bytes per step. */
+/* A step takes 4 bytes of each input, two of 16 bits or four of 8, and those of 16 rows. */
 #define AVX_VNNI_LOOP(dot, columns_bytes, steps, in, in_stride)                             \
   for (r = 0; r < rows; r += 16) {                                                          \
     const int32_t *first = bias_at(bias, r, rows, room);                                    \
@@ -906,8 +907,8 @@ int ecx_model_init(void *memory, size_t memory_bytes, const uint8_t *tables, siz
   for (i = 0; i < ECX_QUALITIES * (size_t)l.latent; i++)
     if (m->step_y[i] < 1 || m->step_y[i] > 131071) return ECX_TABLES;
   m->gain_y = gains(&a, m->step_y, ECX_QUALITIES * (size_t)l.latent);
-  /* With these bounds no sum leaves 32 bits, whatever its order, as no partial sum exceeds the sum
-   * of all magnitudes. Bias and rounding are at most 2^23 + 128, weights at most 128 in magnitude:
+  /* With these bounds no sum leaves 32 bits, whatever its order and however many products an
+   * instruction adds at once, as no partial sum exceeds the sum of all magnitudes. Bias and rounding are at most 2^23 + 128, weights at most 128 in magnitude:
    *   hidden    512 * 128 * 2047         < 2^27, with bias < 2^28
    *   features  512 * 128 * 255          < 2^24, with bias < 2^25
    *   context   3 * 512 * 128 * 511      < 2^27, with bias < 2^27

@@ -2,7 +2,7 @@
  *
  * Portable C99; of the library it uses memcpy, memmove, memset and memcmp. No allocation, no
  * globals, no I/O: the caller owns all memory, and a model, once initialised, is read-only and may
- * be shared by threads. Calls take up to 64 KiB of stack. docs/FORMAT.md specifies what is computed
+ * be shared by threads. Calls take up to 32 KiB of stack. docs/FORMAT.md specifies what is computed
  * here.
  *
  * Shapes: hyper-latents z (zh, zw, Z); everything else (2*zh, 2*zw, M), channels last.
