@@ -38,6 +38,12 @@ static int pad16(int n) { return (n + 15) & ~15; }
 #define ALWAYS_INLINE static
 #endif
 
+#if defined(__aarch64__) && defined(__ARM_NEON) && !defined(__AARCH64EB__) && \
+    !defined(ECX_NO_DISPATCH)
+#define NEON 1 /* of every 64-bit Arm: no need to ask */
+#include <arm_neon.h>
+#endif
+
 /* acc[p * pad16(rows) + r] = bias[r] + sum over i < width of weight[r][i] * x[p * x_stride + i], for
  * BLOCK inputs at once and `width` a multiple of 16. Weights lie in groups of 16 rows, in a group
  * some columns at a time: [pad16(rows) / 16][columns / g][16][g], zeros beyond the rows. With g = 2
@@ -172,7 +178,50 @@ ALWAYS_INLINE void pack_inline(const float *levels, size_t count, uint8_t *sampl
   }
 }
 
-#ifndef DISPATCH_X86
+#ifdef NEON
+/* Two columns of 16 rows for 4 inputs, whose factors are in two lanes of `v`. */
+#define NEON_PAIR(even, odd)                                                             \
+  do {                                                                                   \
+    int16x8x2_t a = vld2q_s16(from), b = vld2q_s16(from + 16);                           \
+    for (p = 0; p < 4; p++) {                                                            \
+      sum[p][0] = vmlal_lane_s16(sum[p][0], vget_low_s16(a.val[0]), v[p], even);         \
+      sum[p][1] = vmlal_lane_s16(sum[p][1], vget_high_s16(a.val[0]), v[p], even);        \
+      sum[p][2] = vmlal_lane_s16(sum[p][2], vget_low_s16(b.val[0]), v[p], even);         \
+      sum[p][3] = vmlal_lane_s16(sum[p][3], vget_high_s16(b.val[0]), v[p], even);        \
+      sum[p][0] = vmlal_lane_s16(sum[p][0], vget_low_s16(a.val[1]), v[p], odd);          \
+      sum[p][1] = vmlal_lane_s16(sum[p][1], vget_high_s16(a.val[1]), v[p], odd);         \
+      sum[p][2] = vmlal_lane_s16(sum[p][2], vget_low_s16(b.val[1]), v[p], odd);          \
+      sum[p][3] = vmlal_lane_s16(sum[p][3], vget_high_s16(b.val[1]), v[p], odd);         \
+    }                                                                                    \
+    from += 32;                                                                          \
+  } while (0)
+
+static void multiply_neon(const void *w, int columns, const int32_t *bias, const int16_t *x,
+                          int x_stride, int rows, int width, int32_t *acc) {
+  const size_t padded = (size_t)pad16(rows), stride = (size_t)x_stride;
+  int32_t room[16];
+  int r, i, j, p, part;
+  for (r = 0; r < rows; r += 16) {
+    const int32_t *first = bias_at(bias, r, rows, room);
+    for (part = 0; part < BLOCK; part += 4) {
+      const int16_t *in = x + (size_t)part * stride;
+      const int16_t *from = (const int16_t *)weights_at(w, r, columns, 2);
+      int32_t *to = acc + (size_t)part * padded + r;
+      int32x4_t sum[4][4];
+      int16x4_t v[4];
+      for (p = 0; p < 4; p++)
+        for (j = 0; j < 4; j++) sum[p][j] = vld1q_s32(first + 4 * j);
+      for (i = 0; i < width; i += 4) {
+        for (p = 0; p < 4; p++) v[p] = vld1_s16(in + (size_t)p * stride + i);
+        NEON_PAIR(0, 1);
+        NEON_PAIR(2, 3);
+      }
+      for (p = 0; p < 4; p++, to += padded)
+        for (j = 0; j < 4; j++) vst1q_s32(to + 4 * j, sum[p][j]);
+    }
+  }
+}
+#elif !defined(DISPATCH_X86)
 static void multiply_portable(const void *w, int columns, const int32_t *bias, const int16_t *x,
                               int x_stride, int rows, int width, int32_t *acc) {
   const size_t padded = (size_t)pad16(rows);
@@ -195,14 +244,22 @@ static void multiply_portable(const void *w, int columns, const int32_t *bias, c
   }
 }
 
+#endif
+
+#ifndef DISPATCH_X86
 void ecx_pack(const float *levels, size_t count, uint8_t *samples) {
   pack_inline(levels, count, samples);
 }
 
 static kernels pick_kernels(void) {
-  kernels portable = {multiply_portable, multiply_portable, 2, activate_base, finish_base,
-                      keep_base, quantize_base, list_base, select_base};
-  return portable;
+#ifdef NEON
+  const multiply_fn multiply = multiply_neon;
+#else
+  const multiply_fn multiply = multiply_portable;
+#endif
+  kernels plain = {multiply, multiply, 2, activate_base, finish_base,
+                   keep_base, quantize_base, list_base, select_base};
+  return plain;
 }
 #else
 /* What to use at most: 0 SSE2, 1 AVX2, 2 AVX-VNNI, 3 AVX-512 with VNNI. Tests lower it. */
