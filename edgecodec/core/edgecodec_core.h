@@ -78,7 +78,9 @@ int ecx_price(const ecx_model *model, int quality, int zh, int zw, const int16_t
 size_t ecx_encode_scratch_bytes(const ecx_model *model, int zh, int zw);
 size_t ecx_encode_bound(const ecx_model *model, int zh, int zw);
 
-/* Write z and s as one substream at `out`; its length goes to *written. `scratch` is aligned to 4. */
+/* Write z and s as one substream at `out`; its length goes to *written. `scratch` is aligned to 4.
+ * Room for less than 8 bytes and 2 per coding step is refused, even where the substream would fit:
+ * ecx_encode_bound is always enough. */
 int ecx_encode(const ecx_model *model, int quality, int zh, int zw, const int16_t *z,
                const uint8_t *index, const int16_t *s, void *scratch, size_t scratch_bytes,
                uint8_t *out, size_t capacity, size_t *written);
