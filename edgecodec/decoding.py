@@ -14,6 +14,7 @@ from edgecodec.errors import BitstreamError
 from edgecodec.manifest import Manifest
 from edgecodec.pipeline import Ahead
 from edgecodec.profiling import Profile, stage
+from edgecodec.samples import pack
 from edgecodec.tiling import Window, cut, window_of
 
 Float32Array = npt.NDArray[np.float32]
@@ -94,7 +95,9 @@ class TileDecoder:
                     x_hat = run_stage("synthesis", {"y_hat": y_hat})["x_hat"][0]
                 with stage(self._profile, "pack", number):
                     if pixels is None:
-                        pixels = np.full((header.height, header.width, 3), 128, np.uint8)
+                        pixels = np.empty((header.height, header.width, 3), np.uint8)
+                        if header.tile_count > 1:  # some of which may be missing
+                            pixels.fill(128)
                     self._show(x_hat, window, tile, pixels)
             reading.wait_for(len(self._there) - 1)
         assert pixels is not None  # else no tile was intact, which _read refuses
@@ -113,6 +116,10 @@ class TileDecoder:
                 raise
             if index == len(self._there) - 1 and not self._intact:
                 raise BitstreamError("no tile of the file is intact") from None
+            return
+        if header.tile_count == 1:
+            self._latents, self._lost = y_hat, np.zeros(y_hat.shape[:2], bool)
+            self._intact.add(number)
             return
         if self._latents is None:
             height, width = (side // m.latent_stride for side in header.padded)
@@ -149,10 +156,7 @@ class TileDecoder:
         bottom = min(tile.top + tile.height, header.height)
         right = min(tile.left + tile.width, header.width)
         levels = levels[: bottom - tile.top, : right - tile.left]
-        # In place: the array is ours, and memory traffic is what this step costs.
-        np.add(levels, np.float32(0.5), out=levels)
-        np.clip(levels, 0, 255, out=levels)
-        pixels[tile.top : bottom, tile.left : right] = levels.astype(np.uint8)
+        pack(levels, pixels[tile.top : bottom, tile.left : right])
 
 
 def _latent_area(tile: Tile, stride: int) -> tuple[slice, slice]:

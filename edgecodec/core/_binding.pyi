@@ -1,4 +1,5 @@
-# The compiled binding; arrays are C-contiguous buffers, checked for size.
+# The compiled binding; arrays are C-contiguous buffers, checked for size; those of `pack` may have
+# gaps between rows.
 from typing import Any
 
 def load(tables: bytes, /) -> Any: ...
@@ -35,3 +36,4 @@ def encode(model: Any, quality: int, zh: int, zw: int, z: Any, index: Any, s: An
 def decode(
     model: Any, quality: int, zh: int, zw: int, data: bytes, z: Any, y_hat: Any, /
 ) -> None: ...
+def pack(levels: Any, samples: Any, /) -> None: ...

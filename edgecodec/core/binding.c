@@ -16,6 +16,13 @@ typedef struct {
   ecx_model *model;
 } holder;
 
+/* A line of the cache: what the core likes best for its memory. */
+enum { ALIGNMENT = 64 };
+
+static void *align(void *raw) {
+  return (void *)(((uintptr_t)raw + ALIGNMENT - 1) & ~(uintptr_t)(ALIGNMENT - 1));
+}
+
 static void destroy(PyObject *capsule) {
   holder *h = (holder *)PyCapsule_GetPointer(capsule, CAPSULE);
   if (!h) return;
@@ -56,12 +63,12 @@ static PyObject *load(PyObject *self, PyObject *args) {
   if (!need) return fail(ECX_TABLES);
   h = (holder *)PyMem_Malloc(sizeof(holder));
   if (!h) return PyErr_NoMemory();
-  h->raw = PyMem_Malloc(need + 16);
+  h->raw = PyMem_Malloc(need + ALIGNMENT);
   if (!h->raw) {
     PyMem_Free(h);
     return PyErr_NoMemory();
   }
-  h->model = (ecx_model *)(((uintptr_t)h->raw + 15u) & ~(uintptr_t)15u);
+  h->model = (ecx_model *)align(h->raw);
   status = ecx_model_init(h->model, need, tables, (size_t)length);
   if (status != ECX_OK) {
     PyMem_Free(h->raw);
@@ -96,9 +103,9 @@ static int check(const Py_buffer *b, Py_ssize_t values, Py_ssize_t size, const c
   return -1;
 }
 
-/* Scratch of the functions that walk through a tile; NULL with an error set. */
+/* Scratch of the functions that walk through a tile, to be aligned; NULL with an error set. */
 static void *new_scratch(const ecx_model *m, int zh, int zw, size_t *bytes) {
-  void *scratch = PyMem_Malloc(*bytes = ecx_scratch_bytes(m, zh, zw));
+  void *scratch = PyMem_Malloc((*bytes = ecx_scratch_bytes(m, zh, zw)) + ALIGNMENT);
   if (!scratch) PyErr_NoMemory();
   return scratch;
 }
@@ -134,8 +141,8 @@ static PyObject *predict(PyObject *self, PyObject *args) {
     scratch = new_scratch(m, zh, zw, &scratch_bytes);
     if (scratch) {
       Py_BEGIN_ALLOW_THREADS
-      status = ecx_predict(m, q, zh, zw, (const int16_t *)z.buf, (const int16_t *)s.buf, scratch,
-                           scratch_bytes, (int16_t *)mu.buf, (uint8_t *)index.buf);
+      status = ecx_predict(m, q, zh, zw, (const int16_t *)z.buf, (const int16_t *)s.buf,
+                           align(scratch), scratch_bytes, (int16_t *)mu.buf, (uint8_t *)index.buf);
       Py_END_ALLOW_THREADS
       result = end_walk(status, scratch);
     }
@@ -167,8 +174,8 @@ static PyObject *quantize(PyObject *self, PyObject *args) {
     if (scratch) {
       Py_BEGIN_ALLOW_THREADS
       status = ecx_quantize(m, q, zh, zw, (const int16_t *)z.buf, (const float *)y.buf,
-                            reluctance_of(&reluctance), scratch,
-                            scratch_bytes, (int16_t *)s.buf, (uint8_t *)index.buf);
+                            reluctance_of(&reluctance), align(scratch), scratch_bytes,
+                            (int16_t *)s.buf, (uint8_t *)index.buf);
       Py_END_ALLOW_THREADS
       result = end_walk(status, scratch);
     }
@@ -204,7 +211,7 @@ static PyObject *price(PyObject *self, PyObject *args) {
       Py_BEGIN_ALLOW_THREADS
       status = ecx_price(m, q, zh, zw, (const int16_t *)z.buf, (const float *)y.buf,
                          reluctance_of(&reluctance),
-                         (const float *)bits.buf, weight, scratch, scratch_bytes,
+                         (const float *)bits.buf, weight, align(scratch), scratch_bytes,
                          (float *)cost.buf);
       Py_END_ALLOW_THREADS
       result = end_walk(status, scratch);
@@ -275,8 +282,8 @@ static PyObject *decode(PyObject *self, PyObject *args) {
     scratch = new_scratch(m, zh, zw, &scratch_bytes);
     if (scratch) {
       Py_BEGIN_ALLOW_THREADS
-      status = ecx_decode(m, q, zh, zw, (const uint8_t *)data.buf, (size_t)data.len, scratch,
-                          scratch_bytes, (int16_t *)z.buf, (int16_t *)y.buf);
+      status = ecx_decode(m, q, zh, zw, (const uint8_t *)data.buf, (size_t)data.len,
+                          align(scratch), scratch_bytes, (int16_t *)z.buf, (int16_t *)y.buf);
       Py_END_ALLOW_THREADS
       result = end_walk(status, scratch);
     }
@@ -284,6 +291,45 @@ static PyObject *decode(PyObject *self, PyObject *args) {
   PyBuffer_Release(&data);
   PyBuffer_Release(&z);
   PyBuffer_Release(&y);
+  return result;
+}
+
+/* Whether a buffer holds rows of pixels, each without gaps, whose samples take `size` bytes. */
+static int is_picture(const Py_buffer *b, Py_ssize_t size) {
+  return b->ndim == 3 && b->itemsize == size && b->strides[2] == size &&
+         b->strides[1] == size * b->shape[2] && b->strides[0] % size == 0 &&
+         (uintptr_t)b->buf % (size_t)size == 0;
+}
+
+static int pack_rows(const Py_buffer *levels, const Py_buffer *samples) {
+  Py_ssize_t y, rows = levels->shape[0], row = levels->shape[1] * levels->shape[2];
+  int i;
+  for (i = 0; i < 3; i++)
+    if (levels->shape[i] != samples->shape[i]) return -1;
+  if (!is_picture(levels, 4) || !is_picture(samples, 1)) return -1;
+  Py_BEGIN_ALLOW_THREADS
+  for (y = 0; y < rows; y++)
+    ecx_pack((const float *)(const void *)((const char *)levels->buf + y * levels->strides[0]),
+             (size_t)row, (uint8_t *)samples->buf + y * samples->strides[0]);
+  Py_END_ALLOW_THREADS
+  return 0;
+}
+
+static PyObject *pack(PyObject *self, PyObject *args) {
+  PyObject *from, *to, *result = NULL;
+  Py_buffer levels, samples;
+  (void)self;
+  if (!PyArg_ParseTuple(args, "OO", &from, &to)) return NULL;
+  if (PyObject_GetBuffer(from, &levels, PyBUF_STRIDES | PyBUF_FORMAT)) return NULL;
+  if (!PyObject_GetBuffer(to, &samples, PyBUF_STRIDES | PyBUF_WRITABLE)) {
+    if (levels.ndim != 3 || samples.ndim != 3 || !levels.format || levels.format[0] != 'f' ||
+        pack_rows(&levels, &samples))
+      fail(ECX_ARGUMENT);
+    else
+      result = Py_NewRef(Py_None);
+    PyBuffer_Release(&samples);
+  }
+  PyBuffer_Release(&levels);
   return result;
 }
 
@@ -297,6 +343,7 @@ static PyMethodDef methods[] = {
      "price(model, quality, zh, zw, z, y, reluctance, bits, weight, cost)"},
     {"encode", encode, METH_VARARGS, "encode(model, quality, zh, zw, z, index, s) -> bytes"},
     {"decode", decode, METH_VARARGS, "decode(model, quality, zh, zw, data, z, y_hat)"},
+    {"pack", pack, METH_VARARGS, "pack(levels, samples)"},
     {NULL, NULL, 0, NULL}};
 
 static struct PyModuleDef module = {

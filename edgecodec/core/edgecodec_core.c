@@ -8,7 +8,7 @@
 #define PRECISION 14 /* probabilities are multiples of 2^-14 */
 #define TOTAL (1u << PRECISION)
 #define STATE_LOW (1u << 16) /* rANS states live in [2^16, 2^32) between symbols */
-#define BUCKET_BITS 8
+#define BUCKET_BITS 7
 #define BUCKETS (1 << BUCKET_BITS)
 #define NIBBLE_FREQUENCY (TOTAL >> 4)
 #define MAX_LEVELS 64
@@ -16,20 +16,659 @@
 #define MAX_CHANNELS 512
 #define HEADER_BYTES 32
 #define OPS_PER_ESCAPE 6 /* the escape, the number of nibbles, at most four nibbles */
-#define BLOCK 4          /* hyper-latents that go through the network together */
+#define BLOCK 8          /* hyper-latents that go through the network together */
 
 static const uint8_t MAGIC[8] = {0x89, 'E', 'C', 'T', '\r', '\n', 0x1a, '\n'};
+
+/* Right shift that rounds towards minus infinity, which C99 leaves open for negative numbers. */
+static int32_t shift_right(int32_t v, int bits) { return v >= 0 ? v >> bits : ~(~v >> bits); }
+
+static int clamp(int v, int low, int high) { return v < low ? low : v > high ? high : v; }
+
+static int pad16(int n) { return (n + 15) & ~15; }
+
+/* ---- the loops that take time -------------------------------------------------------------- */
+
+#if (defined(__GNUC__) || defined(__clang__)) && defined(__x86_64__) && !defined(ECX_NO_DISPATCH)
+#define DISPATCH_X86 1
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+#include <cpuid.h>
+#include <immintrin.h>
+#else
+#define ALWAYS_INLINE static
+#endif
+
+#if defined(__aarch64__) && defined(__ARM_NEON) && !defined(__AARCH64EB__) && \
+    !defined(ECX_NO_DISPATCH)
+#define NEON 1 /* of every 64-bit Arm: no need to ask */
+#include <arm_neon.h>
+#endif
+
+/* acc[p * pad16(rows) + r] = bias[r] + sum over i < width of weight[r][i] * x[p * x_stride + i], for
+ * BLOCK inputs at once and `width` a multiple of 16. Weights lie in groups of 16 rows, in a group
+ * some columns at a time: [pad16(rows) / 16][columns / g][16][g], zeros beyond the rows. With g = 2
+ * they are of 16 bits, as pairs of factors multiply and add into 32-bit sums without a sum across
+ * lanes; with g = 4 of 8 bits, for processors that do so with four bytes, of which those of x are
+ * unsigned. Sums are exact, so that their order does not matter. */
+typedef void (*multiply_fn)(const void *w, int columns, const int32_t *bias, const int16_t *x,
+                            int x_stride, int rows, int width, int32_t *acc);
+
+/* The loops for the instructions at hand; whichever they are, they give the same integers. */
+typedef struct {
+  multiply_fn multiply;       /* any 16-bit factors, weights in groups of 2 columns */
+  multiply_fn multiply_bytes; /* x in 0..255, weights in groups of `group` columns */
+  int group;
+  /* Sums to inputs of the next layer, 0..255. */
+  void (*activate)(const int32_t *sums, int count, int shift, int16_t *to);
+  /* mu and scale index of one latent from the sums of its heads. */
+  void (*finish)(const int32_t *sums, int count, int top, int16_t *mu, uint8_t *index);
+  /* Residuals of one latent for the context of later ones; y_hat too unless it is NULL. */
+  void (*keep)(const int16_t *s, const int32_t *step, const int16_t *mu, int count, int16_t *kept,
+               int16_t *y_hat);
+  /* Symbols of one latent, see ecx_quantize. */
+  void (*quantize)(const float *y, const int16_t *mu, const uint8_t *index, const float *gain,
+                   int count, int16_t *s);
+  /* The channels whose level is not 0; room for 16 more than there are. Returns their number. */
+  int (*list)(const uint8_t *level, int count, int16_t *channel);
+  /* entry = base[level] + s of the channels whose level is not 0; returns their number, or -1 where
+   * a level is not below `levels` or a magnitude above that of its level: then what lies in `entry`
+   * means nothing. `base` and `half` have MAX_LEVELS entries. */
+  int (*select)(const uint8_t *level, const int16_t *s, int count, const int32_t *base,
+                const int16_t *half, int levels, uint32_t *entry);
+} kernels;
+
+/* 16 biases from row r on; those of padding are 0. */
+static const int32_t *bias_at(const int32_t *bias, int r, int rows, int32_t *room) {
+  if (r + 16 <= rows) return bias + r;
+  memset(room, 0, 64);
+  memcpy(room, bias + r, 4u * (size_t)(rows - r));
+  return room;
+}
+
+/* Where the weights of the 16 rows from r on begin, whose columns take `bytes` each. */
+static const void *weights_at(const void *w, int r, int columns, size_t bytes) {
+  return (const uint8_t *)w + (size_t)r * (size_t)columns * bytes;
+}
+
+ALWAYS_INLINE void activate_inline(const int32_t *sums, int count, int shift, int16_t *to) {
+  int i;
+  for (i = 0; i < count; i++)
+    to[i] = (int16_t)clamp(shift_right(sums[i] + (1 << (shift - 1)), shift), 0, 255);
+}
+
+ALWAYS_INLINE void finish_inline(const int32_t *sums, int count, int top, int16_t *mu,
+                                 uint8_t *index) {
+  const int32_t *scale = sums + count; /* apart: with -fwrapv, count + c might start anew at 0 */
+  int c;
+  for (c = 0; c < count; c++) mu[c] = (int16_t)clamp(shift_right(sums[c] + 8, 4), -16384, 16384);
+  for (c = 0; c < count; c++) index[c] = (uint8_t)clamp(shift_right(scale[c] + 128, 8), 0, top);
+}
+
+ALWAYS_INLINE void keep_inline(const int16_t *s, const int32_t *step, const int16_t *mu, int count,
+                               int16_t *kept, int16_t *y_hat) {
+  int c;
+  for (c = 0; c < count; c++)
+    kept[c] = (int16_t)clamp(shift_right(shift_right(s[c] * step[c] + 32, 6) + 2, 2), -511, 511);
+  if (y_hat)
+    for (c = 0; c < count; c++)
+      y_hat[c] = (int16_t)clamp(shift_right(s[c] * step[c] + 32, 6) + mu[c], -32768, 32767);
+}
+
+/* Rounds halves away from zero; NaN becomes 0. */
+ALWAYS_INLINE void quantize_inline(const float *y, const int16_t *mu, const uint8_t *index,
+                                   const float *gain, int count, int16_t *s) {
+  const float limit = (float)ECX_SYMBOL_LIMIT;
+  int c;
+  for (c = 0; c < count; c++) {
+    float v = (y[c] - (float)mu[c] * 0.0625f) * gain[c];
+    v = v > -limit ? v : (v < 0.0f ? -limit : 0.0f);
+    v = v < limit ? v : limit;
+    s[c] = (int16_t)((int32_t)(v + (v < 0.0f ? -0.5f : 0.5f)) & -(int32_t)(index[c] != 0));
+  }
+}
+
+static void activate_base(const int32_t *sums, int count, int shift, int16_t *to) {
+  activate_inline(sums, count, shift, to);
+}
+
+static void finish_base(const int32_t *sums, int count, int top, int16_t *mu, uint8_t *index) {
+  finish_inline(sums, count, top, mu, index);
+}
+
+static void keep_base(const int16_t *s, const int32_t *step, const int16_t *mu, int count,
+                      int16_t *kept, int16_t *y_hat) {
+  keep_inline(s, step, mu, count, kept, y_hat);
+}
+
+static void quantize_base(const float *y, const int16_t *mu, const uint8_t *index,
+                          const float *gain, int count, int16_t *s) {
+  quantize_inline(y, mu, index, gain, count, s);
+}
+
+/* Without a branch that depends on the data, which no processor could foresee. */
+static int list_base(const uint8_t *level, int count, int16_t *channel) {
+  int c, found = 0;
+  for (c = 0; c < count; c++) {
+    channel[found] = (int16_t)c;
+    found += level[c] != 0;
+  }
+  return found;
+}
+
+static int select_base(const uint8_t *level, const int16_t *s, int count, const int32_t *base,
+                       const int16_t *half, int levels, uint32_t *entry) {
+  int c, found = 0, strange = 0;
+  for (c = 0; c < count; c++) {
+    int i = level[c] & (MAX_LEVELS - 1), v = s[c];
+    strange |= (half[i] + v) | (half[i] - v) | (levels - 1 - level[c]); /* negative if it is */
+    entry[found] = (uint32_t)(base[i] + v);
+    found += level[c] != 0;
+  }
+  return strange < 0 ? -1 : found;
+}
+
+/* The comparisons let NaN fall to 0. */
+ALWAYS_INLINE void pack_inline(const float *levels, size_t count, uint8_t *samples) {
+  size_t i;
+  for (i = 0; i < count; i++) {
+    float v = levels[i] + 0.5f;
+    v = v > 0.0f ? v : 0.0f;
+    v = v < 255.0f ? v : 255.0f;
+    samples[i] = (uint8_t)(int32_t)v;
+  }
+}
+
+#ifdef NEON
+/* Two columns of 16 rows for 4 inputs, whose factors are in two lanes of `v`. */
+#define NEON_PAIR(even, odd)                                                             \
+  do {                                                                                   \
+    int16x8x2_t a = vld2q_s16(from), b = vld2q_s16(from + 16);                           \
+    for (p = 0; p < 4; p++) {                                                            \
+      sum[p][0] = vmlal_lane_s16(sum[p][0], vget_low_s16(a.val[0]), v[p], even);         \
+      sum[p][1] = vmlal_lane_s16(sum[p][1], vget_high_s16(a.val[0]), v[p], even);        \
+      sum[p][2] = vmlal_lane_s16(sum[p][2], vget_low_s16(b.val[0]), v[p], even);         \
+      sum[p][3] = vmlal_lane_s16(sum[p][3], vget_high_s16(b.val[0]), v[p], even);        \
+      sum[p][0] = vmlal_lane_s16(sum[p][0], vget_low_s16(a.val[1]), v[p], odd);          \
+      sum[p][1] = vmlal_lane_s16(sum[p][1], vget_high_s16(a.val[1]), v[p], odd);         \
+      sum[p][2] = vmlal_lane_s16(sum[p][2], vget_low_s16(b.val[1]), v[p], odd);          \
+      sum[p][3] = vmlal_lane_s16(sum[p][3], vget_high_s16(b.val[1]), v[p], odd);         \
+    }                                                                                    \
+    from += 32;                                                                          \
+  } while (0)
+
+static void multiply_neon(const void *w, int columns, const int32_t *bias, const int16_t *x,
+                          int x_stride, int rows, int width, int32_t *acc) {
+  const size_t padded = (size_t)pad16(rows), stride = (size_t)x_stride;
+  int32_t room[16];
+  int r, i, j, p, part;
+  for (r = 0; r < rows; r += 16) {
+    const int32_t *first = bias_at(bias, r, rows, room);
+    for (part = 0; part < BLOCK; part += 4) {
+      const int16_t *in = x + (size_t)part * stride;
+      const int16_t *from = (const int16_t *)weights_at(w, r, columns, 2);
+      int32_t *to = acc + (size_t)part * padded + r;
+      int32x4_t sum[4][4];
+      int16x4_t v[4];
+      for (p = 0; p < 4; p++)
+        for (j = 0; j < 4; j++) sum[p][j] = vld1q_s32(first + 4 * j);
+      for (i = 0; i < width; i += 4) {
+        for (p = 0; p < 4; p++) v[p] = vld1_s16(in + (size_t)p * stride + i);
+        NEON_PAIR(0, 1);
+        NEON_PAIR(2, 3);
+      }
+      for (p = 0; p < 4; p++, to += padded)
+        for (j = 0; j < 4; j++) vst1q_s32(to + 4 * j, sum[p][j]);
+    }
+  }
+}
+#elif !defined(DISPATCH_X86)
+static void multiply_portable(const void *w, int columns, const int32_t *bias, const int16_t *x,
+                              int x_stride, int rows, int width, int32_t *acc) {
+  const size_t padded = (size_t)pad16(rows);
+  int32_t room[16];
+  int r, i, p, j;
+  for (r = 0; r < rows; r += 16) {
+    const int32_t *first = bias_at(bias, r, rows, room);
+    for (p = 0; p < BLOCK; p++) {
+      const int16_t *from = (const int16_t *)weights_at(w, r, columns, 2);
+      const int16_t *in = x + (size_t)p * (size_t)x_stride;
+      int32_t sum[16];
+      memcpy(sum, first, sizeof sum);
+      for (i = 0; i < width; i += 2, from += 32) {
+        int32_t a = in[i], b = in[i + 1];
+        if (a || b)
+          for (j = 0; j < 16; j++) sum[j] += from[2 * j] * a + from[2 * j + 1] * b;
+      }
+      memcpy(acc + (size_t)p * padded + r, sum, sizeof sum);
+    }
+  }
+}
+
+#endif
+
+#ifndef DISPATCH_X86
+void ecx_pack(const float *levels, size_t count, uint8_t *samples) {
+  pack_inline(levels, count, samples);
+}
+
+static kernels pick_kernels(void) {
+#ifdef NEON
+  const multiply_fn multiply = multiply_neon;
+#else
+  const multiply_fn multiply = multiply_portable;
+#endif
+  kernels plain = {multiply, multiply, 2, activate_base, finish_base,
+                   keep_base, quantize_base, list_base, select_base};
+  return plain;
+}
+#else
+/* What to use at most: 0 SSE2, 1 AVX2, 2 AVX-VNNI, 3 AVX-512 with VNNI. Tests lower it. */
+#ifndef ECX_BEST
+#define ECX_BEST 3
+#endif
+
+ALWAYS_INLINE int32_t word_at(const void *x) {
+  int32_t word;
+  memcpy(&word, x, 4);
+  return word;
+}
+
+static void multiply_sse2(const void *w, int columns, const int32_t *bias, const int16_t *x,
+                          int x_stride, int rows, int width, int32_t *acc) {
+  const size_t padded = (size_t)pad16(rows), stride = (size_t)x_stride;
+  int32_t room[16];
+  int r, i, p, part;
+  for (r = 0; r < rows; r += 16) {
+    const int32_t *first = bias_at(bias, r, rows, room);
+    for (part = 0; part < 2 * BLOCK / 4; part++) { /* 8 rows of 4 inputs */
+      const int half = part % 2 * 8;
+      const int16_t *in = x + (size_t)(part / 2 * 4) * stride;
+      const int16_t *from = (const int16_t *)weights_at(w, r, columns, 2) + 2 * half;
+      int32_t *to = acc + (size_t)(part / 2 * 4) * padded + r + half;
+      __m128i low[4], high[4];
+      for (p = 0; p < 4; p++) {
+        low[p] = _mm_loadu_si128((const __m128i *)(const void *)(first + half));
+        high[p] = _mm_loadu_si128((const __m128i *)(const void *)(first + half + 4));
+      }
+      for (i = 0; i < width; i += 2, from += 32) {
+        __m128i a = _mm_loadu_si128((const __m128i *)(const void *)from);
+        __m128i b = _mm_loadu_si128((const __m128i *)(const void *)(from + 8));
+        for (p = 0; p < 4; p++) {
+          __m128i pair = _mm_set1_epi32(word_at(in + (size_t)p * stride + i));
+          low[p] = _mm_add_epi32(low[p], _mm_madd_epi16(a, pair));
+          high[p] = _mm_add_epi32(high[p], _mm_madd_epi16(b, pair));
+        }
+      }
+      for (p = 0; p < 4; p++, to += padded) {
+        _mm_storeu_si128((__m128i *)(void *)to, low[p]);
+        _mm_storeu_si128((__m128i *)(void *)(to + 4), high[p]);
+      }
+    }
+  }
+}
+
+#define AVX2 __attribute__((target("avx2")))
+
+AVX2 static void multiply_avx2(const void *w, int columns, const int32_t *bias, const int16_t *x,
+                               int x_stride, int rows, int width, int32_t *acc) {
+  const size_t padded = (size_t)pad16(rows), stride = (size_t)x_stride;
+  int32_t room[16];
+  int r, i, p, part;
+  for (r = 0; r < rows; r += 16) {
+    const int32_t *first = bias_at(bias, r, rows, room);
+    for (part = 0; part < BLOCK; part += 4) {
+      const int16_t *in = x + (size_t)part * stride;
+      const int16_t *from = (const int16_t *)weights_at(w, r, columns, 2);
+      int32_t *to = acc + (size_t)part * padded + r;
+      __m256i low[4], high[4];
+      for (p = 0; p < 4; p++) {
+        low[p] = _mm256_loadu_si256((const __m256i *)(const void *)first);
+        high[p] = _mm256_loadu_si256((const __m256i *)(const void *)(first + 8));
+      }
+      for (i = 0; i < width; i += 2, from += 32) {
+        __m256i a = _mm256_loadu_si256((const __m256i *)(const void *)from);
+        __m256i b = _mm256_loadu_si256((const __m256i *)(const void *)(from + 16));
+        for (p = 0; p < 4; p++) {
+          __m256i pair = _mm256_set1_epi32(word_at(in + (size_t)p * stride + i));
+          low[p] = _mm256_add_epi32(low[p], _mm256_madd_epi16(a, pair));
+          high[p] = _mm256_add_epi32(high[p], _mm256_madd_epi16(b, pair));
+        }
+      }
+      for (p = 0; p < 4; p++, to += padded) {
+        _mm256_storeu_si256((__m256i *)(void *)to, low[p]);
+        _mm256_storeu_si256((__m256i *)(void *)(to + 8), high[p]);
+      }
+    }
+  }
+}
+
+AVX2 static void activate_avx2(const int32_t *sums, int count, int shift, int16_t *to) {
+  activate_inline(sums, count, shift, to);
+}
+
+AVX2 static void finish_avx2(const int32_t *sums, int count, int top, int16_t *mu,
+                             uint8_t *index) {
+  finish_inline(sums, count, top, mu, index);
+}
+
+AVX2 static void keep_avx2(const int16_t *s, const int32_t *step, const int16_t *mu, int count,
+                           int16_t *kept, int16_t *y_hat) {
+  keep_inline(s, step, mu, count, kept, y_hat);
+}
+
+AVX2 static void quantize_avx2(const float *y, const int16_t *mu, const uint8_t *index,
+                               const float *gain, int count, int16_t *s) {
+  quantize_inline(y, mu, index, gain, count, s);
+}
+
+AVX2 static inline __m256i pack_eight(const float *levels) {
+  __m256 v = _mm256_add_ps(_mm256_loadu_ps(levels), _mm256_set1_ps(0.5f));
+  v = _mm256_max_ps(v, _mm256_setzero_ps()); /* the second operand where the first is NaN */
+  return _mm256_cvttps_epi32(_mm256_min_ps(v, _mm256_set1_ps(255.0f)));
+}
+
+AVX2 static void pack_avx2(const float *levels, size_t count, uint8_t *samples) {
+  /* Packing takes turns between the halves of its operands: undone at the end, four samples at a
+   * time. */
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  for (; count >= 32; count -= 32, levels += 32, samples += 32) {
+    __m256i low = _mm256_packs_epi32(pack_eight(levels), pack_eight(levels + 8));
+    __m256i high = _mm256_packs_epi32(pack_eight(levels + 16), pack_eight(levels + 24));
+    __m256i all = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), order);
+    _mm256_storeu_si256((__m256i *)(void *)samples, all);
+  }
+  pack_inline(levels, count, samples);
+}
+
+static void pack_base(const float *levels, size_t count, uint8_t *samples) {
+  pack_inline(levels, count, samples);
+}
+
+void ecx_pack(const float *levels, size_t count, uint8_t *samples) {
+  if (ECX_BEST >= 1 && __builtin_cpu_supports("avx2")) pack_avx2(levels, count, samples);
+  else pack_base(levels, count, samples);
+}
+
+/* Dot products in one instruction, as of GCC 11 and clang 14. This is not the form that saturates:
+ * all products are added exactly, four of bytes (each at most 255 * 128 in magnitude) or two of 16
+ * bits, and the order of additions does not matter (see ecx_model_init for the largest sums). */
+#if (defined(__clang__) && __clang_major__ >= 14) || (!defined(__clang__) && __GNUC__ >= 11)
+#define VNNI 1
+#endif
+
+#ifdef VNNI
+/* The inputs of a block as bytes, one after another. */
+ALWAYS_INLINE void pack_bytes(const int16_t *x, size_t stride, int width, uint8_t *to) {
+  int p, i;
+  for (p = 0; p < BLOCK; p++)
+    for (i = 0; i < width; i++) to[p * width + i] = (uint8_t)x[(size_t)p * stride + (size_t)i];
+}
+
+#define AVX_VNNI __attribute__((target("avx2,avxvnni")))
+
+/* A step takes 4 bytes of each input, two of 16 bits or four of 8, and those of 16 rows. */
+#define AVX_VNNI_LOOP(dot, columns_bytes, steps, in, in_stride)                             \
+  for (r = 0; r < rows; r += 16) {                                                          \
+    const int32_t *first = bias_at(bias, r, rows, room);                                    \
+    for (part = 0; part < BLOCK; part += 4) {                                               \
+      const uint8_t *at = (const uint8_t *)(in) + (size_t)part * (in_stride);               \
+      const uint8_t *from = (const uint8_t *)weights_at(w, r, columns, columns_bytes);      \
+      int32_t *to = acc + (size_t)part * padded + r;                                        \
+      __m256i low[4], high[4];                                                              \
+      for (p = 0; p < 4; p++) {                                                             \
+        low[p] = _mm256_loadu_si256((const __m256i *)(const void *)first);                  \
+        high[p] = _mm256_loadu_si256((const __m256i *)(const void *)(first + 8));           \
+      }                                                                                     \
+      for (i = 0; i < (steps); i++, from += 64) {                                           \
+        __m256i a = _mm256_loadu_si256((const __m256i *)(const void *)from);                \
+        __m256i b = _mm256_loadu_si256((const __m256i *)(const void *)(from + 32));         \
+        for (p = 0; p < 4; p++) {                                                           \
+          __m256i v = _mm256_set1_epi32(word_at(at + (size_t)p * (in_stride) + 4 * i));     \
+          low[p] = dot(low[p], v, a);                                                       \
+          high[p] = dot(high[p], v, b);                                                     \
+        }                                                                                   \
+      }                                                                                     \
+      for (p = 0; p < 4; p++, to += padded) {                                               \
+        _mm256_storeu_si256((__m256i *)(void *)to, low[p]);                                 \
+        _mm256_storeu_si256((__m256i *)(void *)(to + 8), high[p]);                          \
+      }                                                                                     \
+    }                                                                                       \
+  }
+
+AVX_VNNI static void multiply_vnni(const void *w, int columns, const int32_t *bias,
+                                   const int16_t *x, int x_stride, int rows, int width,
+                                   int32_t *acc) {
+  const size_t padded = (size_t)pad16(rows), stride = 2u * (size_t)x_stride;
+  int32_t room[16];
+  int r, i, p, part;
+  AVX_VNNI_LOOP(_mm256_dpwssd_avx_epi32, 2, width / 2, x, stride)
+}
+
+AVX_VNNI static void multiply_bytes_vnni(const void *w, int columns, const int32_t *bias,
+                                         const int16_t *x, int x_stride, int rows, int width,
+                                         int32_t *acc) {
+  const size_t padded = (size_t)pad16(rows), stride = (size_t)width;
+  uint8_t bytes[BLOCK * 2 * MAX_CHANNELS];
+  int32_t room[16];
+  int r, i, p, part;
+  pack_bytes(x, (size_t)x_stride, width, bytes);
+  AVX_VNNI_LOOP(_mm256_dpbusd_avx_epi32, 1, width / 4, bytes, stride)
+}
+
+#define AVX512 __attribute__((target("avx2,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")))
+#define INLINE_512 AVX512 static inline __attribute__((always_inline))
+
+/* A mask of 16 lanes, or of the `count` first where there are fewer. */
+INLINE_512 __mmask16 first_lanes(int count) {
+  return (__mmask16)(count < 16 ? (1u << count) - 1u : 0xffffu);
+}
+
+/* `tiles` times 16 rows of all inputs: the sums stay in registers, and each weight is loaded once.
+ * `group` is 2 or 4; a step takes 4 bytes of each input, `stride` bytes from one to the next. */
+INLINE_512 void tile_512(const uint8_t *w, size_t w_stride, const int32_t *bias, int r, int rows,
+                         const uint8_t *in, size_t stride, int steps, const int group,
+                         const int tiles, int32_t *acc) {
+  const size_t padded = (size_t)pad16(rows);
+  __m512i sum[3][BLOCK];
+  int i, p, t;
+  for (t = 0; t < tiles; t++) {
+    __m512i first = _mm512_maskz_loadu_epi32(first_lanes(rows - r - 16 * t), bias + r + 16 * t);
+    for (p = 0; p < BLOCK; p++) sum[t][p] = first;
+  }
+  for (i = 0; i < steps; i++) {
+    __m512i v[3];
+    for (t = 0; t < tiles; t++) v[t] = _mm512_loadu_si512(w + (size_t)t * w_stride + 64 * i);
+    for (p = 0; p < BLOCK; p++) {
+      __m512i x = _mm512_set1_epi32(word_at(in + (size_t)p * stride + 4 * i));
+      for (t = 0; t < tiles; t++)
+        sum[t][p] = group == 4 ? _mm512_dpbusd_epi32(sum[t][p], x, v[t])
+                               : _mm512_dpwssd_epi32(sum[t][p], x, v[t]);
+    }
+  }
+  for (t = 0; t < tiles; t++)
+    for (p = 0; p < BLOCK; p++)
+      _mm512_storeu_si512(acc + (size_t)p * padded + r + 16 * t, sum[t][p]);
+}
+
+INLINE_512 void product_512(const void *w, int columns, const int32_t *bias, const uint8_t *in,
+                            size_t stride, int rows, int width, const int group, int32_t *acc) {
+  const size_t bytes = group == 4 ? 1 : 2, w_stride = 16u * (size_t)columns * bytes;
+  const int steps = width / group;
+  int r, rest;
+  for (r = 0; (rest = rows - r) > 0;) {
+    const uint8_t *from = (const uint8_t *)weights_at(w, r, columns, bytes);
+    if (rest > 32) {
+      tile_512(from, w_stride, bias, r, rows, in, stride, steps, group, 3, acc);
+      r += 48;
+    } else if (rest > 16) {
+      tile_512(from, w_stride, bias, r, rows, in, stride, steps, group, 2, acc);
+      r += 32;
+    } else {
+      tile_512(from, w_stride, bias, r, rows, in, stride, steps, group, 1, acc);
+      r += 16;
+    }
+  }
+}
+
+AVX512 static void multiply_512(const void *w, int columns, const int32_t *bias, const int16_t *x,
+                                int x_stride, int rows, int width, int32_t *acc) {
+  product_512(w, columns, bias, (const uint8_t *)x, 2u * (size_t)x_stride, rows, width, 2, acc);
+}
+
+AVX512 static void multiply_bytes_512(const void *w, int columns, const int32_t *bias,
+                                      const int16_t *x, int x_stride, int rows, int width,
+                                      int32_t *acc) {
+  uint8_t bytes[BLOCK * 2 * MAX_CHANNELS];
+  int p, i;
+  for (p = 0; p < BLOCK; p++)
+    for (i = 0; i < width; i += 16) {
+      const int16_t *from = x + (size_t)p * (size_t)x_stride + i;
+      __m256i v = _mm256_loadu_si256((const __m256i *)(const void *)from);
+      _mm_storeu_si128((__m128i *)(void *)(bytes + p * width + i), _mm256_cvtepi16_epi8(v));
+    }
+  product_512(w, columns, bias, bytes, (size_t)width, rows, width, 4, acc);
+}
+
+AVX512 static void activate_512(const int32_t *sums, int count, int shift, int16_t *to) {
+  activate_inline(sums, count, shift, to);
+}
+
+AVX512 static void finish_512(const int32_t *sums, int count, int top, int16_t *mu,
+                              uint8_t *index) {
+  finish_inline(sums, count, top, mu, index);
+}
+
+AVX512 static void keep_512(const int16_t *s, const int32_t *step, const int16_t *mu, int count,
+                            int16_t *kept, int16_t *y_hat) {
+  keep_inline(s, step, mu, count, kept, y_hat);
+}
+
+AVX512 static void quantize_512(const float *y, const int16_t *mu, const uint8_t *index,
+                                const float *gain, int count, int16_t *s) {
+  quantize_inline(y, mu, index, gain, count, s);
+}
+
+AVX512 static int list_512(const uint8_t *level, int count, int16_t *channel) {
+  const __m512i step = _mm512_set1_epi32(16);
+  __m512i number = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  int c, found = 0;
+  for (c = 0; c < count; c += 16) {
+    __mmask16 there = first_lanes(count - c), used;
+    __m128i v = _mm_maskz_loadu_epi8(there, level + c);
+    used = _mm_test_epi8_mask(v, v);
+    _mm256_storeu_si256((__m256i *)(void *)(channel + found),
+                        _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(used, number)));
+    found += __builtin_popcount(used);
+    number = _mm512_add_epi32(number, step);
+  }
+  return found;
+}
+
+AVX512 static int select_512(const uint8_t *level, const int16_t *s, int count,
+                             const int32_t *base, const int16_t *half, int levels,
+                             uint32_t *entry) {
+  const __m512i base0 = _mm512_loadu_si512(base), base1 = _mm512_loadu_si512(base + 16);
+  const __m512i base2 = _mm512_loadu_si512(base + 32), base3 = _mm512_loadu_si512(base + 48);
+  const __m512i half0 = _mm512_loadu_si512(half), half1 = _mm512_loadu_si512(half + 32);
+  const __m512i top = _mm512_set1_epi32(levels - 1), upper = _mm512_set1_epi32(32);
+  __mmask16 strange = 0;
+  int c, found = 0;
+  for (c = 0; c < count; c += 16) {
+    __mmask16 there = first_lanes(count - c), used;
+    __m512i i = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(there, level + c));
+    __m512i v = _mm512_cvtepi16_epi32(_mm256_maskz_loadu_epi16(there, s + c));
+    /* The entries of `half` lie two to a lane: the index in the lower half of a lane finds one. */
+    __m512i most = _mm512_and_si512(_mm512_permutex2var_epi16(half0, i, half1),
+                                    _mm512_set1_epi32(0xffff));
+    __m512i first = _mm512_mask_blend_epi32(_mm512_test_epi32_mask(i, upper),
+                                            _mm512_permutex2var_epi32(base0, i, base1),
+                                            _mm512_permutex2var_epi32(base2, i, base3));
+    strange |= _mm512_cmpgt_epi32_mask(_mm512_abs_epi32(v), most);
+    strange |= _mm512_cmpgt_epi32_mask(i, top);
+    used = _mm512_test_epi32_mask(i, i);
+    /* Only those that count: the caller's room may end behind them. */
+    _mm512_mask_storeu_epi32(entry + found, first_lanes(__builtin_popcount(used)),
+                             _mm512_maskz_compress_epi32(used, _mm512_add_epi32(first, v)));
+    found += __builtin_popcount(used);
+  }
+  return strange ? -1 : found;
+}
+
+/* Few compilers' __builtin_cpu_supports knows of these. Of AVX2 and AVX-512 it says whether the
+ * system keeps the registers, too. */
+static int has_avx512_vnni(void) {
+  unsigned a, b, c, d;
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+         __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c >> 11 & 1u);
+}
+
+static int has_avx_vnni(void) {
+  unsigned a, b, c, d;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1u);
+}
+#endif
+
+static kernels pick_kernels(void) {
+  kernels use = {multiply_sse2, multiply_sse2, 2, activate_base, finish_base,
+                 keep_base, quantize_base, list_base, select_base};
+  if (ECX_BEST < 1 || !__builtin_cpu_supports("avx2")) return use;
+  use.multiply = use.multiply_bytes = multiply_avx2;
+  use.activate = activate_avx2;
+  use.finish = finish_avx2;
+  use.keep = keep_avx2;
+  use.quantize = quantize_avx2;
+#ifdef VNNI
+  if (ECX_BEST >= 3 && has_avx512_vnni()) {
+    kernels best = {multiply_512, multiply_bytes_512, 4, activate_512, finish_512,
+                    keep_512, quantize_512, list_512, select_512};
+    return best;
+  }
+  if (ECX_BEST >= 2 && has_avx_vnni()) {
+    use.multiply = multiply_vnni;
+    use.multiply_bytes = multiply_bytes_vnni;
+    use.group = 4;
+  }
+#endif
+  return use;
+}
+#endif
+
+/* ---- the model ------------------------------------------------------------------------------ */
+
+/* What a decoder needs to know of the slots with the same BUCKET_BITS top bits: the symbol of the
+ * first of them, where it starts, its frequency, and what to add for that of the next symbol.
+ * Frequencies of escapes are 0 here. */
+typedef struct {
+  uint16_t start, frequency, next;
+  int16_t symbol;
+} find_entry;
+
+/* What an encoder needs to know of a symbol; `inverse` is floor(2^46 / frequency) + 1. */
+typedef struct {
+  uint64_t inverse;
+  uint16_t start, frequency;
+} code_entry;
+
+/* The latents of a cell (one hyper-latent, 2x2 latents) in the order of coding: dy and dx. */
+static const uint8_t CELL_Y[4] = {0, 1, 0, 1}, CELL_X[4] = {0, 1, 1, 0};
 
 struct ecx_model {
   int latent, hyper, hidden, features, context, levels;
   const int16_t *half_width; /* [levels] */
   const uint16_t *cdf[MAX_LEVELS]; /* 2 * half_width + 3 entries each; level 0 has none */
-  const uint16_t *bucket[MAX_LEVELS]; /* first symbol that may hold a slot with these top bits */
-  /* Weights in pairs of columns, [columns / 2][rows][2], rows and columns padded with zeros to
-   * multiples of 16: the columns of w3 are features, then context; of wc[k], k + 1 latents. */
-  const int16_t *w1, *w2, *w3, *wc[3];
+  const find_entry *find; /* [levels][BUCKETS] */
+  const code_entry *code; /* of all symbols and escapes, level after level, then of nibbles */
+  uint32_t nibble;               /* where in `code` the nibbles are */
+  int32_t code_base[MAX_LEVELS]; /* where in `code` symbol 0 of a level is */
+  int16_t code_half[MAX_LEVELS]; /* half_width, and 0 beyond the last level */
+  kernels use;
+  /* Weights as the kernels want them, columns padded with zeros to multiples of 16: those of w3
+   * are features, then context; those of wc[k] are k + 1 latents. w2[k] and b2[k] belong to the
+   * features of latent k in order of coding. */
+  const void *w1, *w2[4], *w3, *wc[3];
   int pad_hyper, pad_hidden, pad_features, pad_context, pad_latent;
-  const int32_t *b1, *b2, *b3; /* b1 [100][hidden], b2 [4 features], b3 [M] of mu */
+  const int32_t *b1, *b2[4], *b3; /* b1 [100][hidden], b2 [4][features], b3 [M] of mu */
   const int32_t *bc;           /* [3][context] */
   const int32_t *index_bias;   /* [100][M] */
   const int32_t *step_y;       /* [100][M] */
@@ -43,17 +682,10 @@ struct ecx_model {
 static uint32_t u16_at(const uint8_t *p) { return (uint32_t)p[0] | (uint32_t)p[1] << 8; }
 static uint32_t u32_at(const uint8_t *p) { return u16_at(p) | u16_at(p + 2) << 16; }
 
-/* Right shift that rounds towards minus infinity, which C99 leaves open for negative numbers. */
-static int32_t shift_right(int32_t v, int bits) { return v >= 0 ? v >> bits : ~(~v >> bits); }
-
 static int32_t i32_at(const uint8_t *p) {
   uint32_t u = u32_at(p);
   return u < 0x80000000u ? (int32_t)u : -(int32_t)(0xffffffffu - u) - 1;
 }
-
-static int clamp(int v, int low, int high) { return v < low ? low : v > high ? high : v; }
-
-static int pad16(int n) { return (n + 15) & ~15; }
 
 typedef struct {
   int latent, hyper, hidden, features, context, levels;
@@ -102,7 +734,8 @@ static int read_layout(const uint8_t *t, size_t length, layout *l) {
   return at == length;
 }
 
-static size_t aligned(size_t n) { return (n + 15u) & ~(size_t)15u; }
+/* To lines of the cache, which vectors of weights should not straddle. */
+static size_t aligned(size_t n) { return (n + 63u) & ~(size_t)63u; }
 
 size_t ecx_model_bytes(const uint8_t *tables, size_t length) {
   layout l;
@@ -111,12 +744,13 @@ size_t ecx_model_bytes(const uint8_t *tables, size_t length) {
   m = (size_t)l.latent;
   n = aligned(sizeof(ecx_model)) + aligned(2u * (size_t)l.levels);
   n += aligned(2u * (l.entries + (size_t)l.levels));
-  n += aligned(2u * BUCKETS * (size_t)l.levels);
+  n += aligned(sizeof(find_entry) * BUCKETS * (size_t)l.levels);
+  n += aligned(sizeof(code_entry) * (l.entries + 16u));
   n += 2u * (size_t)pad16(l.hidden) * (size_t)pad16(l.hyper);
-  n += 2u * (size_t)pad16(4 * l.features) * (size_t)pad16(l.hidden);
+  n += 4u * 2u * (size_t)pad16(l.features) * (size_t)pad16(l.hidden);
   n += 6u * 2u * (size_t)pad16(l.context) * (size_t)pad16(l.latent);
   n += 2u * (size_t)pad16(2 * l.latent) * (size_t)(pad16(l.features) + pad16(l.context));
-  n += aligned(4u * ECX_QUALITIES * (size_t)l.hidden) + aligned(16u * (size_t)l.features);
+  n += aligned(4u * ECX_QUALITIES * (size_t)l.hidden) + 4u * aligned(4u * (size_t)l.features);
   n += aligned(12u * (size_t)l.context);
   n += aligned(4u * m) + 3u * aligned(4u * ECX_QUALITIES * m);
   n += aligned(4u * ECX_QUALITIES * (size_t)l.hyper) + aligned(ECX_QUALITIES * (size_t)l.hyper);
@@ -149,52 +783,115 @@ static const float *gains(arena *a, const int32_t *step, size_t count) {
   return to;
 }
 
-/* Copy a block of columns, which lands at column `at`, in the order of pairs (see ecx_model). */
-static void copy_block(int16_t *to, const uint8_t *from, int rows, int columns, int from_stride,
-                       int at) {
-  size_t pair = 2u * (size_t)pad16(rows);
+/* How a matrix lies in the tables and in a model. */
+typedef struct {
+  const uint8_t *from;
+  int row_stride; /* from one row to the next in the tables */
+  int rows, group, columns; /* of all columns in the model, see multiply_fn */
+} matrix;
+
+/* Copy a block of columns, which lands at column `at`. */
+static void copy_block(void *to, const matrix *w, int first, int columns, int at) {
   int r, c;
-  for (r = 0; r < rows; r++, from += from_stride)
-    for (c = 0; c < columns; c++)
-      to[(size_t)((at + c) / 2) * pair + 2u * (size_t)r + (size_t)((at + c) % 2)] =
-          (int16_t)((int16_t)(from[c] ^ 0x80) - 0x80);
+  for (r = 0; r < w->rows; r++)
+    for (c = 0; c < columns; c++) {
+      int column = at + c, g = w->group;
+      size_t place = (size_t)(r / 16) * 16u * (size_t)w->columns +
+                     (size_t)(column / g * 16 * g + r % 16 * g + column % g);
+      int16_t v = (int16_t)((int16_t)(w->from[r * w->row_stride + first + c] ^ 0x80) - 0x80);
+      if (g == 4) ((int8_t *)to)[place] = (int8_t)v;
+      else ((int16_t *)to)[place] = v;
+    }
+}
+
+/* Room for a matrix, of 16-bit weights at most. */
+static void *take_weights(arena *a, const matrix *w) {
+  return take(a, 2u * (size_t)pad16(w->rows) * (size_t)w->columns);
 }
 
 /* A matrix of `parts` blocks of columns, each padded to a multiple of 16. */
-static const int16_t *copy_weights(arena *a, const uint8_t **from, int rows, int columns,
-                                   int parts) {
+static const void *copy_weights(arena *a, const uint8_t **from, int rows, int columns, int parts,
+                                int group) {
   int width = pad16(columns), k;
-  int16_t *to = (int16_t *)take(a, 2u * (size_t)pad16(rows) * (size_t)(parts * width));
-  for (k = 0; k < parts; k++)
-    copy_block(to, *from + k * columns, rows, columns, parts * columns, k * width);
+  matrix w = {*from, parts * columns, rows, group, parts * width};
+  void *to = take_weights(a, &w);
+  for (k = 0; k < parts; k++) copy_block(to, &w, k * columns, columns, k * width);
   *from += (size_t)rows * (size_t)columns * (size_t)parts;
   return to;
 }
 
+/* The four matrices of the features: row 4 * f + 2 * dy + dx of the tables belongs to feature f of
+ * the latent (dy, dx). */
+static void copy_features(ecx_model *m, arena *a, const uint8_t **from) {
+  int k;
+  for (k = 0; k < 4; k++) {
+    matrix w = {*from + (2 * CELL_Y[k] + CELL_X[k]) * m->hidden, 4 * m->hidden, m->features,
+                m->use.group, m->pad_hidden};
+    void *to = take_weights(a, &w);
+    copy_block(to, &w, 0, m->hidden, 0);
+    m->w2[k] = to;
+  }
+  *from += 4u * (size_t)m->features * (size_t)m->hidden;
+}
+
+static void copy_feature_biases(ecx_model *m, arena *a, const uint8_t **from) {
+  int k, i;
+  for (k = 0; k < 4; k++) {
+    int32_t *to = (int32_t *)take(a, 4u * (size_t)m->features);
+    for (i = 0; i < m->features; i++)
+      to[i] = i32_at(*from + 4u * (size_t)(4 * i + 2 * CELL_Y[k] + CELL_X[k]));
+    m->b2[k] = to;
+  }
+  *from += 16u * (size_t)m->features;
+}
+
 /* A matrix of two blocks of different widths: features, then context. */
-static const int16_t *copy_heads(arena *a, const uint8_t **from, int rows, int features,
-                                 int context) {
-  int first = pad16(features), columns = features + context;
-  int16_t *to =
-      (int16_t *)take(a, 2u * (size_t)pad16(rows) * (size_t)(first + pad16(context)));
-  copy_block(to, *from, rows, features, columns, 0);
-  copy_block(to, *from + features, rows, context, columns, first);
+static const void *copy_heads(ecx_model *m, arena *a, const uint8_t **from) {
+  int rows = 2 * m->latent, columns = m->features + m->context;
+  matrix w = {*from, columns, rows, m->use.group, m->pad_features + m->pad_context};
+  void *to = take_weights(a, &w);
+  copy_block(to, &w, 0, m->features, 0);
+  copy_block(to, &w, m->features, m->context, m->pad_features);
   *from += (size_t)rows * (size_t)columns;
   return to;
 }
 
-/* Cumulative frequencies and the search accelerator of each level; 0 where a sum is wrong. */
+static void set_code(code_entry *e, uint32_t start, uint32_t frequency) {
+  e->inverse = ((uint64_t)1 << 46) / frequency + 1u;
+  e->start = (uint16_t)start;
+  e->frequency = (uint16_t)frequency;
+}
+
+/* What a decoder and an encoder look up of one level. */
+static void build_lookups(const uint16_t *cdf, int half, find_entry *find, code_entry *code) {
+  int count = 2 * half + 2, k, b;
+  for (k = 0; k < count; k++) set_code(code + k, cdf[k], (uint32_t)cdf[k + 1] - cdf[k]);
+  for (k = 0, b = 0; b < BUCKETS; b++) {
+    int first, next;
+    while (cdf[k + 1] <= (uint32_t)b << (PRECISION - BUCKET_BITS)) k++;
+    first = k + 1 < count ? cdf[k + 1] - cdf[k] : 0;
+    next = k + 2 < count ? cdf[k + 2] - cdf[k + 1] : 0;
+    find[b].start = cdf[k];
+    find[b].frequency = (uint16_t)first;
+    find[b].next = (uint16_t)next;
+    find[b].symbol = (int16_t)(k - half);
+  }
+}
+
+/* Cumulative frequencies and the lookups of each level; 0 where a sum is wrong. */
 static int build_cdfs(ecx_model *m, arena *a, const uint8_t *t, const layout *l) {
   const uint8_t *from = t + l->frequencies;
   int16_t *half = (int16_t *)take(a, 2u * (size_t)l->levels);
   uint16_t *cdf = (uint16_t *)take(a, 2u * (l->entries + (size_t)l->levels));
-  uint16_t *bucket = (uint16_t *)take(a, 2u * BUCKETS * (size_t)l->levels);
-  int i, k, b;
+  find_entry *find = (find_entry *)take(a, sizeof(find_entry) * BUCKETS * (size_t)l->levels);
+  code_entry *first = (code_entry *)take(a, sizeof(code_entry) * (l->entries + 16u)), *code = first;
+  int i, k;
   m->half_width = half;
   for (i = 0; i < l->levels; i++)
     half[i] = i ? (int16_t)u16_at(t + l->half_width + 2 * (size_t)i) : (int16_t)0;
   m->cdf[0] = cdf;
-  m->bucket[0] = bucket;
+  m->find = find;
+  m->code = code;
   for (i = 1; i < l->levels; i++) {
     int count = 2 * half[i] + 2;
     uint32_t sum = 0;
@@ -206,15 +903,15 @@ static int build_cdfs(ecx_model *m, arena *a, const uint8_t *t, const layout *l)
       cdf[k + 1] = (uint16_t)sum;
     }
     if (sum != TOTAL) return 0;
-    for (k = 0, b = 0; b < BUCKETS; b++) {
-      while (cdf[k + 1] <= (uint32_t)b << (PRECISION - BUCKET_BITS)) k++;
-      bucket[b] = (uint16_t)k;
-    }
+    build_lookups(cdf, half[i], find + i * BUCKETS, code);
     m->cdf[i] = cdf;
-    m->bucket[i] = bucket;
+    m->code_base[i] = (int32_t)(code - first) + half[i];
+    m->code_half[i] = half[i];
     cdf += count + 1;
-    bucket += BUCKETS;
+    code += count;
   }
+  m->nibble = (uint32_t)(code - first);
+  for (k = 0; k < 16; k++) set_code(code + k, (uint32_t)k * NIBBLE_FREQUENCY, NIBBLE_FREQUENCY);
   return 1;
 }
 
@@ -243,12 +940,13 @@ int ecx_model_init(void *memory, size_t memory_bytes, const uint8_t *tables, siz
   m->pad_latent = pad16(l.latent);
   if (!build_cdfs(m, &a, tables, &l)) return ECX_TABLES;
   from = tables + l.weights;
-  m->w1 = copy_weights(&a, &from, l.hidden, l.hyper, 1);
-  m->w2 = copy_weights(&a, &from, 4 * l.features, l.hidden, 1);
-  for (k = 0; k < 3; k++) m->wc[k] = copy_weights(&a, &from, l.context, l.latent, k + 1);
-  m->w3 = copy_heads(&a, &from, 2 * l.latent, l.features, l.context);
+  m->use = pick_kernels();
+  m->w1 = copy_weights(&a, &from, l.hidden, l.hyper, 1, 2);
+  copy_features(m, &a, &from);
+  for (k = 0; k < 3; k++) m->wc[k] = copy_weights(&a, &from, l.context, l.latent, k + 1, 2);
+  m->w3 = copy_heads(m, &a, &from);
   m->b1 = copy_i32(&a, &from, ECX_QUALITIES * (size_t)l.hidden);
-  m->b2 = copy_i32(&a, &from, 4 * (size_t)l.features);
+  copy_feature_biases(m, &a, &from);
   m->bc = copy_i32(&a, &from, 3u * (size_t)l.context);
   m->b3 = copy_i32(&a, &from, (size_t)l.latent);
   m->index_bias = copy_i32(&a, &from, ECX_QUALITIES * (size_t)l.latent);
@@ -266,8 +964,8 @@ int ecx_model_init(void *memory, size_t memory_bytes, const uint8_t *tables, siz
   for (i = 0; i < ECX_QUALITIES * (size_t)l.latent; i++)
     if (m->step_y[i] < 1 || m->step_y[i] > 131071) return ECX_TABLES;
   m->gain_y = gains(&a, m->step_y, ECX_QUALITIES * (size_t)l.latent);
-  /* With these bounds no sum leaves 32 bits, whatever its order, as no partial sum exceeds the sum
-   * of all magnitudes. Bias and rounding are at most 2^23 + 128, weights at most 128 in magnitude:
+  /* With these bounds no sum leaves 32 bits, whatever its order and however many products an
+   * instruction adds at once, as no partial sum exceeds the sum of all magnitudes. Bias and rounding are at most 2^23 + 128, weights at most 128 in magnitude:
    *   hidden    512 * 128 * 2047         < 2^27, with bias < 2^28
    *   features  512 * 128 * 255          < 2^24, with bias < 2^25
    *   context   3 * 512 * 128 * 511      < 2^27, with bias < 2^27
@@ -276,8 +974,9 @@ int ecx_model_init(void *memory, size_t memory_bytes, const uint8_t *tables, siz
    * tests/test_entropy_bounds.py gets there. */
   for (i = 0; i < ECX_QUALITIES * (size_t)l.hidden; i++)
     if (m->b1[i] < -(1 << 23) || m->b1[i] > 1 << 23) return ECX_TABLES;
-  for (i = 0; i < 4 * (size_t)l.features; i++)
-    if (m->b2[i] < -(1 << 23) || m->b2[i] > 1 << 23) return ECX_TABLES;
+  for (k = 0; k < 4; k++)
+    for (i = 0; i < (size_t)l.features; i++)
+      if (m->b2[k][i] < -(1 << 23) || m->b2[k][i] > 1 << 23) return ECX_TABLES;
   for (i = 0; i < 3u * (size_t)l.context; i++)
     if (m->bc[i] < -(1 << 23) || m->bc[i] > 1 << 23) return ECX_TABLES;
   for (i = 0; i < (size_t)l.latent; i++)
@@ -298,231 +997,59 @@ static int valid_size(const ecx_model *m, int quality, int zh, int zw) {
 
 /* ---- hyper-synthesis ---------------------------------------------------------------------- */
 
-#if (defined(__GNUC__) || defined(__clang__)) && defined(__x86_64__) && !defined(ECX_NO_DISPATCH)
-#define DISPATCH_X86 1
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
-#include <immintrin.h>
-#else
-#define ALWAYS_INLINE static
-#endif
-
-/* acc[p * pad16(rows) + r] = bias[r] + sum over i < width of weight[r][i] * x[p * x_stride + i], for
- * BLOCK inputs at once and `width` even. Two columns at a time: with weights in pairs, 16-bit
- * factors multiply and add into 32-bit sums without a sum across lanes. Sums are exact, so that
- * their order does not matter. */
-typedef void (*multiply_fn)(const int16_t *w, const int32_t *bias, const int16_t *x, int x_stride,
-                            int rows, int width, int32_t *acc);
-
-/* 16 biases from row r on; those of padding are 0. */
-static const int32_t *bias_at(const int32_t *bias, int r, int rows, int32_t *room) {
-  if (r + 16 <= rows) return bias + r;
-  memset(room, 0, 64);
-  memcpy(room, bias + r, 4u * (size_t)(rows - r));
-  return room;
-}
-
-#ifndef DISPATCH_X86
-static void multiply_portable(const int16_t *w, const int32_t *bias, const int16_t *x,
-                              int x_stride, int rows, int width, int32_t *acc) {
-  const size_t padded = (size_t)pad16(rows);
-  int32_t room[16];
-  int r, i, p, j;
-  for (r = 0; r < rows; r += 16) {
-    const int32_t *first = bias_at(bias, r, rows, room);
-    for (p = 0; p < BLOCK; p++) {
-      const int16_t *from = w + 2 * r, *in = x + (size_t)p * (size_t)x_stride;
-      int32_t sum[16];
-      memcpy(sum, first, sizeof sum);
-      for (i = 0; i < width; i += 2, from += 2u * padded) {
-        int32_t a = in[i], b = in[i + 1];
-        if (a || b)
-          for (j = 0; j < 16; j++) sum[j] += from[2 * j] * a + from[2 * j + 1] * b;
-      }
-      memcpy(acc + (size_t)p * padded + r, sum, sizeof sum);
-    }
-  }
-}
-#else
-ALWAYS_INLINE int32_t pair_at(const int16_t *x) {
-  int32_t pair;
-  memcpy(&pair, x, 4);
-  return pair;
-}
-
-static void multiply_sse2(const int16_t *w, const int32_t *bias, const int16_t *x, int x_stride,
-                          int rows, int width, int32_t *acc) {
-  const size_t padded = (size_t)pad16(rows);
-  int32_t room[16];
-  int r, i, p, half;
-  for (r = 0; r < rows; r += 16) {
-    const int32_t *first = bias_at(bias, r, rows, room);
-    for (half = 0; half < 16; half += 8) {
-      const int16_t *from = w + 2 * (r + half);
-      __m128i low[BLOCK], high[BLOCK];
-      for (p = 0; p < BLOCK; p++) {
-        low[p] = _mm_loadu_si128((const __m128i *)(const void *)(first + half));
-        high[p] = _mm_loadu_si128((const __m128i *)(const void *)(first + half + 4));
-      }
-      for (i = 0; i < width; i += 2, from += 2u * padded) {
-        __m128i a = _mm_loadu_si128((const __m128i *)(const void *)from);
-        __m128i b = _mm_loadu_si128((const __m128i *)(const void *)(from + 8));
-        for (p = 0; p < BLOCK; p++) {
-          __m128i pair = _mm_set1_epi32(pair_at(x + (size_t)p * (size_t)x_stride + i));
-          low[p] = _mm_add_epi32(low[p], _mm_madd_epi16(a, pair));
-          high[p] = _mm_add_epi32(high[p], _mm_madd_epi16(b, pair));
-        }
-      }
-      for (p = 0; p < BLOCK; p++) {
-        int32_t *to = acc + (size_t)p * padded + r + half;
-        _mm_storeu_si128((__m128i *)(void *)to, low[p]);
-        _mm_storeu_si128((__m128i *)(void *)(to + 4), high[p]);
-      }
-    }
-  }
-}
-
-__attribute__((target("avx2"))) static void multiply_avx2(const int16_t *w, const int32_t *bias,
-                                                          const int16_t *x, int x_stride, int rows,
-                                                          int width, int32_t *acc) {
-  const size_t padded = (size_t)pad16(rows);
-  int32_t room[16];
-  int r, i, p;
-  for (r = 0; r < rows; r += 16) {
-    const int32_t *first = bias_at(bias, r, rows, room);
-    const int16_t *from = w + 2 * r;
-    __m256i low[BLOCK], high[BLOCK];
-    for (p = 0; p < BLOCK; p++) {
-      low[p] = _mm256_loadu_si256((const __m256i *)(const void *)first);
-      high[p] = _mm256_loadu_si256((const __m256i *)(const void *)(first + 8));
-    }
-    for (i = 0; i < width; i += 2, from += 2u * padded) {
-      __m256i a = _mm256_loadu_si256((const __m256i *)(const void *)from);
-      __m256i b = _mm256_loadu_si256((const __m256i *)(const void *)(from + 16));
-      for (p = 0; p < BLOCK; p++) {
-        __m256i pair = _mm256_set1_epi32(pair_at(x + (size_t)p * (size_t)x_stride + i));
-        low[p] = _mm256_add_epi32(low[p], _mm256_madd_epi16(a, pair));
-        high[p] = _mm256_add_epi32(high[p], _mm256_madd_epi16(b, pair));
-      }
-    }
-    for (p = 0; p < BLOCK; p++) {
-      int32_t *to = acc + (size_t)p * padded + r;
-      _mm256_storeu_si256((__m256i *)(void *)to, low[p]);
-      _mm256_storeu_si256((__m256i *)(void *)(to + 8), high[p]);
-    }
-  }
-}
-#endif
-
-/* mu and scale index of one latent from the sums of its heads. */
-ALWAYS_INLINE void finish_inline(const int32_t *sums, int count, int top, int16_t *mu,
-                                 uint8_t *index) {
-  int c;
-  for (c = 0; c < count; c++) mu[c] = (int16_t)clamp(shift_right(sums[c] + 8, 4), -16384, 16384);
-  for (c = 0; c < count; c++)
-    index[c] = (uint8_t)clamp(shift_right(sums[count + c] + 128, 8), 0, top);
-}
-
-/* Residuals of one latent for the context of later ones; y_hat too unless it is NULL. */
-ALWAYS_INLINE void keep_inline(const int16_t *s, const int32_t *step, const int16_t *mu, int count,
-                               int16_t *kept, int16_t *y_hat) {
-  int c;
-  for (c = 0; c < count; c++)
-    kept[c] = (int16_t)clamp(shift_right(shift_right(s[c] * step[c] + 32, 6) + 2, 2), -511, 511);
-  if (y_hat)
-    for (c = 0; c < count; c++)
-      y_hat[c] = (int16_t)clamp(shift_right(s[c] * step[c] + 32, 6) + mu[c], -32768, 32767);
-}
-
-/* The loops that take time, for the instructions at hand; all give the same integers. */
-typedef struct {
-  multiply_fn multiply;
-  void (*finish)(const int32_t *sums, int count, int top, int16_t *mu, uint8_t *index);
-  void (*keep)(const int16_t *s, const int32_t *step, const int16_t *mu, int count, int16_t *kept,
-               int16_t *y_hat);
-} kernels;
-
-static void finish_base(const int32_t *sums, int count, int top, int16_t *mu, uint8_t *index) {
-  finish_inline(sums, count, top, mu, index);
-}
-
-static void keep_base(const int16_t *s, const int32_t *step, const int16_t *mu, int count,
-                      int16_t *kept, int16_t *y_hat) {
-  keep_inline(s, step, mu, count, kept, y_hat);
-}
-
-#ifdef DISPATCH_X86
-__attribute__((target("avx2"))) static void finish_avx2(const int32_t *sums, int count, int top,
-                                                        int16_t *mu, uint8_t *index) {
-  finish_inline(sums, count, top, mu, index);
-}
-
-__attribute__((target("avx2"))) static void keep_avx2(const int16_t *s, const int32_t *step,
-                                                      const int16_t *mu, int count, int16_t *kept,
-                                                      int16_t *y_hat) {
-  keep_inline(s, step, mu, count, kept, y_hat);
-}
-
-static kernels pick_kernels(void) {
-  kernels avx2 = {multiply_avx2, finish_avx2, keep_avx2};
-  kernels sse2 = {multiply_sse2, finish_base, keep_base};
-  return __builtin_cpu_supports("avx2") ? avx2 : sse2;
-}
-#else
-static kernels pick_kernels(void) {
-  kernels portable = {multiply_portable, finish_base, keep_base};
-  return portable;
-}
-#endif
-
-/* The latents of a cell (one hyper-latent, 2x2 latents) in the order of coding: dy and dx. */
-static const uint8_t CELL_Y[4] = {0, 1, 0, 1}, CELL_X[4] = {0, 1, 1, 0};
-
 /* One row of cells on its way through the hyper-synthesis. Rows of cells beyond `zw` up to a
  * multiple of BLOCK hold zeros or what an earlier row left: computed, never used. */
 typedef struct {
   const ecx_model *m;
-  kernels use;
   int quality, zw, head_stride;
-  int16_t *feature;  /* [cells][4 in order of coding][features, context] */
-  int16_t *residual; /* [cells][3][pad_latent], of the latents coded before */
-  int32_t bias[2 * MAX_CHANNELS];
-  int16_t input[BLOCK * MAX_CHANNELS], hidden[BLOCK * MAX_CHANNELS];
-  int32_t acc[BLOCK * 4 * MAX_CHANNELS];
+  int32_t *acc, *bias;       /* bias [2 M], of the heads */
+  int16_t *feature;          /* [cells][4 in order of coding][features, context] */
+  int16_t *residual;         /* [cells][3][pad_latent], of the latents coded before */
+  int16_t *input, *hidden;   /* [BLOCK][pad_hyper], [BLOCK][pad_hidden] */
   int16_t mu[BLOCK * MAX_CHANNELS]; /* of the latents in turn */
   uint8_t index[BLOCK * MAX_CHANNELS];
 } row_state;
 
+static size_t padded_cells(int zw) { return (size_t)((zw + BLOCK - 1) / BLOCK * BLOCK); }
+
 static size_t feature_values(const ecx_model *m, int zw) {
-  size_t cells = (size_t)((zw + BLOCK - 1) / BLOCK * BLOCK);
-  return cells * 4u * ((size_t)m->pad_features + (size_t)m->pad_context);
+  return padded_cells(zw) * 4u * ((size_t)m->pad_features + (size_t)m->pad_context);
 }
 
 static size_t residual_values(const ecx_model *m, int zw) {
-  return (size_t)((zw + BLOCK - 1) / BLOCK * BLOCK) * 3u * (size_t)m->pad_latent;
+  return padded_cells(zw) * 3u * (size_t)m->pad_latent;
+}
+
+/* Sums of the largest product. */
+static size_t acc_values(const ecx_model *m) {
+  int rows = pad16(2 * m->latent);
+  if (m->pad_hidden > rows) rows = m->pad_hidden;
+  if (m->pad_features > rows) rows = m->pad_features;
+  if (m->pad_context > rows) rows = m->pad_context;
+  return BLOCK * (size_t)rows;
 }
 
 static size_t row_scratch_bytes(const ecx_model *m, int zw) {
-  return 2u * (feature_values(m, zw) + residual_values(m, zw));
+  return 4u * (acc_values(m) + 2u * (size_t)m->latent) +
+         2u * (feature_values(m, zw) + residual_values(m, zw) +
+               BLOCK * ((size_t)m->pad_hyper + (size_t)m->pad_hidden));
 }
 
 static void begin_rows(row_state *r, const ecx_model *m, int quality, int zw, void *scratch) {
   size_t M = (size_t)m->latent;
   r->m = m;
-  r->use = pick_kernels();
   r->quality = quality;
   r->zw = zw;
   r->head_stride = m->pad_features + m->pad_context;
-  r->feature = (int16_t *)scratch;
+  r->acc = (int32_t *)scratch;
+  r->bias = r->acc + acc_values(m);
+  r->feature = (int16_t *)(void *)(r->bias + 2u * M);
   r->residual = r->feature + feature_values(m, zw);
+  r->input = r->residual + residual_values(m, zw);
+  r->hidden = r->input + BLOCK * m->pad_hyper;
   memset(scratch, 0, row_scratch_bytes(m, zw)); /* the padding stays zero from here on */
-  memset(r->input, 0, sizeof r->input);
-  memset(r->hidden, 0, sizeof r->hidden);
   memcpy(r->bias, m->b3, 4u * M);
   memcpy(r->bias + M, m->index_bias + (size_t)(quality - 1) * M, 4u * M);
-}
-
-static int16_t activation(int32_t acc, int shift) {
-  return (int16_t)clamp(shift_right(acc + (1 << (shift - 1)), shift), 0, 255);
 }
 
 /* One row of hyper-latents -> features of its cells. */
@@ -530,25 +1057,24 @@ static void features_of_row(row_state *r, const int16_t *z) {
   const ecx_model *m = r->m;
   const int32_t *step = m->step_z + (size_t)(r->quality - 1) * (size_t)m->hyper;
   const int32_t *b1 = m->b1 + (size_t)(r->quality - 1) * (size_t)m->hidden;
-  int rows = 4 * m->features, x, p, i, k;
+  int x, p, i, k;
   for (x = 0; x < r->zw; x += BLOCK) {
     int count = r->zw - x < BLOCK ? r->zw - x : BLOCK;
     for (p = 0; p < count; p++, z += m->hyper)
       for (i = 0; i < m->hyper; i++)
         r->input[p * m->pad_hyper + i] =
             (int16_t)clamp(shift_right(z[i] * step[i] + 8, 4), -2047, 2047);
-    r->use.multiply(m->w1, b1, r->input, m->pad_hyper, m->hidden, m->pad_hyper, r->acc);
-    for (p = 0; p < count; p++)
-      for (i = 0; i < m->hidden; i++)
-        r->hidden[p * m->pad_hidden + i] = activation(r->acc[p * m->pad_hidden + i], 6);
-    r->use.multiply(m->w2, m->b2, r->hidden, m->pad_hidden, rows, m->pad_hidden, r->acc);
-    /* Row 4 * f + 2 * dy + dx belongs to feature f of the latent (dy, dx). */
-    for (p = 0; p < count; p++)
-      for (k = 0; k < 4; k++) {
-        int16_t *to = r->feature + (size_t)(4 * (x + p) + k) * (size_t)r->head_stride;
-        const int32_t *acc = r->acc + p * pad16(rows) + 2 * CELL_Y[k] + CELL_X[k];
-        for (i = 0; i < m->features; i++) to[i] = activation(acc[4 * i], 6);
-      }
+    m->use.multiply(m->w1, m->pad_hyper, b1, r->input, m->pad_hyper, m->hidden, m->pad_hyper,
+                    r->acc);
+    for (p = 0; p < BLOCK; p++)
+      m->use.activate(r->acc + p * m->pad_hidden, m->hidden, 6, r->hidden + p * m->pad_hidden);
+    for (k = 0; k < 4; k++) {
+      int16_t *to = r->feature + (size_t)(4 * x + k) * (size_t)r->head_stride;
+      m->use.multiply_bytes(m->w2[k], m->pad_hidden, m->b2[k], r->hidden, m->pad_hidden,
+                            m->features, m->pad_hidden, r->acc);
+      for (p = 0; p < BLOCK; p++, to += 4 * r->head_stride)
+        m->use.activate(r->acc + p * m->pad_features, m->features, 6, to);
+    }
   }
 }
 
@@ -556,20 +1082,20 @@ static void features_of_row(row_state *r, const int16_t *z) {
 static void predict_block(row_state *r, int x, int k) {
   const ecx_model *m = r->m;
   int16_t *feature = r->feature + (size_t)(4 * x + k) * (size_t)r->head_stride;
-  int M = m->latent, width = m->pad_features, top = m->levels - 1, p, c;
+  int M = m->latent, width = m->pad_features, top = m->levels - 1, p;
   if (k > 0) {
-    r->use.multiply(m->wc[k - 1], m->bc + (k - 1) * m->context,
-                r->residual + (size_t)x * 3u * (size_t)m->pad_latent, 3 * m->pad_latent,
-                m->context, k * m->pad_latent, r->acc);
-    for (p = 0; p < BLOCK; p++)
-      for (c = 0; c < m->context; c++)
-        feature[(size_t)(4 * p) * (size_t)r->head_stride + (size_t)(m->pad_features + c)] =
-            activation(r->acc[p * m->pad_context + c], 4);
+    int16_t *to = feature + m->pad_features;
+    m->use.multiply(m->wc[k - 1], k * m->pad_latent, m->bc + (k - 1) * m->context,
+                    r->residual + (size_t)x * 3u * (size_t)m->pad_latent, 3 * m->pad_latent,
+                    m->context, k * m->pad_latent, r->acc);
+    for (p = 0; p < BLOCK; p++, to += 4 * r->head_stride)
+      m->use.activate(r->acc + p * m->pad_context, m->context, 4, to);
     width = r->head_stride;
   }
-  r->use.multiply(m->w3, r->bias, feature, 4 * r->head_stride, 2 * M, width, r->acc);
+  m->use.multiply_bytes(m->w3, r->head_stride, r->bias, feature, 4 * r->head_stride, 2 * M, width,
+                        r->acc);
   for (p = 0; p < BLOCK; p++)
-    r->use.finish(r->acc + p * pad16(2 * M), M, top, r->mu + p * M, r->index + p * M);
+    m->use.finish(r->acc + p * pad16(2 * M), M, top, r->mu + p * M, r->index + p * M);
 }
 
 /* Dequantize the symbols of latent k of cell x: remember for later latents of the cell how far it
@@ -581,7 +1107,7 @@ static void keep_residual(row_state *r, int x, int k, const int16_t *s, const in
   int16_t unused[MAX_CHANNELS];
   int16_t *kept =
       k < 3 ? r->residual + (size_t)(3 * x + k) * (size_t)m->pad_latent : unused;
-  r->use.keep(s, step, mu, m->latent, kept, y_hat);
+  m->use.keep(s, step, mu, m->latent, kept, y_hat);
 }
 
 /* Position of latent k of a cell among those of a row of cells. */
@@ -675,19 +1201,6 @@ int ecx_predict(const ecx_model *model, int quality, int zh, int zw, const int16
   return walk(&r, zh, z, predict_visit, &task, NULL);
 }
 
-/* Rounds halves away from zero; NaN becomes 0. */
-ALWAYS_INLINE void quantize_latent(const float *y, const int16_t *mu, const uint8_t *index,
-                                   const float *gain, int count, int16_t *s) {
-  const float limit = (float)ECX_SYMBOL_LIMIT;
-  int c;
-  for (c = 0; c < count; c++) {
-    float v = (y[c] - (float)mu[c] * 0.0625f) * gain[c];
-    v = v > -limit ? v : (v < 0.0f ? -limit : 0.0f);
-    v = v < limit ? v : limit;
-    s[c] = (int16_t)((int32_t)(v + (v < 0.0f ? -0.5f : 0.5f)) & -(int32_t)(index[c] != 0));
-  }
-}
-
 /* Move symbols towards zero where the bits saved are worth the error (see ecx_quantize). */
 static void shrink_latent(const float *y, const int16_t *mu, const uint8_t *index,
                           const float *gain, const float *reluctance, int count, int16_t *s) {
@@ -716,7 +1229,7 @@ typedef struct {
 
 static void quantize_into(const quantize_task *t, size_t at, const int16_t *mu,
                           const uint8_t *level, int16_t *symbol) {
-  quantize_latent(t->y + at, mu, level, t->gain, t->m->latent, symbol);
+  t->m->use.quantize(t->y + at, mu, level, t->gain, t->m->latent, symbol);
   if (t->reluctance)
     shrink_latent(t->y + at, mu, level, t->gain, t->reluctance, t->m->latent, symbol);
 }
@@ -807,35 +1320,44 @@ int ecx_price(const ecx_model *model, int quality, int zh, int zw, const int16_t
 
 /* ---- rANS encoder -------------------------------------------------------------------------- */
 
-/* One coding step: start in the upper, frequency in the lower half. */
+/* Coding steps, each a place in the model's `code`. */
 typedef struct {
   uint32_t *ops;
   size_t count;
 } op_list;
 
-static void push(op_list *o, uint32_t start, uint32_t frequency) {
-  o->ops[o->count++] = start << 16 | frequency;
-}
-
 /* A symbol beyond the table: escape, then the number of nibbles, then the nibbles, highest first. */
-static void push_escape(op_list *o, const uint16_t *cdf, int half, int s) {
+static void push_escape(op_list *o, const ecx_model *m, int level, int s) {
+  int half = m->code_half[level];
   uint32_t u = s < 0 ? ((uint32_t)(-s - half - 1) << 1 | 1u) : (uint32_t)(s - half - 1) << 1;
   uint32_t nibbles = 0, k;
-  push(o, cdf[2 * half + 1], TOTAL - cdf[2 * half + 1]);
+  o->ops[o->count++] = (uint32_t)(m->code_base[level] + half + 1);
   while (nibbles < 4 && u >> (4 * nibbles)) nibbles++;
-  push(o, nibbles * NIBBLE_FREQUENCY, NIBBLE_FREQUENCY);
-  for (k = nibbles; k-- > 0;) push(o, (u >> (4 * k) & 15u) * NIBBLE_FREQUENCY, NIBBLE_FREQUENCY);
+  o->ops[o->count++] = m->nibble + nibbles;
+  for (k = nibbles; k-- > 0;) o->ops[o->count++] = m->nibble + (u >> (4 * k) & 15u);
 }
 
 static void push_symbol(op_list *o, const ecx_model *m, int level, int s) {
-  const uint16_t *cdf = m->cdf[level];
-  int half = m->half_width[level];
-  int k = s + half;
-  if (k < 0 || k > 2 * half) {
-    push_escape(o, cdf, half, s);
-    return;
+  int half = m->code_half[level];
+  if (s < -half || s > half) push_escape(o, m, level, s);
+  else o->ops[o->count++] = (uint32_t)(m->code_base[level] + s);
+}
+
+/* The symbols of one position; 0 where one is out of range, or not 0 at level 0. */
+static int push_position(op_list *o, const ecx_model *m, const uint8_t *level, const int16_t *s,
+                         int channels, int limit) {
+  int c, n = m->use.select(level, s, channels, m->code_base, m->code_half, m->levels,
+                           o->ops + o->count);
+  if (n >= 0) {
+    o->count += (size_t)n;
+    return 1;
   }
-  push(o, cdf[k], (uint32_t)cdf[k + 1] - cdf[k]);
+  for (c = 0; c < channels; c++) {
+    if (level[c] >= m->levels || s[c] < -limit || s[c] > limit) return 0;
+    if (level[c]) push_symbol(o, m, level[c], s[c]);
+    else if (s[c]) return 0;
+  }
+  return 1;
 }
 
 /* The largest size there is: it and those of the binding must fit where size_t has 32 bits. */
@@ -855,23 +1377,26 @@ size_t ecx_encode_bound(const ecx_model *model, int zh, int zw) {
   return 8u + ecx_encode_scratch_bytes(model, zh, zw) / 2u;
 }
 
-/* The symbols of a row of cells in the order of coding; 0 where one is out of range. */
-static int push_row(op_list *o, const ecx_model *m, int zw, const uint8_t *index,
-                    const int16_t *s) {
-  int k, x, c;
-  for (k = 0; k < 4; k++)
-    for (x = 0; x < zw; x++) {
-      size_t at = place(zw, x, k) * (size_t)m->latent;
-      const uint8_t *level = index + at;
-      const int16_t *symbol = s + at;
-      for (c = 0; c < m->latent; c++) {
-        if (level[c] >= m->levels || symbol[c] < -ECX_SYMBOL_LIMIT || symbol[c] > ECX_SYMBOL_LIMIT)
-          return 0;
-        if (level[c]) push_symbol(o, m, level[c], symbol[c]);
-        else if (symbol[c]) return 0;
-      }
-    }
-  return 1;
+/* Undo what one step of the decoder does: moves a word out of the state where it must. The caller
+ * has made sure that there is room for one.
+ *
+ * A state x in [2^16, 2^32) stays there. With f <= 2^14 - 3 (a table has four entries at least),
+ * start + f <= 2^14: where x >= f * 2^18 a word goes out, and one is enough, as x >> 16 < 2^16.
+ * Then x < f * 2^18, so that the new state is at most (2^18 - 1) * 2^14 + (f - 1) + start < 2^32;
+ * and x >= 4 * f either way, so that it is at least 4 * 2^14 = 2^16.
+ *
+ * The quotient is exact: with i = 2^46 / f + e, 0 < e <= 1, x * i / 2^46 = x / f + x * e / 2^46, and
+ * x * e / 2^46 < f * 2^18 / 2^46 < 1 / f. The product is below 2^64: x <= f * 2^18 - 1, so that
+ * x * i <= 2^64 + f * 2^18 - 2^46 / f - 1, of which f * 2^18 < 2^46 / f as f < 2^14. */
+ALWAYS_INLINE uint32_t put(uint32_t x, const code_entry *e, uint8_t **to) {
+  uint32_t f = e->frequency, full = x >> (32 - PRECISION) >= f, q;
+  uint8_t *word = *to - 2;
+  word[0] = (uint8_t)x;
+  word[1] = (uint8_t)(x >> 8);
+  *to -= full << 1;
+  x >>= full << 4;
+  q = (uint32_t)(x * e->inverse >> 46);
+  return x + e->start + q * (TOTAL - f);
 }
 
 int ecx_encode(const ecx_model *model, int quality, int zh, int zw, const int16_t *z,
@@ -879,9 +1404,11 @@ int ecx_encode(const ecx_model *model, int quality, int zh, int zw, const int16_
                uint8_t *out, size_t capacity, size_t *written) {
   op_list o;
   const uint8_t *index_z;
-  size_t cells, i, at;
-  uint32_t state[2] = {STATE_LOW, STATE_LOW};
-  int c;
+  const code_entry *code = model->code;
+  size_t cells, i, M = (size_t)model->latent;
+  uint32_t even = STATE_LOW, odd = STATE_LOW; /* of steps 0, 2, ... and of steps 1, 3, ... */
+  uint8_t *at;
+  int x, k;
   if (!valid_size(model, quality, zh, zw)) return ECX_ARGUMENT;
   if (scratch_bytes < ecx_encode_scratch_bytes(model, zh, zw)) return ECX_CAPACITY;
   o.ops = (uint32_t *)scratch;
@@ -889,37 +1416,29 @@ int ecx_encode(const ecx_model *model, int quality, int zh, int zw, const int16_
   cells = (size_t)zh * (size_t)zw;
   index_z = model->index_z + (size_t)(quality - 1) * (size_t)model->hyper;
   for (i = 0; i < cells; i++, z += model->hyper)
-    for (c = 0; c < model->hyper; c++) {
-      if (z[c] < -ECX_HYPER_LIMIT || z[c] > ECX_HYPER_LIMIT) return ECX_ARGUMENT;
-      push_symbol(&o, model, index_z[c], z[c]);
-    }
-  for (i = 0; i < (size_t)zh; i++) {
-    size_t row = i * 4u * (size_t)zw * (size_t)model->latent;
-    if (!push_row(&o, model, zw, index + row, s + row)) return ECX_ARGUMENT;
+    if (!push_position(&o, model, index_z, z, model->hyper, ECX_HYPER_LIMIT)) return ECX_ARGUMENT;
+  for (i = 0; i < (size_t)zh; i++)
+    for (k = 0; k < 4; k++)
+      for (x = 0; x < zw; x++) {
+        size_t place_of = (i * 4u * (size_t)zw + place(zw, x, k)) * M;
+        if (!push_position(&o, model, index + place_of, s + place_of, model->latent,
+                           ECX_SYMBOL_LIMIT))
+          return ECX_ARGUMENT;
+      }
+  /* Room for what all steps may move out: none has to look. */
+  if (capacity < 8u + 2u * o.count) return ECX_CAPACITY;
+  /* Backwards, because rANS decodes in the opposite order. */
+  at = out + capacity;
+  i = o.count;
+  if (i & 1u) even = put(even, code + o.ops[--i], &at);
+  for (; i > 0; i -= 2) {
+    odd = put(odd, code + o.ops[i - 1], &at);
+    even = put(even, code + o.ops[i - 2], &at);
   }
-  /* Backwards, because rANS decodes in the opposite order; step k belongs to state k mod 2.
-   *
-   * A state x in [2^16, 2^32) stays there. With f <= 2^14 - 3 (a table has four entries at least),
-   * start + f <= 2^14: where x >= f * 2^18 a word goes out, and one is enough, as x >> 16 < 2^16.
-   * Then x < f * 2^18, so that the new state is at most (2^18 - 1) * 2^14 + (f - 1) + start < 2^32;
-   * and x >= 4 * f either way, so that it is at least 4 * 2^14 = 2^16. */
-  at = capacity;
-  for (i = o.count; i-- > 0;) {
-    uint32_t start = o.ops[i] >> 16, f = o.ops[i] & 0xffffu, x = state[i & 1];
-    if (x >> (32 - PRECISION) >= f) {
-      if (at < 2) return ECX_CAPACITY;
-      at -= 2;
-      out[at] = (uint8_t)x;
-      out[at + 1] = (uint8_t)(x >> 8);
-      x >>= 16;
-    }
-    state[i & 1] = (x / f << PRECISION) + x % f + start;
-  }
-  if (at < 8) return ECX_CAPACITY;
-  for (c = 1; c >= 0; c--)
-    for (i = 4; i-- > 0;) out[--at] = (uint8_t)(state[c] >> (8 * i));
-  *written = capacity - at;
-  memmove(out, out + at, *written);
+  for (k = 4; k-- > 0;) *--at = (uint8_t)(odd >> (8 * k));
+  for (k = 4; k-- > 0;) *--at = (uint8_t)(even >> (8 * k));
+  *written = capacity - (size_t)(at - out);
+  memmove(out, at, *written);
   return ECX_OK;
 }
 
@@ -931,19 +1450,15 @@ typedef struct {
   int status; /* ECX_OK until something is wrong */
 } decoder;
 
-/* Undo one step; the two states take turns. Without `checked` the caller has made sure that two
- * bytes are left, and no branch depends on the data.
+/* Undo one step with a slot that lies `rest` behind the start of its symbol; the two states take
+ * turns.
  *
  * Of any state in [2^16, 2^32) this makes at most f * (2^18 - 1) + f - 1 < 2^32, and at least
  * f * 4 >= 4: one word brings it back to 2^16 or more. */
-ALWAYS_INLINE void advance(decoder *d, uint32_t start, uint32_t frequency, int checked) {
-  uint32_t x = frequency * (d->current >> PRECISION) + (d->current & (TOTAL - 1)) - start;
+static void advance(decoder *d, uint32_t rest, uint32_t frequency) {
+  uint32_t x = frequency * (d->current >> PRECISION) + rest;
   d->current = d->other;
-  if (!checked) {
-    uint32_t low = x < STATE_LOW, word = u16_at(d->next);
-    x = low ? x << 16 | word : x;
-    d->next += 2u * low;
-  } else if (x < STATE_LOW) {
+  if (x < STATE_LOW) {
     if (d->end - d->next < 2) {
       if (d->status == ECX_OK) d->status = ECX_TRUNCATED;
       x = STATE_LOW;
@@ -956,9 +1471,9 @@ ALWAYS_INLINE void advance(decoder *d, uint32_t start, uint32_t frequency, int c
 }
 
 static uint32_t nibble(decoder *d) {
-  uint32_t v = (d->current & (TOTAL - 1)) / NIBBLE_FREQUENCY;
-  advance(d, v * NIBBLE_FREQUENCY, NIBBLE_FREQUENCY, 1);
-  return v;
+  uint32_t slot = d->current & (TOTAL - 1);
+  advance(d, slot % NIBBLE_FREQUENCY, NIBBLE_FREQUENCY);
+  return slot / NIBBLE_FREQUENCY;
 }
 
 static int read_escape(decoder *d, int half) {
@@ -971,53 +1486,95 @@ static int read_escape(decoder *d, int half) {
   return u & 1u ? -(int)(u >> 1) - half - 1 : (int)(u >> 1) + half + 1;
 }
 
-ALWAYS_INLINE int read_symbol(decoder *d, const ecx_model *m, int level, int checked) {
-  const uint16_t *cdf = m->cdf[level];
+/* A symbol from `symbol` on, which is not above what the slot stands for. */
+static int read_rare(decoder *d, const ecx_model *m, int level, int symbol) {
+  int half = m->code_half[level];
+  const uint16_t *cdf = m->cdf[level] + half;
   uint32_t slot = d->current & (TOTAL - 1);
-  int half = m->half_width[level];
-  int k = m->bucket[level][slot >> (PRECISION - BUCKET_BITS)];
-  while (cdf[k + 1] <= slot) k++;
-  advance(d, cdf[k], (uint32_t)cdf[k + 1] - cdf[k], checked);
-  return k > 2 * half ? read_escape(d, half) : k - half;
+  while (cdf[symbol + 1] <= slot) symbol++;
+  advance(d, slot - cdf[symbol], (uint32_t)cdf[symbol + 1] - cdf[symbol]);
+  return symbol > half ? read_escape(d, half) : symbol;
 }
 
-/* The symbols of `count` channels whose levels are listed; 0 where one is out of range. Where bytes
- * may be missing too, the first thing wrong is what counts. */
-ALWAYS_INLINE int read_listed(decoder *d, const ecx_model *m, const uint8_t *level,
-                              const int16_t *channel, int count, int limit, int16_t *symbol,
-                              int checked) {
-  int i, worst = 0;
+/* The symbols of the `count` channels listed; the caller has made sure that all bytes they can take
+ * are there. Most slots belong to one of two symbols of their bucket. Returns 0 where an escape
+ * leads out of the range, which no table of y does (MAX_HALF_WIDTH < ECX_SYMBOL_LIMIT). */
+static int read_listed(decoder *d, const ecx_model *m, const uint8_t *level,
+                       const int16_t *channel, int count, int limit, int16_t *symbol) {
+  const find_entry *find = m->find;
+  uint32_t current = d->current, other = d->other;
+  const uint8_t *next = d->next;
+  int i, good = 1;
   for (i = 0; i < count; i++) {
-    int s = read_symbol(d, m, level[channel[i]], checked);
-    worst |= (s + limit) | (limit - s); /* negative as soon as one symbol is out of range */
-    if (checked && worst < 0 && d->status == ECX_OK) d->status = ECX_CORRUPT;
-    symbol[channel[i]] = (int16_t)s;
+    const int c = channel[i];
+    const uint32_t bucket = current >> (PRECISION - BUCKET_BITS) & (BUCKETS - 1);
+    const find_entry *e = find + level[c] * BUCKETS + bucket;
+    uint32_t high = current >> PRECISION, rest = (current & (TOTAL - 1)) - e->start, x;
+    if (rest < (uint32_t)e->frequency + e->next) {
+      int beyond = rest >= e->frequency;
+      symbol[c] = (int16_t)(e->symbol + beyond);
+      x = beyond ? e->next * high + rest - e->frequency : e->frequency * high + rest;
+      current = other;
+      if (x < STATE_LOW) {
+        x = x << 16 | u16_at(next);
+        next += 2;
+      }
+      other = x;
+    } else {
+      int s;
+      d->current = current;
+      d->other = other;
+      d->next = next;
+      s = read_rare(d, m, level[c], e->symbol);
+      good &= s >= -limit && s <= limit;
+      symbol[c] = (int16_t)s;
+      current = d->current;
+      other = d->other;
+      next = d->next;
+    }
   }
-  return worst >= 0;
+  d->current = current;
+  d->other = other;
+  d->next = next;
+  return good;
+}
+
+/* The same where bytes may be missing: the first thing wrong is what counts. */
+static void read_listed_checked(decoder *d, const ecx_model *m, const uint8_t *level,
+                                const int16_t *channel, int count, int limit, int16_t *symbol) {
+  int i;
+  for (i = 0; i < count; i++) {
+    int c = channel[i], bucket = (int)(d->current >> (PRECISION - BUCKET_BITS) & (BUCKETS - 1));
+    int s = read_rare(d, m, level[c], m->find[level[c] * BUCKETS + bucket].symbol);
+    if ((s < -limit || s > limit) && d->status == ECX_OK) d->status = ECX_CORRUPT;
+    symbol[c] = (int16_t)s;
+  }
 }
 
 /* Read one position. As long as even the longest codes fit in what is left, ends of data are
  * looked for only between positions. */
 static int read_position(decoder *d, const ecx_model *m, const uint8_t *level,
                          const int16_t *channel, int count, int limit, int16_t *symbol) {
-  int good;
-  if (d->end - d->next >= 2 * OPS_PER_ESCAPE * count)
-    good = read_listed(d, m, level, channel, count, limit, symbol, 0);
-  else
-    good = read_listed(d, m, level, channel, count, limit, symbol, 1);
-  if (d->status != ECX_OK) return d->status;
-  return good ? ECX_OK : ECX_CORRUPT;
+  if (d->end - d->next < 2 * OPS_PER_ESCAPE * count) {
+    read_listed_checked(d, m, level, channel, count, limit, symbol);
+    return d->status;
+  }
+  if (!read_listed(d, m, level, channel, count, limit, symbol)) return ECX_CORRUPT;
+  return d->status;
 }
 
 static int decode_z(const ecx_model *m, int quality, size_t cells, decoder *d, int16_t *z) {
   const uint8_t *level = m->index_z + (size_t)(quality - 1) * (size_t)m->hyper;
   int16_t channel[MAX_CHANNELS];
   size_t i;
-  int c;
+  int c, wild = 0;
   for (c = 0; c < m->hyper; c++) channel[c] = (int16_t)c;
   for (i = 0; i < cells; i++, z += m->hyper) {
     int status = read_position(d, m, level, channel, m->hyper, ECX_HYPER_LIMIT, z);
     if (status != ECX_OK) return status;
+    /* Tables may reach further than hyper-latents do. */
+    for (c = 0; c < m->hyper; c++) wild |= (z[c] + ECX_HYPER_LIMIT) | (ECX_HYPER_LIMIT - z[c]);
+    if (wild < 0) return ECX_CORRUPT;
   }
   return ECX_OK;
 }
@@ -1030,16 +1587,12 @@ typedef struct {
 static int decode_visit(void *task, size_t at, size_t cell, const int16_t *mu,
                         const uint8_t *level, int16_t *symbol) {
   const decode_task *t = (const decode_task *)task;
-  int16_t channel[MAX_CHANNELS];
-  int c, count = 0;
+  int16_t channel[MAX_CHANNELS + 16];
+  int count = t->m->use.list(level, t->m->latent, channel);
   (void)at;
   (void)cell;
   (void)mu;
   memset(symbol, 0, 2u * (size_t)t->m->latent);
-  for (c = 0; c < t->m->latent; c++) {
-    channel[count] = (int16_t)c;
-    count += level[c] != 0;
-  }
   return read_position(t->d, t->m, level, channel, count, ECX_SYMBOL_LIMIT, symbol);
 }
 

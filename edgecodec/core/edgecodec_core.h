@@ -2,7 +2,7 @@
  *
  * Portable C99; of the library it uses memcpy, memmove, memset and memcmp. No allocation, no
  * globals, no I/O: the caller owns all memory, and a model, once initialised, is read-only and may
- * be shared by threads. Calls take up to 64 KiB of stack. docs/FORMAT.md specifies what is computed
+ * be shared by threads. Calls take up to 32 KiB of stack. docs/FORMAT.md specifies what is computed
  * here.
  *
  * Shapes: hyper-latents z (zh, zw, Z); everything else (2*zh, 2*zw, M), channels last.
@@ -37,7 +37,7 @@ typedef struct ecx_model ecx_model;
 /* Bytes of memory a model needs, or 0 where the tables are unusable. */
 size_t ecx_model_bytes(const uint8_t *tables, size_t length);
 
-/* Build a model in `memory` (aligned to 16, of at least ecx_model_bytes). The tables are copied.
+/* Build a model in `memory` (aligned to 16, better to 64; of at least ecx_model_bytes). The tables are copied.
  * Returns ECX_OK, ECX_TABLES or ECX_CAPACITY. */
 int ecx_model_init(void *memory, size_t memory_bytes, const uint8_t *tables, size_t length);
 
@@ -46,7 +46,8 @@ int ecx_latent_channels(const ecx_model *model);
 int ecx_hyper_channels(const ecx_model *model);
 int ecx_levels(const ecx_model *model);
 
-/* Bytes of scratch that ecx_predict, ecx_quantize and ecx_decode need; `scratch` is aligned to 4. */
+/* Bytes of scratch that ecx_predict, ecx_quantize and ecx_decode need; `scratch` is aligned to 4,
+ * better to 64. */
 size_t ecx_scratch_bytes(const ecx_model *model, int zh, int zw);
 
 /* Hyper-synthesis: z and s -> mu in units of 1/16 and scale index, all but z of (2*zh, 2*zw, M).
@@ -77,7 +78,9 @@ int ecx_price(const ecx_model *model, int quality, int zh, int zw, const int16_t
 size_t ecx_encode_scratch_bytes(const ecx_model *model, int zh, int zw);
 size_t ecx_encode_bound(const ecx_model *model, int zh, int zw);
 
-/* Write z and s as one substream at `out`; its length goes to *written. `scratch` is aligned to 4. */
+/* Write z and s as one substream at `out`; its length goes to *written. `scratch` is aligned to 4.
+ * Room for less than 8 bytes and 2 per coding step is refused, even where the substream would fit:
+ * ecx_encode_bound is always enough. */
 int ecx_encode(const ecx_model *model, int quality, int zh, int zw, const int16_t *z,
                const uint8_t *index, const int16_t *s, void *scratch, size_t scratch_bytes,
                uint8_t *out, size_t capacity, size_t *written);
@@ -85,6 +88,9 @@ int ecx_encode(const ecx_model *model, int quality, int zh, int zw, const int16_
 /* Read a substream: z, and y_hat in units of 1/16, the input of the synthesis. */
 int ecx_decode(const ecx_model *model, int quality, int zh, int zw, const uint8_t *data,
                size_t length, void *scratch, size_t scratch_bytes, int16_t *z, int16_t *y_hat);
+
+/* Levels as a synthesis gives them to samples: the integer part of clip(v + 0.5, 0, 255). */
+void ecx_pack(const float *levels, size_t count, uint8_t *samples);
 
 #ifdef __cplusplus
 }

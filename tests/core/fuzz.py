@@ -172,7 +172,7 @@ def main() -> None:
     flags = (*SANITIZERS, *GUIDED)
     programs = [
         build(args.state, TARGET, *flags, *more, compiler=args.compiler, name=name)
-        for name, more in (("fuzz", ()), ("fuzz-sse2", ("-DPLAIN_SSE2",)))
+        for name, more in (("fuzz", ()), ("fuzz-sse2", ("-DPLAIN_BEST=0",)))
     ]
     tables = args.state / "tables.bin"
     with Bundle() as bundle:

@@ -1,7 +1,7 @@
 /* The core once more, under other names and without the instructions that this machine may have, to
- * compare with: portable, or as on an x86-64 without AVX2. */
-#ifdef PLAIN_SSE2
-#define __builtin_cpu_supports(feature) 0
+ * compare with: portable, or as on an x86-64 that has no more than PLAIN_BEST says (see ECX_BEST). */
+#ifdef PLAIN_BEST
+#define ECX_BEST PLAIN_BEST
 #else
 #define ECX_NO_DISPATCH
 #endif
@@ -19,4 +19,5 @@
 #define ecx_encode_bound plain_encode_bound
 #define ecx_encode plain_encode
 #define ecx_decode plain_decode
+#define ecx_pack plain_pack
 #include "edgecodec_core.c"

@@ -80,6 +80,11 @@ BUILDS = {
 if X86:
     BUILDS |= {
         "gcc sse2": Build(GCC, ("-O3", NO_AVX2)),
+        "gcc avx2": Build(GCC, ("-O3", "-DECX_BEST=1")),
+        "gcc avx2 sanitizers": Build(GCC, (*SANITIZED, "-DECX_BEST=1")),
+        "gcc avx-vnni": Build(GCC, ("-O3", "-DECX_BEST=2")),
+        "gcc avx-vnni sanitizers": Build(GCC, (*SANITIZED, "-DECX_BEST=2")),
+        "clang avx-vnni": Build(("clang",), ("-O3", "-DECX_BEST=2", "-ffp-contract=off")),
         "gcc sse2 sanitizers": Build(GCC, (*SANITIZED, NO_AVX2)),
         "gcc 32 bits": Build(("gcc-12", "gcc"), ("-O2", "-m32", "-msse2", "-mfpmath=sse")),
         "gcc 32 bits, x87": Build(("gcc-12", "gcc"), ("-O2", "-m32", "-mno-sse"), floats=False),
@@ -87,7 +92,7 @@ if X86:
         "clang 32 bits": Build(("clang",), ("-O2", "-m32", "-msse2")),
         "clang sse2": Build(("clang",), ("-O3", NO_AVX2, "-ffp-contract=off")),
     }
-QUICK = ("gcc -O0", "gcc -O3 -ffast-math", "gcc portable")
+QUICK = ("gcc -O0", "gcc -O3 -ffast-math", "gcc portable", "gcc avx2", "gcc avx-vnni")
 
 
 @dataclass

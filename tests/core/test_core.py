@@ -105,7 +105,11 @@ def test_core_needs_four_functions_of_the_library(tmp_path: Path) -> None:
     assert not written, "the core must have no variables"
 
 
-@pytest.fixture(scope="module", params=[(), ("-DPLAIN_SSE2",)], ids=["portable", "sse2"])
+PLAINER = {"portable": (), "sse2": ("-DPLAIN_BEST=0",), "avx2": ("-DPLAIN_BEST=1",),
+           "avx-vnni": ("-DPLAIN_BEST=2",)}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=list(PLAINER.values()), ids=list(PLAINER))
 def fuzzer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The fuzz target under the sanitizers, which compares the core with a plainer build of it."""
     folder, flags = tmp_path_factory.mktemp("fuzz"), (*SANITIZERS, "-O1", *request.param)
