@@ -217,7 +217,9 @@ def _log_rejections(candidates: list[Candidate]) -> None:
     for candidate in candidates:
         if candidate.error is not None:
             expected = isinstance(candidate.error, BackendUnavailableError)
-            expected = expected or isinstance(candidate.error, ScratchError)  # told once, at the end
+            expected = expected or isinstance(
+                candidate.error, ScratchError
+            )  # told once, at the end
             level = logging.INFO if expected or candidate.name == REFERENCE else logging.WARNING
             _log.log(level, "%s: rejected %s", candidate.stage, candidate.choice())
 

@@ -270,5 +270,8 @@ def test_places_that_collide_are_refused(tmp_path: Path, scratch: Path) -> None:
 def test_no_temporary_folder_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path, GOOD)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
-    with Bundle(path) as bundle, pytest.raises(ScratchError, match="temporary files cannot be written"):
+    with (
+        Bundle(path) as bundle,
+        pytest.raises(ScratchError, match="temporary files cannot be written"),
+    ):
         bundle.file(BIN)

@@ -51,9 +51,7 @@ def run(args: argparse.Namespace) -> int:
         used = codec.choice("synthesis")
     write_output(args.output, image_bytes(image, args.output))
     if damaged:
-        tell(
-            f"edgecodec: {args.input}: damaged tiles shown in grey: {show_numbers(damaged)}"
-        )
+        tell(f"edgecodec: {args.input}: damaged tiles shown in grey: {show_numbers(damaged)}")
     tell(
         f"{args.output}: {image.width}x{image.height}, {used.backend} {used.precision}: "
         f"{show_profile(profile)}"
