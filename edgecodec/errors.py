@@ -9,7 +9,7 @@ EdgeCodecError
     UnsupportedVersionError
     ModelMismatchError                  made with another model; names both
   BundleError(ValueError)               a model bundle that is damaged, incomplete or foreign
-    ScratchError                        no room for temporary files; nothing is wrong with the bundle
+    ScratchError                        no room for temporary files; the bundle is all right
   BackendError(RuntimeError)            a runtime failed; says which and why
     BackendUnavailableError
   ConversionError(RuntimeError)         a checkpoint that cannot be converted; names the stage
