@@ -14,6 +14,7 @@ All artefacts of a bundle share the tables, so that any of them decodes any othe
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import os
@@ -24,7 +25,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from edgecodec.errors import BundleError
+from edgecodec.errors import BundleError, ScratchError
 from edgecodec.manifest import ArtefactEntry, Manifest
 from edgecodec.npz import read_npz
 from edgecodec.parts import SUFFIX, Parts
@@ -50,6 +51,7 @@ _GOLDEN_KINDS = {
     "y": ("float32", 3),
     "z": ("float32", 3),
 }
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def sha256_of(path: Path) -> str:
@@ -165,7 +167,7 @@ class Bundle:
             try:
                 self._scratch = Scratch()
             except OSError as exc:
-                raise BundleError(f"{self.path}: no temporary folder can be made ({exc})") from exc
+                raise ScratchError(exc) from exc
         return self._scratch.path / name
 
     def _unpack(self) -> Manifest:
@@ -176,6 +178,12 @@ class Bundle:
             raise
         except zipfile.BadZipFile as exc:
             raise BundleError(f"{self.path}: neither a folder nor an intact zip file") from exc
+        except MemoryError:
+            raise
+        except OSError as exc:
+            if exc.errno in _NO_ROOM:
+                raise ScratchError(f"{self._temporary('')}: {exc.strerror}") from exc
+            raise BundleError(f"{self.path}: the zip file cannot be read ({exc})") from exc
         except Exception as exc:  # zlib.error, NotImplementedError, RuntimeError, ...
             raise BundleError(f"{self.path}: the zip file is damaged ({exc})") from exc
 
@@ -240,6 +248,8 @@ class Bundle:
                     if out is not None:
                         out.write(block)
         except OSError as exc:
+            if target is not None and exc.errno in _NO_ROOM:
+                raise ScratchError(f"{self._temporary('')}: {exc.strerror}") from exc
             what = "read" if target is None else "copied"
             raise BundleError(f"{self.path}: {name} cannot be {what} ({exc.strerror})") from exc
         if digest.hexdigest() != expected:
@@ -274,6 +284,8 @@ class Bundle:
                     digest.update(chunk)
                     out.write(chunk)
         except (OSError, ValueError) as exc:
+            if isinstance(exc, OSError) and exc.errno in _NO_ROOM:
+                raise ScratchError(f"{self._temporary('')}: {exc.strerror}") from exc
             self.file(WEIGHTS)  # where that is what is wrong, it is named
             raise BundleError(f"{self.path}: {name} cannot be put together ({exc})") from exc
         if digest.hexdigest() != expected:

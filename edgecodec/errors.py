@@ -9,6 +9,7 @@ EdgeCodecError
     UnsupportedVersionError
     ModelMismatchError                  made with another model; names both
   BundleError(ValueError)               a model bundle that is damaged, incomplete or foreign
+    ScratchError                        no room for temporary files; the bundle is all right
   BackendError(RuntimeError)            a runtime failed; says which and why
     BackendUnavailableError
   ConversionError(RuntimeError)         a checkpoint that cannot be converted; names the stage
@@ -86,6 +87,16 @@ class ModelMismatchError(BitstreamError):
 
 class BundleError(EdgeCodecError, ValueError):
     """A model bundle is missing, damaged, incomplete or foreign."""
+
+
+class ScratchError(BundleError):
+    """No room for what a bundle unpacks; nothing is wrong with the bundle itself."""
+
+    def __init__(self, reason: object) -> None:
+        super().__init__(
+            f"temporary files cannot be written ({reason}); make room there, or set TMPDIR to a "
+            "folder on another disk"
+        )
 
 
 class BackendError(EdgeCodecError, RuntimeError):

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from edgecodec.errors import ConfigError
 
 
-@contextmanager
+@contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary file to fill that becomes `path` when all went well and vanishes otherwise.
+
+    A link stays one: the file it leads to is replaced.
 
     Raises:
         OSError: the folder is missing or cannot be written.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    path = Path(os.path.realpath(path))
+    # Not named after it: a name may be as long as the file system allows.
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".edgecodec-")
     os.close(handle)
     temporary = Path(name)
     try:
@@ -29,7 +33,8 @@ def replacing(path: Path) -> Iterator[Path]:
         # mkstemp is private; a file the user asks for follows the user's umask.
         mask = os.umask(0)
         os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
+        with contextlib.suppress(PermissionError):  # of file systems that have none
+            temporary.chmod(0o666 & ~mask)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -72,6 +77,8 @@ def write_output(name: str, data: bytes) -> None:
         if name == "-":
             _write_all(sys.stdout.buffer, data)
             return
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
         if path.exists() and not path.is_file():  # a device or a pipe: nothing to replace
             path.write_bytes(data)
             return

@@ -152,7 +152,7 @@ def open_image(data: bytes, name: str) -> Image.Image:
                     f"stores one; extract one first, for example: magick '{name}[0]' OUT.png"
                 )
             image.load()
-    except ConfigError:
+    except (ConfigError, MemoryError):
         raise
     except UnidentifiedImageError as exc:
         raise ConfigError(f"{name}: not an image of a format Pillow reads") from exc

@@ -12,7 +12,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from edgecodec.bundle import Bundle
-from edgecodec.errors import BackendError, BackendUnavailableError, BundleError, EdgeCodecError
+from edgecodec.errors import (
+    BackendError,
+    BackendUnavailableError,
+    BundleError,
+    EdgeCodecError,
+    ScratchError,
+)
 from edgecodec.runtimes.base import StageName
 from edgecodec.runtimes.candidates import (
     REFERENCE,
@@ -211,6 +217,9 @@ def _log_rejections(candidates: list[Candidate]) -> None:
     for candidate in candidates:
         if candidate.error is not None:
             expected = isinstance(candidate.error, BackendUnavailableError)
+            expected = expected or isinstance(
+                candidate.error, ScratchError
+            )  # told once, at the end
             level = logging.INFO if expected or candidate.name == REFERENCE else logging.WARNING
             _log.log(level, "%s: rejected %s", candidate.stage, candidate.choice())
 

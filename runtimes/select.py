@@ -16,7 +16,13 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 
 from edgecodec.bundle import Bundle
-from edgecodec.errors import BackendError, BundleError, ConfigError, EdgeCodecError
+from edgecodec.errors import (
+    BackendError,
+    BundleError,
+    ConfigError,
+    EdgeCodecError,
+    ScratchError,
+)
 from edgecodec.runtimes import verdict_store
 from edgecodec.runtimes.base import STAGES, Session, StageName
 from edgecodec.runtimes.candidates import Candidate, load, prove
@@ -152,6 +158,8 @@ def open_stage(
                 return session, verdict.best
             try:
                 return open_choice(bundle, verdict.best), verdict.best
+            except ScratchError:
+                raise  # a disk is full: nothing is wrong with what was chosen
             except EdgeCodecError as exc:
                 _log.warning("%s: %s; measuring anew", stage, exc)
                 _forget(bundle, request)
@@ -276,7 +284,8 @@ def _measure(
         raise BackendError(candidates[0].name, "its session is gone")
     verdict = _verdict(request, candidates)
     _proven.update(_proof(bundle, choice) for choice in verdict.ranked)
-    if not failed:  # else it is an answer to this process alone
+    # Where some failed in use, or a disk was full, it is an answer to this process alone.
+    if not failed and not any(isinstance(c.error, ScratchError) for c in candidates):
         _keep(bundle, request, verdict)
     return verdict, session
 

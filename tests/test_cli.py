@@ -61,9 +61,9 @@ class Call:
         self.out, self.err = self._capfd.readouterr()
         return code
 
-    def fails(self, *args: object) -> str:
-        """Expect exit code 1 and a single line on stderr, and return it."""
-        assert self(*args) == 1
+    def fails(self, *args: object, code: int = 1) -> str:
+        """Expect an exit code and a single line on stderr, and return it."""
+        assert self(*args) == code
         lines = self.err.splitlines()
         assert len(lines) == 1, self.err
         assert lines[0].startswith("edgecodec: ")
@@ -243,13 +243,16 @@ def test_interruption_is_told_and_leaves_nothing(
     folder: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = names(folder)
-    for exception, words in ((KeyboardInterrupt, "interrupted"), (MemoryError, "memory")):
+    for exception, words, code in (
+        (KeyboardInterrupt, "interrupted", 130),
+        (MemoryError, "memory", 1),
+    ):
 
         def encode(*_: object, exception: type[BaseException] = exception, **__: object) -> bytes:
             raise exception
 
         monkeypatch.setattr(Codec, "encode", encode)
-        assert words in call.fails("encode", "photo.png", "out.ecx", *FAST)
+        assert words in call.fails("encode", "photo.png", "out.ecx", *FAST, code=code)
     assert names(folder) == before
 
 

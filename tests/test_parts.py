@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from edgecodec.bundle import MANIFEST, WEIGHTS, Bundle, default_bundle_path
 from edgecodec.bundle_writing import hash_files
-from edgecodec.errors import BundleError
+from edgecodec.errors import BundleError, ScratchError
 from edgecodec.manifest import ArtefactEntry
 from edgecodec.parts import SUFFIX, Parts, Slice, to_planes
 
@@ -270,5 +270,8 @@ def test_places_that_collide_are_refused(tmp_path: Path, scratch: Path) -> None:
 def test_no_temporary_folder_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path, GOOD)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
-    with Bundle(path) as bundle, pytest.raises(BundleError, match="no temporary folder"):
+    with (
+        Bundle(path) as bundle,
+        pytest.raises(ScratchError, match="temporary files cannot be written"),
+    ):
         bundle.file(BIN)

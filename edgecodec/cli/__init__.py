@@ -1,11 +1,13 @@
 """The command line: one module per command, each with `add_parser` and `run`.
 
-Exit codes: 0 done, 1 the input or the device is at fault (one line on stderr), 2 wrong usage.
+Exit codes: 0 done, 1 the input or the device is at fault (one line on stderr), 2 wrong usage,
+130 interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import logging
 import os
@@ -28,6 +30,9 @@ COMMANDS = (
     "demo",
 )
 
+INTERRUPTED = 130
+"""As shells have it: 128 and the number of the signal."""
+
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
@@ -46,11 +51,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code."""
-    args = build_parser().parse_args(argv)
-    logging.basicConfig(
-        level=logging.INFO if args.verbose else logging.WARNING, format="%(name)s: %(message)s"
-    )
     try:
+        args = build_parser().parse_args(argv)
+        logging.basicConfig(
+            level=logging.INFO if args.verbose else logging.WARNING, format="%(name)s: %(message)s"
+        )
         code = int(args.run(args))
         if sys.stdout is not None:
             sys.stdout.flush()  # here, where a reader that has gone can still be borne
@@ -64,14 +69,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         _drop_output()
         return _fail(f"{exc.filename or 'standard output'}: {exc.strerror or exc}")
     except KeyboardInterrupt:
-        return _fail("interrupted")
+        return _fail("interrupted", INTERRUPTED)
     except MemoryError:
         return _fail("out of memory; a smaller --tile needs less")
 
 
-def _fail(message: str) -> int:
-    print(f"edgecodec: {' '.join(message.split())}", file=sys.stderr)
-    return 1
+def _fail(message: str, code: int = 1) -> int:
+    with contextlib.suppress(OSError):  # where stderr is full or gone the code says it
+        print(f"edgecodec: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    return code
 
 
 def _drop_output() -> None:

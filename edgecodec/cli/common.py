@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,11 +128,17 @@ def show_profile(profile: Profile) -> str:
     return ", ".join([*parts, f"total {1e3 * sum(profile.seconds.values()):.1f} ms"])
 
 
-def refuse_overwriting(name: str, force: bool) -> None:
+def refuse_overwriting(name: str, force: bool, source: str = "-") -> None:
     """Stop before an existing file would be lost.
 
+    Args:
+        name: of the output.
+        force: whether an existing file may go.
+        source: the input, which may not.
+
     Raises:
-        ConfigError: the file is there and `force` is not given, or its folder is missing.
+        ConfigError: the file is there and `force` is not given, or it is the input; or its folder
+            is missing.
     """
     from edgecodec.files import check_folder
 
@@ -143,6 +150,14 @@ def refuse_overwriting(name: str, force: bool) -> None:
         raise ConfigError(f"{name}: is a folder; give a file name")
     if path.is_file() and not force:
         raise ConfigError(f"{name}: exists already; add --force to replace it")
+    if path.is_file() and source != "-" and Path(source).exists() and path.samefile(source):
+        raise ConfigError(f"{name}: is the input; give another name")
+
+
+def tell(line: str) -> None:
+    """Say on stderr what was done; where that is full or gone, it was done all the same."""
+    with suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def check_json(target: str | None) -> None:

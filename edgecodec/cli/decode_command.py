@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any
 
 from edgecodec.cli.common import (
@@ -13,6 +12,7 @@ from edgecodec.cli.common import (
     refuse_overwriting,
     show_numbers,
     show_profile,
+    tell,
 )
 
 
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     from edgecodec.profiling import Profile
 
     check_output(args.output)
-    refuse_overwriting(args.output, args.force)
+    refuse_overwriting(args.output, args.force, args.input)
     data = read_input(args.input)
     profile = Profile()
     with make_codec(args) as made:
@@ -51,13 +51,9 @@ def run(args: argparse.Namespace) -> int:
         used = codec.choice("synthesis")
     write_output(args.output, image_bytes(image, args.output))
     if damaged:
-        print(
-            f"edgecodec: {args.input}: damaged tiles shown in grey: {show_numbers(damaged)}",
-            file=sys.stderr,
-        )
-    print(
+        tell(f"edgecodec: {args.input}: damaged tiles shown in grey: {show_numbers(damaged)}")
+    tell(
         f"{args.output}: {image.width}x{image.height}, {used.backend} {used.precision}: "
-        f"{show_profile(profile)}",
-        file=sys.stderr,
+        f"{show_profile(profile)}"
     )
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any
 
 from edgecodec.cli.common import (
@@ -11,6 +10,7 @@ from edgecodec.cli.common import (
     make_codec,
     refuse_overwriting,
     show_profile,
+    tell,
     tile_side,
     whole_number,
 )
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     from edgecodec.image import open_image
     from edgecodec.profiling import Profile
 
-    refuse_overwriting(args.output, args.force)
+    refuse_overwriting(args.output, args.force, args.input)
     Image.MAX_IMAGE_PIXELS = None  # this process is ours; open_image checks our own limit
     image = open_image(read_input(args.input), args.input)
     profile = Profile()
@@ -64,9 +64,8 @@ def run(args: argparse.Namespace) -> int:
         )
     write_output(args.output, data)
     bpp = 8 * len(data) / (image.width * image.height)
-    print(
+    tell(
         f"{args.output}: {image.width}x{image.height}, {len(data)} bytes, {bpp:.3f} bpp, "
-        f"{choice.backend} {choice.precision}: {show_profile(profile)}",
-        file=sys.stderr,
+        f"{choice.backend} {choice.precision}: {show_profile(profile)}"
     )
     return 0
