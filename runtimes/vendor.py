@@ -29,6 +29,22 @@ def is_installed(module: str) -> bool:
         return False
 
 
+def metadata_line(package: importlib.metadata.Distribution, name: str) -> str:
+    """Return a field of a package's metadata, such as `Version`.
+
+    `importlib.metadata` parses all of them as a mail message, several times as slow: that was most
+    of the time of a start that finds its choices in the cache.
+    """
+    text = package.read_text("METADATA") or package.read_text("PKG-INFO") or ""
+    for line in text.splitlines():
+        found, _, value = line.partition(":")
+        if found == name:
+            return value.strip()
+        if not line:  # the end of the fields
+            break
+    return str(package.metadata[name])
+
+
 def missing_reason(packages: Iterable[str], extra: str) -> str:
     """Return what to tell a user who has none of `packages`."""
     return f"{' or '.join(packages)} is not installed; run: pip install 'edgecodec[{extra}]'"

@@ -24,7 +24,7 @@ from typing import Any
 from edgecodec.bundle import Bundle
 from edgecodec.files import replacing
 from edgecodec.runtimes.choice import StageVerdict
-from edgecodec.runtimes.device import package_versions, probe_device, usable_cores
+from edgecodec.runtimes.device import probe_device, usable_cores
 from edgecodec.runtimes.environment import cache_folder, disabled_backends, risky_backends
 from edgecodec.runtimes.registry import plugin_specs
 
@@ -41,7 +41,8 @@ _log = logging.getLogger(__name__)
 @functools.cache
 def _machine() -> dict[str, Any]:
     """Return what a measurement depends on and no process changes."""
-    return {"device": probe_device().identity(), "packages": package_versions()}
+    device = probe_device()
+    return {"device": device.identity(), "packages": device.packages}
 
 
 def make_key(bundle: Bundle, request: dict[str, Any]) -> str:
