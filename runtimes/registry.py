@@ -11,6 +11,7 @@ same way; the table below serves a source tree, where nothing is installed.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import importlib.metadata
@@ -131,16 +132,17 @@ def _entry_points() -> list[importlib.metadata.EntryPoint]:
     `importlib.metadata.entry_points` parses those of all packages, which takes longer than all else
     that a start with a warm cache has to do.
     """
-    names = {
-        metadata_line(package, "Name")
-        for package in importlib.metadata.distributions()
-        if GROUP in (package.read_text("entry_points.txt") or "")
-    }
-    found = []
-    for name in sorted(names):  # of several packages of a name the first on the path is the one
-        points = importlib.metadata.distribution(name).entry_points
-        found += list(points.select(group=GROUP))
-    return found
+    found: dict[str, list[importlib.metadata.EntryPoint]] = {}
+    for package in importlib.metadata.distributions():
+        if GROUP not in (package.read_text("entry_points.txt") or ""):
+            continue
+        name = metadata_line(package, "Name")
+        if name not in found:  # of several of a name the first on the path is the one
+            first = package
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                first = importlib.metadata.distribution(name)
+            found[name] = list(first.entry_points.select(group=GROUP))
+    return [point for points in found.values() for point in points]
 
 
 def refresh() -> None:
