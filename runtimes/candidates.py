@@ -30,7 +30,7 @@ from edgecodec.runtimes.choice import Choice
 from edgecodec.runtimes.environment import AUTO, DISABLE, disabled_backends
 from edgecodec.runtimes.golden import TOLERANCES, Golden
 from edgecodec.runtimes.measure import time_side_by_side
-from edgecodec.runtimes.registry import backend_names, get_backend
+from edgecodec.runtimes.registry import UnavailableBackend, backend_names, get_backend
 from edgecodec.runtimes.vendor import one_line
 from edgecodec.runtimes.watched import load_watched
 
@@ -100,6 +100,11 @@ class Candidate:
     def artefact(self) -> tuple[str, str]:
         """Backend and precision: what is alike, whatever the threads."""
         return self.name, self.entry.precision
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether the runtime is there at all, usable or not."""
+        return not isinstance(self.backend, UnavailableBackend)
 
 
 def close_quietly(session: Session) -> None:

@@ -20,6 +20,7 @@ from edgecodec.runtimes.registry import backend_names
 BACKEND = "EDGECODEC_BACKEND"
 DISABLE = "EDGECODEC_DISABLE"
 RISKY = "EDGECODEC_RISKY"
+TRUST = "EDGECODEC_TRUST"
 CACHE = "EDGECODEC_CACHE"
 TIMEOUT = "EDGECODEC_TIMEOUT"
 TIMEOUT_S = 20.0
@@ -55,6 +56,15 @@ def risky_backends() -> tuple[str, ...]:
         UnknownPluginError: it names one there is not.
     """
     return _names(RISKY)
+
+
+def trusted_backends() -> tuple[str, ...]:
+    """Return the backends that EDGECODEC_TRUST names, sorted.
+
+    Raises:
+        UnknownPluginError: it names one there is not.
+    """
+    return _names(TRUST)
 
 
 def call_limit() -> float | None:

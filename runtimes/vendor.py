@@ -14,6 +14,9 @@ from types import ModuleType
 
 from edgecodec.errors import BackendUnavailableError
 
+BROKEN = "is installed but does not"
+"""In the reason why a runtime cannot be used that is there, unlike one that is not."""
+
 
 def one_line(exc: BaseException, limit: int = 300) -> str:
     """Return the message of an exception on one line, its type where it has no message."""
@@ -69,7 +72,7 @@ def import_vendor(backend: str, modules: tuple[str, ...], extra: str) -> ModuleT
         try:
             return importlib.import_module(module)
         except Exception as exc:  # a broken wheel may raise anything; the next one may work
-            broken = broken or f"{package} is installed but does not load: {one_line(exc)}"
+            broken = broken or f"{package} {BROKEN} load: {one_line(exc)}"
             cause = exc
     if broken:
         raise BackendUnavailableError(backend, broken) from cause
