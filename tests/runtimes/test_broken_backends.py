@@ -39,7 +39,7 @@ def break_session(module):
         if name.endswith("Session") and name != "CheckedSession" and "_infer" in vars(value):
             infer = value._infer
             def broken(self, inputs, infer=infer):
-                large = max(v.size for v in inputs.values()) > {golden}
+                large = all(v.shape[1] not in (64, 4) for v in inputs.values())  # not golden
                 if KIND == "crash":
                     os.abort()
                 if KIND == "hang" or (KIND == "hang later" and large):
@@ -90,8 +90,7 @@ def environment(tmp_path: Path, kind: str, name: str) -> dict[str, str]:
     """Return what processes need to have one kind of damage to one backend."""
     site = tmp_path / "site"
     site.mkdir()
-    golden = 64 * 96 * 3  # values that the golden vector gives a session at most
-    source = PATCH.format(kind=kind, name=name, vendor=PACKAGES[name], golden=golden)
+    source = PATCH.format(kind=kind, name=name, vendor=PACKAGES[name])
     (site / "usercustomize.py").write_text("")
     (site / "sitecustomize.py").write_text(source)
     values = {k: v for k, v in os.environ.items() if k != "EDGECODEC_TRUST"}
