@@ -36,9 +36,9 @@ def add_parser(sub: Any) -> None:
     parser.add_argument(
         "--tile",
         type=tile_side,
-        default=1536,
         metavar="PIXELS",
-        help="side of independently coded tiles, a multiple of 32 (default 1536)",
+        help="side of independently coded tiles, a multiple of 32 (default 1024; one tile for "
+        "pictures of up to 1.5 megapixels)",
     )
     parser.add_argument("-f", "--force", action="store_true", help="replace an existing OUT")
     add_backend_options(parser)
@@ -58,10 +58,10 @@ def run(args: argparse.Namespace) -> int:
     image = open_image(read_input(args.input), args.input)
     profile = Profile()
     with make_codec(args) as codec:
-        choice = codec.choice("analysis")
         data = codec.encode(
             image, args.quality, effort=args.effort, tile=args.tile, profile=profile
         )
+        choice = codec.choice("analysis")  # now: what ran, chosen for this size alone
     write_output(args.output, data)
     bpp = 8 * len(data) / (image.width * image.height)
     tell(
