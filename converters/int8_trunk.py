@@ -14,6 +14,7 @@ from edgecodec.converters.graph import (
     Dequantize,
     Float64Array,
     Node,
+    QuantizedConv2d,
     Relu,
     Scale,
     Snap,
@@ -51,14 +52,12 @@ class Trunk:
         """Make a trunk value by a float32 convolution."""
         source = self._readable(node.inputs[0])
         end, shuffles = shuffles_after(self.graph, node.output)
-        units = self._units_of(end)
-        for shuffle in reversed(shuffles):
-            units = np.repeat(units, shuffle.block**2)
+        begun = self.begun(node)
+        units, raw = begun.units, begun.raw
         weight = node.weight.astype(np.float64) / units[:, None, None, None]
         weight = weight * columns(source.units, node)
         bias = node.bias / units
-        bound, step = np.full(len(units), np.inf), np.zeros(len(units))
-        raw = end in self.graph.outputs and stream_of(self.graph, end) == [end]
+        bound, step = begun.bound, begun.step
         if self.exact:
             # A zero of the padding takes from sums that they are odd, which a result of the graph
             # need not be: nothing rounds it to codes.
@@ -90,8 +89,20 @@ class Trunk:
             node.dilation,
             node.groups,
         )
-        result = Made(node.output, units, bound, step, raw)
-        self.made[node.output] = self._public(made, result)
+        self.end(made, replace(begun, bound=bound, step=step))
+
+    def begun(self, node: Conv2d) -> Made:
+        """Return what a convolution has to make of a trunk value, its bound still unknown."""
+        end, shuffles = shuffles_after(self.graph, node.output)
+        units = self._units_of(end)
+        for shuffle in reversed(shuffles):
+            units = np.repeat(units, shuffle.block**2)
+        raw = end in self.graph.outputs and stream_of(self.graph, end) == [end]
+        return Made(node.output, units, np.full(len(units), np.inf), np.zeros(len(units)), raw)
+
+    def end(self, node: Conv2d | QuantizedConv2d, made: Made) -> None:
+        """Emit the convolution that makes a trunk value."""
+        self.made[node.output] = self._public(node, made)
 
     def add(self, node: Add) -> None:
         """Add a branch or another trunk value."""
