@@ -150,12 +150,17 @@ class Scale:
 
 @dataclass(frozen=True)
 class Snap:
-    """floor(clip(x, -limit, limit)) + 0.5: half-integers of bounded magnitude."""
+    """floor(clip(x, -limit, limit)) + offset: half-integers of bounded magnitude, or integers.
+
+    Attributes:
+        offset: 0.5, or 0 where whoever reads it adds the half.
+    """
 
     name: str
     inputs: tuple[str]
     output: str
     limit: float
+    offset: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -313,7 +318,7 @@ class Graph:
                 case Scale():
                     arrays = (node.factor,)
                 case Snap():
-                    parts.append(float(node.limit))
+                    parts += [float(node.limit), float(node.offset)]
                 case DepthToSpace() | SpaceToDepth():
                     parts += [node.block, node.order]
             coding = self.values[node.output].coding

@@ -256,12 +256,13 @@ class _Writer:
 
     def _snap(self, node: Snap, source: int, output: int) -> None:
         value, size = self.graph.values[node.output], self.sizes[node.output]
-        steps = (
+        steps: list[tuple[Kind, float | None]] = [
             (Kind.MINIMUM, node.limit),
             (Kind.MAXIMUM, -node.limit),
             (Kind.FLOOR, None),
-            (Kind.ADD, 0.5),
-        )
+        ]
+        if node.offset:
+            steps.append((Kind.ADD, node.offset))
         for i, (kind, number) in enumerate(steps):
             name = f"{node.name}.{kind.value.lower()}"
             inputs = [source]

@@ -81,7 +81,7 @@ def _run(graph: Graph, node: Node, given: list[Float64Array]) -> Float64Array:
         case Scale():
             return given[0] * node.factor
         case Snap():
-            return np.floor(np.clip(given[0], -node.limit, node.limit)) + 0.5
+            return np.floor(np.clip(given[0], -node.limit, node.limit)) + node.offset
         case Relu():
             return np.maximum(given[0], 0.0)
         case Add():

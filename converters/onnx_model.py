@@ -188,8 +188,11 @@ class ChannelsFirst:
         low = self._number(f"{node.name}.low", -node.limit)
         high = self._number(f"{node.name}.high", node.limit)
         clipped = self._op("Clip", [source, low, high], f"{node.name}.clipped")
+        if node.offset == 0:
+            self._op("Floor", [clipped], output)
+            return
         whole = self._op("Floor", [clipped], f"{node.name}.whole")
-        self._op("Add", [whole, self._number(f"{node.name}.offset", 0.5)], output)
+        self._op("Add", [whole, self._number(f"{node.name}.offset", node.offset)], output)
 
     def _shuffle(self, node: DepthToSpace | SpaceToDepth, source: str, output: str) -> None:
         if isinstance(node, DepthToSpace):
