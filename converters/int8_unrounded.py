@@ -1,8 +1,8 @@
 """Branches that end in float32: for runtimes that can, of graphs that need not be exact.
 
 A branch of an int8 graph ends in codes, since that is all some runtimes make of an int8
-convolution; then they are turned into numbers and scaled. Where a runtime has int8 products of which
-float32 comes out, these steps go, and with them the rounding to codes.
+convolution; then they are turned into numbers and scaled. Where a runtime has int8 products of
+which float32 comes out, these steps go, and with them the rounding to codes.
 """
 
 from __future__ import annotations

@@ -28,7 +28,6 @@ from edgecodec.converters.precision import Precision
 from edgecodec.errors import ConversionError
 from edgecodec.runtimes.checked_session import ANALYSIS_MULTIPLE
 
-
 MICROSOFT = "com.microsoft"
 _AnyConvolution = TypeVar("_AnyConvolution", Conv2d, QuantizedConv2d)
 
@@ -132,7 +131,7 @@ class PictureLast(_WithRuns):
             super()._node(node)
 
     def _leave_flat(self, source: str, output: str, factor: Float32Array) -> None:
-        """Make an output, channels last, by a Transpose of rows: that of four axes is a slow one."""
+        """Make an output, channels last, by a Transpose of rows; that of four axes is slow."""
         channels = self.graph.values[output].channels
         size = self._op("Shape", [source], f"{output}.size", start=2, end=4)
         ends = [self._constant(f"{output}.{n}", np.array([n], np.int64)) for n in (1, channels)]
@@ -140,7 +139,8 @@ class PictureLast(_WithRuns):
         flat = self._reshape(source, f"{output}.flat", (0, 0, -1))
         rows = self._op("Transpose", [flat], f"{output}.rows", perm=(0, 2, 1))
         if (factor != 1.0).any():
-            rows = self._op("Mul", [rows, self._constant(f"{output}.factor", factor)], f"{rows}.scaled")
+            stored = self._constant(f"{output}.factor", factor)
+            rows = self._op("Mul", [rows, stored], f"{output}.scaled")
         self._op("Reshape", [rows, shape], output)
 
     def _convolution(self, node: Conv2d, source: str, output: str) -> None:

@@ -73,7 +73,7 @@ class ChannelsFirst:
         )
         model = helper.make_model(
             body,
-            opset_imports=[helper.make_opsetid(domain, 1 if domain else OPSET) for domain in domains],
+            opset_imports=[helper.make_opsetid(d, 1 if d else OPSET) for d in domains],
             ir_version=IR_VERSION,
             producer_name="edgecodec",
         )

@@ -1,4 +1,4 @@
-"""int8 of a network that need not be exact: it reads levels as codes, and branches end in float32."""
+"""int8 of a network that need not be exact: levels are read as codes, branches end in float32."""
 
 from __future__ import annotations
 
@@ -135,7 +135,9 @@ def test_runtimes_that_make_numbers_of_codes_do_it_as_the_oracle(
     name = d.quantized(middle, 24)
     made = d.nodes[-1]
     assert isinstance(made, QuantizedConv2d)
-    d.nodes[-1] = replace(made, scale=np.full(24, 2.0**-9, np.float32))  # the oracle wants whole bits
+    d.nodes[-1] = replace(
+        made, scale=np.full(24, 2.0**-9, np.float32)
+    )  # the oracle wants whole bits
     real = d.add(Dequantize("real", (name,), "real"), 24)
     factor = (2.0 ** d.rng.integers(0, 4, 24)).astype(np.float32)
     scaled = d.add(Scale("scaled", (real,), "scaled", factor), 24)
