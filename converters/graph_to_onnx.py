@@ -64,7 +64,7 @@ def write_onnx(graph: Graph, path: Path, precision: Precision = "fp32") -> dict[
     Raises:
         ConversionError: see `build_onnx`.
     """
-    if graph.stage == "analysis":
+    if graph.stage == "analysis":  # which need not be the same on every runtime
         graph = unrounded(graph)
     model = build_onnx(graph, precision, ChannelsLast if precision == "int8" else Blocked)
     path.write_bytes(model.SerializeToString(deterministic=True))

@@ -47,7 +47,7 @@ def write_openvino(graph: Graph, path: Path, precision: Precision = "fp32") -> d
             constant.
     """
     check_graph_precision(graph, precision)
-    if graph.stage == "analysis":
+    if graph.stage == "analysis":  # which need not be the same on every runtime
         graph = unrounded(graph)
     model = _convert(build_onnx(graph, "int8" if precision == "int8" else "fp32", PictureLast))
     if precision != "fp16":
