@@ -81,7 +81,7 @@ def _from_onnxruntime(artefact: Artefact) -> list[Operation]:
         inputs = tuple(name for name in node.input if name and name not in stored)
         if node.op_type in _ONNX_BY_ELEMENT and len(inputs) == 1:
             role = "pass"
-        integer = node.op_type == "QLinearConv"
+        integer = node.op_type in ("QLinearConv", "MatMulIntegerToFloat")
         outputs = tuple(node.output)
         found.append(Operation(node.op_type, node.name, role, inputs, outputs, integer))
     return [*found, *(_end(value.name, reads=True) for value in graph.output)]
@@ -166,9 +166,9 @@ def _from_tflite(artefact: Artefact) -> list[Operation]:
         kind = kinds[model.operatorCodes[operator.opcodeIndex].builtinCode]
         inputs = tuple(names[i] for i in operator.inputs if i not in stored)
         outputs = tuple(names[i] for i in operator.outputs)
-        whole = tensors[operator.outputs[0]].type == schema.TensorType.INT8
         role = _TFLITE_ROLES.get(kind, "compute")
-        found.append(Operation(kind, outputs[0], role, inputs, outputs, whole and "CONV" in kind))
+        whole = "CONV" in kind and tensors[operator.inputs[1]].type == schema.TensorType.INT8
+        found.append(Operation(kind, outputs[0], role, inputs, outputs, whole))
     return [*found, *(_end(names[i], reads=True) for i in graph.outputs)]
 
 

@@ -84,17 +84,17 @@ class Conv2d:
 
 @dataclass(frozen=True, eq=False)
 class QuantizedConv2d:
-    """Convolution of int8 codes, of which int8 codes come out.
+    """Convolution of int8 codes, of which int8 codes or float32 come out.
 
-    With sum = bias + sum over weight * (code - zero point), padding counting as real zero, the
-    result is clip(zero_point' + round(sum * scale * scale_in / scale_out), -128, 127), where
-    scale_in and scale_out are those of the values and zero_point' is that of the output: -128
-    there makes it a ReLU.
+    With sum = bias + sum over weight * (code - zero point), padding counting as real zero, codes
+    are clip(zero_point' + round(sum * scale * scale_in / scale_out), -128, 127), where scale_in and
+    scale_out are those of the values and zero_point' is that of the output: -128 there makes it a
+    ReLU. An output without a coding is sum * scale * scale_in.
 
     Attributes:
         name: unique in its graph.
         inputs: name of the value read, which has a coding.
-        output: name of the value made, which has a coding.
+        output: name of the value made.
         weight: (O, I / groups, kh, kw) int8.
         bias: (O,) int32.
         scale: (O,) float32, of the weights.
@@ -150,12 +150,17 @@ class Scale:
 
 @dataclass(frozen=True)
 class Snap:
-    """floor(clip(x, -limit, limit)) + 0.5: half-integers of bounded magnitude."""
+    """floor(clip(x, -limit, limit)) + offset: half-integers of bounded magnitude, or integers.
+
+    Attributes:
+        offset: 0.5, or 0 where whoever reads it adds the half.
+    """
 
     name: str
     inputs: tuple[str]
     output: str
     limit: float
+    offset: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -274,7 +279,7 @@ class Graph:
             case Dequantize():
                 fits = None not in given and made is None
             case QuantizedConv2d():
-                fits = None not in given and made is not None
+                fits = None not in given
             case DepthToSpace() | SpaceToDepth():
                 fits = given == {made}
             case _:
@@ -313,7 +318,7 @@ class Graph:
                 case Scale():
                     arrays = (node.factor,)
                 case Snap():
-                    parts.append(float(node.limit))
+                    parts += [float(node.limit), float(node.offset)]
                 case DepthToSpace() | SpaceToDepth():
                     parts += [node.block, node.order]
             coding = self.values[node.output].coding

@@ -28,6 +28,7 @@ import onnx
 
 from edgecodec.converters.channel_order import with_dcr_shuffles
 from edgecodec.converters.graph import Graph
+from edgecodec.converters.int8_unrounded import unrounded
 from edgecodec.converters.onnx_layouts import Blocked, ChannelsLast
 from edgecodec.converters.onnx_model import ChannelsFirst
 from edgecodec.converters.precision import Precision, check_graph_precision
@@ -63,6 +64,8 @@ def write_onnx(graph: Graph, path: Path, precision: Precision = "fp32") -> dict[
     Raises:
         ConversionError: see `build_onnx`.
     """
+    if graph.stage == "analysis":  # which need not be the same on every runtime
+        graph = unrounded(graph)
     model = build_onnx(graph, precision, ChannelsLast if precision == "int8" else Blocked)
     path.write_bytes(model.SerializeToString(deterministic=True))
     return dict(sorted(Counter(node.op_type for node in model.graph.node).items()))

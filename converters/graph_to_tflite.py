@@ -71,6 +71,9 @@ def write_tflite(
     return dict(sorted(Counter(writer.builder.used).items()))
 
 
+_FEW = 8
+
+
 class _Writer:
     """Translates node by node; tensors of a fused ReLU's input are never made."""
 
@@ -84,7 +87,7 @@ class _Writer:
         for name in self.graph.inputs:
             self._activation(name)
         for node in self.graph.nodes:
-            if not self._is_fused(node):
+            if not self._is_fused(node) and not self._is_read_whole(node):
                 self._node(node)
         if self.half:
             self.builder.metadata("reduced_precision_support", b"fp16accfp16")
@@ -115,7 +118,65 @@ class _Writer:
         before = self.graph.producer(node.inputs[0])
         return before is not None and self._fused_relu(before) is node
 
+    def _takes_squares(self, node: QuantizedConv2d) -> bool:
+        side = node.weight.shape[2]
+        touching = node.weight.shape[2:] == (side, side) == node.stride
+        return touching and all(size % side == 0 for size in self.sizes[node.inputs[0]])
+
+    def _makes_numbers(self, node: Node) -> bool:
+        """Return whether a node is a convolution of codes of which float32 comes out."""
+        coding = self.graph.values[node.output].coding
+        return isinstance(node, QuantizedConv2d) and coding is None
+
+    def _is_read_whole(self, node: Node) -> bool:
+        """Return whether codes are made for nobody: see `_hybrid`."""
+        readers = self.graph.consumers(node.output)
+        return isinstance(node, Quantize) and all(self._makes_numbers(n) for n in readers)
+
+    def _hybrid(self, node: QuantizedConv2d) -> None:
+        """Add a convolution of float32 with int8 weights.
+
+        No kernel here makes float32 of codes, but these choose codes for themselves.
+        """
+        (name,) = node.inputs
+        before = self.graph.producer(name)
+        if isinstance(before, Quantize):
+            source = self._activation(before.inputs[0])
+        else:
+            source = self.builder.activation(
+                f"{name}.numbers", (1, *self.sizes[name], self.graph.values[name].channels)
+            )
+            self.builder.simple(Kind.DEQUANTIZE, [self._activation(name)], source)
+        coding = self.graph.values[name].coding
+        assert coding is not None  # Graph has checked that
+        outputs, channels, side, _ = node.weight.shape
+        columns, stride = node.weight.transpose(0, 2, 3, 1), node.stride
+        if channels < _FEW and self._takes_squares(node):
+            # Kernels take channels by eight, and waste what is missing.
+            height, width = self.sizes[node.output]
+            squares = self.builder.activation(
+                f"{node.name}.squares", (1, height, width, side * side * channels)
+            )
+            self.builder.shuffle(Kind.SPACE_TO_DEPTH, source, squares, side)
+            source, columns, stride = squares, columns.reshape(outputs, 1, 1, -1), (1, 1)
+        weight = self.builder.constant(f"{node.name}.weight", columns, scale=node.scale, axis=0)
+        bias = node.bias * (node.scale.astype(np.float64) * coding.scale)
+        stored = self.builder.constant(f"{node.name}.bias", bias.astype(np.float32))
+        self.builder.convolution(
+            [source, weight, stored],
+            self._activation(node.output),
+            same=False,
+            stride=stride,
+            dilation=node.dilation,
+            relu=False,
+            multiplier=None,
+            grouped=False,
+        )
+
     def _node(self, node: Node) -> None:
+        if isinstance(node, QuantizedConv2d) and self._makes_numbers(node):
+            self._hybrid(node)
+            return
         relu = self._fused_relu(node)
         inputs = [self._activation(name) for name in node.inputs]
         output = self._activation(node.output if relu is None else relu.output)
@@ -195,12 +256,13 @@ class _Writer:
 
     def _snap(self, node: Snap, source: int, output: int) -> None:
         value, size = self.graph.values[node.output], self.sizes[node.output]
-        steps = (
+        steps: list[tuple[Kind, float | None]] = [
             (Kind.MINIMUM, node.limit),
             (Kind.MAXIMUM, -node.limit),
             (Kind.FLOOR, None),
-            (Kind.ADD, 0.5),
-        )
+        ]
+        if node.offset:
+            steps.append((Kind.ADD, node.offset))
         for i, (kind, number) in enumerate(steps):
             name = f"{node.name}.{kind.value.lower()}"
             inputs = [source]

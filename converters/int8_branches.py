@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from edgecodec.converters.graph import Coding, Conv2d, Float64Array, Quantize, QuantizedConv2d, Relu
@@ -23,7 +25,6 @@ class Branches:
     def convolution(self, node: Conv2d) -> None:
         """Make codes of codes."""
         source = self._codes(node.inputs[0])
-        coding = self.draft.coding(source)
         relu = self.draft.plan.fused.get(node.output)
         output = node.output if relu is None else relu.output
         zero_point = 0 if relu is None else -128
@@ -33,21 +34,30 @@ class Branches:
         for shuffle in reversed(shuffles):
             units = np.repeat(units, shuffle.block**2)
         units = self.draft.tied(output, units)
-        weight = node.weight * (columns(source.units, node) * coding.scale)
-        inputs = self.draft.samples(node, source) / coding.scale
-        codes = np.clip(np.rint(inputs), *code_range(coding.zero_point))
         while True:
-            rounded = int8_weights(
-                weight,
-                node.bias.astype(np.float64),
-                units,
-                codes,
-                exact=self.exact,
-                stage=self.graph.stage,
-            )
-            units = self.draft.tied(output, rounded.units)
-            if np.array_equal(units, rounded.units):
+            made, found = self._rounded(node, source, output, units)
+            units = self.draft.tied(output, found)
+            if np.array_equal(units, found):
                 break
+        self.draft.emit(made, len(units), Coding(1.0, zero_point))
+        self.made[output] = Made(output, units, np.full(len(units), 256.0))
+
+    def _rounded(
+        self, node: Conv2d, source: Made, output: str, units: Float64Array
+    ) -> tuple[QuantizedConv2d, Float64Array]:
+        """Return a convolution of codes whose outputs count in the units given, or larger ones."""
+        coding = self.draft.coding(source)
+        rounded = int8_weights(
+            node.weight * (columns(source.units, node) * coding.scale),
+            node.bias.astype(np.float64),
+            units,
+            np.clip(
+                np.rint(self.draft.samples(node, source) / coding.scale),
+                *code_range(coding.zero_point),
+            ),
+            exact=self.exact,
+            stage=self.graph.stage,
+        )
         made = QuantizedConv2d(
             node.name,
             (source.name,),
@@ -60,8 +70,23 @@ class Branches:
             node.dilation,
             node.groups,
         )
-        self.draft.emit(made, len(units), Coding(1.0, zero_point))
-        self.made[output] = Made(output, rounded.units, np.full(len(units), 256.0))
+        return made, rounded.units
+
+    def can_make_trunk(self, node: Conv2d) -> bool:
+        """Return whether a convolution that makes the trunk reads what are codes already.
+
+        Others read it whole: with codes in the middle of the default analysis it would lose 1.8 %
+        instead of 0.2 %, and 8 % instead of 1 % at the highest qualities.
+        """
+        whole = node.inputs[0] in self.draft.plan.levels and not any(node.padding)
+        return whole and node.groups == 1 and not self.exact
+
+    def trunk_of_codes(self, node: Conv2d) -> None:
+        """Make a trunk value of codes."""
+        source, wanted = self._codes(node.inputs[0]), self.trunk.begun(node)
+        made, units = self._rounded(node, source, node.output, wanted.units)
+        scale = made.scale * (units / wanted.units)
+        self.trunk.end(replace(made, scale=scale.astype(np.float32)), wanted)
 
     def _codes(self, name: str) -> Made:
         """Return a value as codes."""
@@ -73,6 +98,11 @@ class Branches:
 
     def _quantized(self, name: str) -> Made:
         source = self.made[name]
+        out = f"{name}.codes"
+        if name in self.draft.plan.levels:
+            coding = Coding(1.0, -128)
+            self.draft.emit(Quantize(out, (source.name,), out), len(source.units), coding)
+            return Made(out, source.units, np.full(len(source.units), 255.0))
         positive = isinstance(self.graph.producer(name), Relu)
         zero_point = -128 if positive else 0
         coding = Coding(CODE_STEP * (0.5 if positive else 1.0), zero_point)
@@ -81,7 +111,6 @@ class Branches:
         elif source.raw:
             scale = best_scale(self.draft.seen[name], *code_range(zero_point))
             source = self.trunk.scaled(source, scale / coding.scale)
-        out = f"{name}.codes"
         self.draft.emit(Quantize(out, (source.name,), out), len(source.units), coding)
         return Made(out, source.units, source.bound)
 

@@ -30,11 +30,13 @@ class Plan:
         trunk: names of the values that stay float32.
         int8: names of the convolutions that become int8.
         fused: ReLUs that are part of a convolution, by the name of what it makes.
+        levels: inputs that are levels 0..255 of a picture, and so codes already.
     """
 
     trunk: frozenset[str]
     int8: frozenset[str]
     fused: dict[str, Relu]
+    levels: frozenset[str]
 
 
 def make_plan(graph: Graph) -> Plan:
@@ -49,7 +51,9 @@ def make_plan(graph: Graph) -> Plan:
     _close(graph, trunk)
     int8 = {n.name for n in graph.nodes if isinstance(n, Conv2d) and n.output not in trunk}
     relus = [n for n in graph.nodes if isinstance(n, Relu) and n.inputs[0] not in trunk]
-    return Plan(frozenset(trunk), frozenset(int8), {relu.inputs[0]: relu for relu in relus})
+    fused = {relu.inputs[0]: relu for relu in relus}
+    levels = frozenset(graph.inputs if graph.stage == "analysis" else ())
+    return Plan(frozenset(trunk), frozenset(int8), fused, levels)
 
 
 def _branch(graph: Graph, add: Add) -> set[str]:

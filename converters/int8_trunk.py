@@ -14,6 +14,7 @@ from edgecodec.converters.graph import (
     Dequantize,
     Float64Array,
     Node,
+    QuantizedConv2d,
     Relu,
     Scale,
     Snap,
@@ -49,16 +50,15 @@ class Trunk:
 
     def whole(self, node: Conv2d) -> None:
         """Make a trunk value by a float32 convolution."""
-        source = self._readable(node.inputs[0])
         end, shuffles = shuffles_after(self.graph, node.output)
-        units = self._units_of(end)
-        for shuffle in reversed(shuffles):
-            units = np.repeat(units, shuffle.block**2)
+        begun = self.begun(node)
+        units, raw = begun.units, begun.raw
+        source = self._readable(node.inputs[0])
+        snap = self._own_snap(source, node) if self.exact else None
         weight = node.weight.astype(np.float64) / units[:, None, None, None]
         weight = weight * columns(source.units, node)
         bias = node.bias / units
-        bound, step = np.full(len(units), np.inf), np.zeros(len(units))
-        raw = end in self.graph.outputs and stream_of(self.graph, end) == [end]
+        bound, step = begun.bound, begun.step
         if self.exact:
             # A zero of the padding takes from sums that they are odd, which a result of the graph
             # need not be: nothing rounds it to codes.
@@ -79,6 +79,9 @@ class Trunk:
             )
             weight, bias = rounded.weight.astype(np.float64), rounded.bias.astype(np.float64)
             bound, step = rounded.bound, rounded.step
+        if snap is not None:  # the halves go into the bias, which leaves every sum as it is
+            self.draft.nodes[self.draft.nodes.index(snap)] = replace(snap, offset=0.0)
+            bias = bias + snap.offset * weight.sum((1, 2, 3))
         made = Conv2d(
             node.name,
             (source.name,),
@@ -90,8 +93,28 @@ class Trunk:
             node.dilation,
             node.groups,
         )
-        result = Made(node.output, units, bound, step, raw)
-        self.made[node.output] = self._public(made, result)
+        self.end(made, replace(begun, bound=bound, step=step))
+
+    def _own_snap(self, source: Made, node: Conv2d) -> Snap | None:
+        """Return the node that snaps what a convolution without padding reads, if for it alone."""
+        found = [n for n in self.draft.nodes if n.output == source.name]
+        read = [n for n in self.draft.nodes if source.name in n.inputs]
+        others = [n for n in self.graph.consumers(node.inputs[0]) if n is not node]
+        fits = not read and not others and not any(node.padding)
+        return found[0] if fits and found and isinstance(found[0], Snap) else None
+
+    def begun(self, node: Conv2d) -> Made:
+        """Return what a convolution has to make of a trunk value, its bound still unknown."""
+        end, shuffles = shuffles_after(self.graph, node.output)
+        units = self._units_of(end)
+        for shuffle in reversed(shuffles):
+            units = np.repeat(units, shuffle.block**2)
+        raw = end in self.graph.outputs and stream_of(self.graph, end) == [end]
+        return Made(node.output, units, np.full(len(units), np.inf), np.zeros(len(units)), raw)
+
+    def end(self, node: Conv2d | QuantizedConv2d, made: Made) -> None:
+        """Emit the convolution that makes a trunk value."""
+        self.made[node.output] = self._public(node, made)
 
     def add(self, node: Add) -> None:
         """Add a branch or another trunk value."""

@@ -65,9 +65,10 @@ def _run(graph: Graph, node: Node, given: list[Float64Array]) -> Float64Array:
             return _convolve(node, given[0], node.weight) + node.bias
         case QuantizedConv2d():
             source = graph.values[node.inputs[0]].coding
-            assert source is not None  # Graph has checked both
-            assert coding is not None
+            assert source is not None  # Graph has checked that
             total = _convolve(node, given[0] - source.zero_point, node.weight) + node.bias
+            if coding is None:
+                return total * (node.scale.astype(np.float64) * source.scale)
             factor = node.scale.astype(np.float64) * (source.scale / coding.scale)
             return _code(graph, node, total * factor, coding.zero_point)
         case Quantize():
@@ -80,7 +81,7 @@ def _run(graph: Graph, node: Node, given: list[Float64Array]) -> Float64Array:
         case Scale():
             return given[0] * node.factor
         case Snap():
-            return np.floor(np.clip(given[0], -node.limit, node.limit)) + 0.5
+            return np.floor(np.clip(given[0], -node.limit, node.limit)) + node.offset
         case Relu():
             return np.maximum(given[0], 0.0)
         case Add():

@@ -84,6 +84,8 @@ def _judged(row: ConversionRow, verdict: Verdict, max_loss: float) -> Conversion
     loss, worst = verdict.analysis_loss, verdict.analysis_worst
     if row.stage == "synthesis":
         loss, worst = verdict.synthesis_loss, verdict.synthesis_worst
+    if row.refused:
+        return row
     row = replace(row, bd_loss=loss, worst_image=worst)
     if not loss <= max_loss:
         reason = f"loses {loss:.2f} % against the reference, allowed {max_loss:g} %"

@@ -63,6 +63,7 @@ class ChannelsFirst:
             self._node(node)
         for name in self.graph.outputs:
             self._leave(name)
+        domains = dict.fromkeys(["", *(node.domain for node in self.nodes)])
         body = helper.make_graph(
             self.nodes,
             self.graph.stage,
@@ -72,7 +73,7 @@ class ChannelsFirst:
         )
         model = helper.make_model(
             body,
-            opset_imports=[helper.make_opsetid("", OPSET)],
+            opset_imports=[helper.make_opsetid(d, 1 if d else OPSET) for d in domains],
             ir_version=IR_VERSION,
             producer_name="edgecodec",
         )
@@ -187,8 +188,11 @@ class ChannelsFirst:
         low = self._number(f"{node.name}.low", -node.limit)
         high = self._number(f"{node.name}.high", node.limit)
         clipped = self._op("Clip", [source, low, high], f"{node.name}.clipped")
+        if node.offset == 0:
+            self._op("Floor", [clipped], output)
+            return
         whole = self._op("Floor", [clipped], f"{node.name}.whole")
-        self._op("Add", [whole, self._number(f"{node.name}.offset", 0.5)], output)
+        self._op("Add", [whole, self._number(f"{node.name}.offset", node.offset)], output)
 
     def _shuffle(self, node: DepthToSpace | SpaceToDepth, source: str, output: str) -> None:
         if isinstance(node, DepthToSpace):
@@ -203,15 +207,24 @@ class ChannelsFirst:
         self._conv(node, [source, weight, bias], output)
 
     def _quantized_convolution(self, node: QuantizedConv2d, source: str, output: str) -> None:
-        """Between a DequantizeLinear and a QuantizeLinear of its own, as runtimes look for it."""
+        """Between a DequantizeLinear and a QuantizeLinear of its own, as runtimes look for it.
+
+        Without the latter float32 comes out.
+        """
         coding = self.graph.values[node.inputs[0]].coding
         assert coding is not None  # Graph has checked it
         weight = self._real(f"{node.name}.weight", node.weight, node.scale)
         bias = self._real(f"{node.name}.bias", node.bias, node.scale * np.float32(coding.scale))
-        given = [source, *self._coding(node.inputs[0])]
-        real = self._op("DequantizeLinear", given, f"{node.name}.real")
+        real = self._dequantized(node, source)
+        if self.graph.values[node.output].coding is None:
+            self._conv(node, [real, weight, bias], output)
+            return
         total = self._conv(node, [real, weight, bias], f"{node.name}.sum")
         self._op("QuantizeLinear", [total, *self._coding(node.output)], output)
+
+    def _dequantized(self, node: QuantizedConv2d, source: str) -> str:
+        given = [source, *self._coding(node.inputs[0])]
+        return self._op("DequantizeLinear", given, f"{node.name}.real")
 
     def _real(
         self, name: str, codes: npt.NDArray[np.int8] | npt.NDArray[np.int32], scale: Float32Array

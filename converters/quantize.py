@@ -55,6 +55,8 @@ def quantize_traced(graph: Graph, seen: Mapping[str, Statistics], *, exact: bool
         match node:
             case Conv2d() if node.name in draft.plan.int8:
                 branches.convolution(node)
+            case Conv2d() if branches.can_make_trunk(node):
+                branches.trunk_of_codes(node)
             case Conv2d():
                 trunk.whole(node)
             case Add():

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 ADVICE = (
     "try more and more typical photos (--calibration), a higher --max-bd-loss, or another precision"
 )
+WRONG = "its runtime here computes something else; try another version of it, or another precision"
 NO_CURVE = "nothing tells what it loses; train the checkpoint, or allow all (--max-bd-loss inf)"
 
 
@@ -37,6 +38,7 @@ class ConversionRow:
         max_level_err: largest difference of a pixel; None for the analysis and when not checked.
         seconds: for writing and checking it.
         reason: why it was not checked, or refused.
+        wrong: it is refused because its runtime computes something else.
         bd_loss: BD-rate in percent against the reference, of this stage; None when not measured.
         worst_image: that of the photo where it is largest.
         ms: per call at 512x768 with two threads.
@@ -55,6 +57,7 @@ class ConversionRow:
     max_level_err: float | None
     seconds: float
     reason: str = ""
+    wrong: bool = False
     bd_loss: float | None = None
     worst_image: float | None = None
     ms: float | None = None
@@ -156,6 +159,8 @@ class ConversionReport:
         if self.diagnoses:
             worst = self.diagnoses[-1]
             why = f"most of it by {worst.summary()}: try {worst.advice[0]}"
+        elif all(row.wrong for row in self.refused):
+            why = WRONG
         elif all(row.bd_loss is None for row in self.refused):
             why = NO_CURVE
         return f"not written: {what}; {why}"

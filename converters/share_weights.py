@@ -36,8 +36,8 @@ _STORED = {"f4": ("<f2", "<f4"), "i1": ("<i1",), "i4": ("<i4",)}
 """What writers store an array of a type as."""
 _ORDERS = {
     1: ((0,),),
-    # OIHW, OHWI, IHWO of depthwise ones, HWIO of matrix products
-    4: ((0, 1, 2, 3), (0, 2, 3, 1), (1, 2, 3, 0), (2, 3, 1, 0)),
+    # OIHW, OHWI, IHWO of depthwise ones, HWIO of matrix products, OWIH of rows of squares
+    4: ((0, 1, 2, 3), (0, 2, 3, 1), (1, 2, 3, 0), (2, 3, 1, 0), (0, 3, 1, 2)),
 }
 
 

@@ -15,10 +15,12 @@ from PIL import Image
 from edgecodec.bundle import Bundle
 from edgecodec.cli import main
 from edgecodec.codec import Codec
+from edgecodec.converters import parity
 from edgecodec.converters.convert import DEFAULT_MAX_LOSS, convert_checkpoint
 from edgecodec.converters.report import ConversionReport
 from edgecodec.errors import ConversionError
 from edgecodec.model.network import NeuralCodec
+from edgecodec.runtimes.base import Artefact, Session
 from tests.converters.painting import (
     CONFIG,
     lean_on,
@@ -272,3 +274,30 @@ def test_help_tells_the_loss_that_is_allowed(capsys: pytest.CaptureFixture[str])
     with pytest.raises(SystemExit):
         main(["convert", "--help"])
     assert f"(default: {DEFAULT_MAX_LOSS:g})" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_runtime_that_computes_otherwise_is_refused_and_the_others_are_written(
+    checkpoint: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    check = parity._check_answers
+
+    def inexact(session: Session, artefact: Artefact, answers: Any) -> None:
+        if artefact.target == "openvino":
+            answers = [(y_hat, x_hat + 1) for y_hat, x_hat in answers]
+        check(session, artefact, answers)
+
+    monkeypatch.setattr(parity, "_check_answers", inexact)
+    more = ("--to", "onnx,openvino", "--precision", "fp32,int8")
+    assert main(arguments(checkpoint, photos, tmp_path, *more)) == 1
+    shown = capsys.readouterr()
+    assert "not written: openvino int8 synthesis; its runtime here computes" in shown.err
+    assert "REFUSED: openvino int8 synthesis: synthesis: openvino int8 output x_hat" in shown.out
+    with Bundle(tmp_path / "b") as bundle:
+        found = {(e.target, e.precision, e.stage) for e in bundle.manifest.artefacts}
+    assert ("openvino", "int8", "analysis") in found
+    assert ("onnx", "int8", "synthesis") in found
+    assert ("openvino", "int8", "synthesis") not in found
