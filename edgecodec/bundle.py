@@ -144,7 +144,7 @@ class Bundle:
     @functools.cached_property
     def content_id(self) -> str:
         """What changes with any file or artefact listed, wherever the bundle lies."""
-        return short_id(self.manifest.to_json().encode())
+        return short_id(self._manifest_text.encode())
 
     def __enter__(self) -> Bundle:
         return self
@@ -157,6 +157,7 @@ class Bundle:
             text = (self.root / MANIFEST).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as exc:
             raise BundleError(f"{self.path}: not a bundle, {MANIFEST} cannot be read") from exc
+        self._manifest_text = text
         return Manifest.from_json(text, str(self.path))
 
     def _temporary(self, name: str) -> Path:

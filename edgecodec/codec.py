@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from edgecodec.bundle import Bundle, bundle_with_tables
 from edgecodec.container import (
+    HYPER_STRIDE,
     MAX_TILE,
     ContainerFile,
     Header,
@@ -49,8 +50,11 @@ Int16Array = npt.NDArray[np.int16]
 UInt8Array = npt.NDArray[np.uint8]
 
 DEFAULT_QUALITY = 60
-DEFAULT_TILE = 1536
-"""Side of a tile in pixels: one tile for small photos, bounded work space for large ones."""
+DEFAULT_TILE = 1024
+"""Side in pixels of the tiles of a large picture: what the networks hold of one fits into the last
+level of cache of a desktop processor, where they are a fifth faster per pixel than at 1536."""
+WHOLE_PIXELS = 3 << 19
+"""Pictures up to this size are one tile: there what a halo costs is more than a cache brings."""
 
 
 class Codec:
@@ -181,7 +185,7 @@ class Codec:
         quality: int = DEFAULT_QUALITY,
         *,
         effort: int = 1,
-        tile: int = DEFAULT_TILE,
+        tile: int | None = None,
         profile: Profile | None = None,
     ) -> bytes:
         """Compress a picture.
@@ -191,7 +195,8 @@ class Codec:
             quality: 1 (smallest) to 100.
             effort: 1 is the plain fast path; up to 9 spend more time on smaller files. Decoding
                 is the same.
-            tile: side in pixels of what is coded independently, a multiple of 32 up to 4096.
+            tile: side in pixels of what is coded independently, a multiple of 32 up to 4096; None
+                takes one tile for pictures of up to 1.5 megapixels, else 1024.
             profile: collects the time of each stage.
 
         Returns:
@@ -206,11 +211,12 @@ class Codec:
 
         quality = _whole("quality", quality, 1, 100)
         effort = _whole("effort", effort, 1, max(PLANS))
-        if (tile := _whole("tile", tile, 32, MAX_TILE)) % 32:
+        if tile is not None and (tile := _whole("tile", tile, 32, MAX_TILE)) % 32:
             raise ConfigError(f"tile must be a multiple of 32, not {tile}")
         with stage(profile, "read"):
             picture = to_picture(image)
         height, width = picture.pixels.shape[:2]
+        tile = tile or default_tile(height, width)
         header = Header(width, height, picture.mode, quality, tile, self.bundle.manifest.tables_id)
         run_stage = self._opened(("analysis", "synthesis") if effort > 1 else ("analysis",), header)
         encoder = TileEncoder(self.coder, self.bundle.manifest, run_stage, header, effort, profile)
@@ -307,6 +313,17 @@ class Codec:
         if file.header.tables_id != m.tables_id:
             raise ModelMismatchError(file.header.tables_id, m.tables_id)
         return file, TileDecoder(self.coder, m, file, keep_going=keep_going, profile=profile)
+
+
+def default_tile(height: int, width: int) -> int:
+    """Return the side of the tiles of a picture where none is asked for.
+
+    >>> default_tile(512, 768), default_tile(1000, 1500), default_tile(3000, 4000)
+    (1024, 1504, 1024)
+    """
+    side = -(-max(height, width) // HYPER_STRIDE) * HYPER_STRIDE
+    small = height * width <= WHOLE_PIXELS and side <= MAX_TILE
+    return max(DEFAULT_TILE, side) if small else DEFAULT_TILE
 
 
 def _whole(name: str, value: Any, low: int, high: int) -> int:

@@ -14,7 +14,7 @@ from edgecodec.entropy import LatentCoder
 from edgecodec.manifest import Manifest
 from edgecodec.pipeline import in_two_steps
 from edgecodec.profiling import Profile, stage
-from edgecodec.tiling import cut, read_padded, window_of
+from edgecodec.tiling import Window, cut, read_padded, window_of
 
 Float32Array = npt.NDArray[np.float32]
 Int16Array = npt.NDArray[np.int16]
@@ -68,14 +68,19 @@ class TileEncoder:
         Args:
             pixels: (H, W, 3).
         """
-        parts = list(enumerate(self.header.tiles()))
-        return in_two_steps(lambda part: self._analyse(pixels, *part), self._code, parts)
+        tiles = self.header.tiles()
+        windows = [window_of(t, self.manifest.analysis_halo, *self.header.padded) for t in tiles]
+        # One for all: new memory for each would cost more than filling it.
+        space = np.empty(3 * max(window.height * window.width for window in windows), np.float32)
+        parts = list(zip(range(len(tiles)), tiles, windows, strict=True))
+        return in_two_steps(lambda part: self._analyse(pixels, space, *part), self._code, parts)
 
-    def _analyse(self, pixels: UInt8Array, number: int, tile: Tile) -> _Latents:
+    def _analyse(
+        self, pixels: UInt8Array, space: Float32Array, number: int, tile: Tile, window: Window
+    ) -> _Latents:
         m = self.manifest
         with stage(self.profile, "unpack", number):
-            window = window_of(tile, m.analysis_halo, *self.header.padded)
-            x = read_padded(pixels, window)
+            x = read_padded(pixels, window, space)
         with stage(self.profile, "analysis", number):
             out = self.run_stage("analysis", {"x": x})
         top, left = window.inner_top, window.inner_left

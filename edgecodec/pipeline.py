@@ -52,23 +52,27 @@ def in_two_steps(
 class Ahead:
     """Work on the items 0, 1, ... in a thread, which goes ahead of those who wait for one.
 
-    Use as a context; on leaving it, the item at work is finished and no other begun.
+    Who has to wait takes part: two items are then at work at once. Use as a context; on leaving it,
+    the items at work are finished and no other begun.
 
     Args:
-        work: called with the number of each item, in order.
-        count: how many there are; with a single one it is done when waited for.
+        work: called once with the number of each item, begun in order.
+        count: how many there are; a single one is done by who waits for it.
     """
 
     def __init__(self, work: Callable[[int], None], count: int) -> None:
         self._work, self._count = work, count
-        self._done, self._stopped = 0, False
-        self._error: BaseException | None = None
+        self._next, self._done, self._at_work, self._stopped = 0, 0, 0, False
+        self._finished: set[int] = set()  # beyond the first `_done`
+        self._errors: dict[int, BaseException] = {}
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Ahead:
         if self._count > 1:
-            thread = threading.Thread(target=self._run, name="edgecodec-ahead", daemon=True)
+            thread = threading.Thread(
+                target=self._run, args=(self._count,), name="edgecodec-ahead", daemon=True
+            )
             with contextlib.suppress(RuntimeError):  # no memory for one: do without
                 thread.start()
                 self._thread = thread
@@ -85,28 +89,42 @@ class Ahead:
             self._thread.join()
 
     def wait_for(self, number: int) -> None:
-        """Return when an item and all before it are done; raise what the work on them raised."""
-        if self._thread is None:
-            while self._done <= number:
-                self._work(self._done)
-                self._done += 1
-            return
-        with self._changed:
-            self._changed.wait_for(lambda: self._done > number or self._error is not None)
-            if self._done <= number and self._error is not None:
-                raise self._error
+        """Return when an item and all before it are done.
 
-    def _run(self) -> None:
-        for number in range(self._count):
-            if self._stopped:
-                return
+        Raises what the work on one of them raised, on the first of several.
+        """
+        self._run(number + 1)
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._done > number or (self._errors and not self._at_work)
+            )
+            if self._done <= number:
+                raise self._errors[min(self._errors)]
+
+    def _run(self, end: int) -> None:
+        """Work on items below a number as long as there are some that nobody has begun."""
+        while True:
+            with self._changed:
+                number = self._next
+                if self._stopped or self._errors or number >= end:
+                    return
+                self._next += 1
+                self._at_work += 1
+            error: BaseException | None = None
             try:
                 self._work(number)
             except BaseException as exc:  # whatever it is, it belongs to whoever waits
-                with self._changed:
-                    self._error = exc
-                    self._changed.notify_all()
-                return
+                error = exc
             with self._changed:
-                self._done = number + 1
+                self._at_work -= 1
+                self._note(number, error)
                 self._changed.notify_all()
+
+    def _note(self, number: int, error: BaseException | None) -> None:
+        if error is not None:
+            self._errors[number] = error
+            return
+        self._finished.add(number)
+        while self._done in self._finished:
+            self._finished.remove(self._done)
+            self._done += 1

@@ -6,6 +6,7 @@ zero padding happens exactly where it would for the whole image.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -62,19 +63,26 @@ def window_of(tile: Tile, halo: int, height: int, width: int, unit: int = 1) -> 
     return Window(y0, x0, y1 - y0, x1 - x0, top - y0, left - x0)
 
 
-def read_padded(pixels: npt.NDArray[np.uint8], window: Window) -> npt.NDArray[np.float32]:
+def read_padded(
+    pixels: npt.NDArray[np.uint8],
+    window: Window,
+    space: npt.NDArray[np.float32] | None = None,
+) -> npt.NDArray[np.float32]:
     """Return a window of an image as (1, h, w, 3) float32; beyond its edge the last pixel repeats.
 
     Args:
         pixels: (H, W, 3) uint8.
         window: in pixels, of the padded image.
+        space: memory to use for it, of one axis; None takes new memory.
     """
-    rows, columns = window.slices()
-    part = pixels[rows, columns]
-    below, beside = window.height - part.shape[0], window.width - part.shape[1]
-    if below or beside:
-        part = np.pad(part, ((0, below), (0, beside), (0, 0)), "edge")
-    return part[None].astype(np.float32)
+    shape = window.height, window.width, 3
+    out = np.empty(shape, np.float32) if space is None else space[: math.prod(shape)].reshape(shape)
+    part = pixels[window.slices()]
+    rows, columns = part.shape[:2]
+    out[:rows, :columns] = part
+    out[:rows, columns:] = out[:rows, columns - 1 : columns]
+    out[rows:] = out[rows - 1 : rows]
+    return out[None]
 
 
 def cut(

@@ -30,8 +30,9 @@ from edgecodec.runtimes.choice import Choice
 from edgecodec.runtimes.environment import AUTO, DISABLE, disabled_backends
 from edgecodec.runtimes.golden import TOLERANCES, Golden
 from edgecodec.runtimes.measure import time_side_by_side
-from edgecodec.runtimes.registry import backend_names, get_backend
+from edgecodec.runtimes.registry import UnavailableBackend, backend_names, get_backend
 from edgecodec.runtimes.vendor import one_line
+from edgecodec.runtimes.watched import load_watched
 
 REFERENCE = "torch"
 """Slow to import and to run: automatic selection takes it when nothing else works."""
@@ -100,6 +101,11 @@ class Candidate:
         """Backend and precision: what is alike, whatever the threads."""
         return self.name, self.entry.precision
 
+    @property
+    def is_installed(self) -> bool:
+        """Whether the runtime is there at all, usable or not."""
+        return not isinstance(self.backend, UnavailableBackend)
+
 
 def close_quietly(session: Session) -> None:
     """Close a session, whatever it says to that."""
@@ -126,7 +132,7 @@ def probe(name: str) -> Availability:
 
 
 def load(bundle: Bundle, candidate: Candidate) -> Session:
-    """Load the artefact of a candidate.
+    """Load the artefact of a candidate, into a session that does not wait for ever.
 
     Raises:
         BundleError: its files are damaged.
@@ -134,8 +140,9 @@ def load(bundle: Bundle, candidate: Candidate) -> Session:
     """
     stage, entry, backend = candidate.stage, candidate.entry, candidate.backend
     artefact = Artefact(stage, entry.target, entry.precision, bundle.artefact_file(entry))
+    options = SessionOptions(candidate.threads)
     try:
-        return backend.load(artefact, SessionOptions(candidate.threads))
+        return load_watched(candidate.name, lambda: backend.load(artefact, options))
     except EdgeCodecError:
         raise
     except Exception as exc:  # a backend of another package may not keep to the protocol

@@ -25,7 +25,8 @@ from edgecodec.runtimes.candidates import (
 from edgecodec.runtimes.device import probe_device, usable_cores
 from edgecodec.runtimes.environment import AUTO
 from edgecodec.runtimes.golden import Golden
-from edgecodec.runtimes.trial import is_risky, try_in_child
+from edgecodec.runtimes.trial import is_risky, is_untried, try_in_child, try_untried
+from edgecodec.runtimes.vendor import BROKEN
 
 PREFER_FP32 = 1.1
 """With `auto` precision, fp32 wins unless another is faster by more than this factor: noise alone
@@ -138,12 +139,15 @@ def _try_out(
     candidates: list[Candidate], bundle: Bundle, golden: Golden, size: tuple[int, int]
 ) -> None:
     """Load each candidate and compare it with the golden vector; reject those that fail."""
+    try_untried(bundle, [c for c in candidates if is_untried(bundle, c)], size)
     candidates = [c for c in candidates if c.error is None]
     probed = {name: probe(name) for name in dict.fromkeys(c.name for c in candidates)}
     for candidate in candidates:
         found = probed[candidate.name]
         if not found.ok:
-            candidate.reject(BackendUnavailableError(candidate.name, found.reason))
+            broken = BROKEN in found.reason  # which its owner may want to know, unlike its absence
+            kind = BackendError if broken else BackendUnavailableError
+            candidate.reject(kind(candidate.name, found.reason))
             continue
         try:
             if is_risky(bundle, candidate, found):
@@ -208,11 +212,18 @@ def _try_thread_counts(
 
 
 def _log_rejections(candidates: list[Candidate]) -> None:
+    """Tell of each backend and each reason once, whatever the precisions and threads."""
+    told: dict[tuple[str, str], list[Candidate]] = {}
     for candidate in candidates:
         if candidate.error is not None:
-            expected = isinstance(candidate.error, BackendUnavailableError)
-            level = logging.INFO if expected or candidate.name == REFERENCE else logging.WARNING
-            _log.log(level, "%s: rejected %s", candidate.stage, candidate.choice())
+            told.setdefault((candidate.name, candidate.choice().reason), []).append(candidate)
+    for (name, reason), alike in told.items():
+        expected = isinstance(alike[0].error, BackendUnavailableError)
+        level = logging.INFO if expected or name == REFERENCE else logging.WARNING
+        more = dict.fromkeys(c.entry.precision for c in alike[1:])
+        more.pop(alike[0].entry.precision, None)
+        what = ", ".join([alike[0].choice().what, *more])
+        _log.log(level, "%s: rejected %s: %s", alike[0].stage, what, reason)
 
 
 def _nothing_works(candidates: list[Candidate], request: Request) -> EdgeCodecError:

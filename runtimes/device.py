@@ -14,6 +14,7 @@ from edgecodec.runtimes.device_facts import Conditions, CoreCluster, Facts, Syst
 from edgecodec.runtimes.device_linux import linux_conditions, linux_facts
 from edgecodec.runtimes.device_macos import macos_facts, read_sysctl
 from edgecodec.runtimes.device_windows import Kernel32, windows_facts
+from edgecodec.runtimes.vendor import metadata_line
 
 PACKAGES = (
     "numpy", "pillow", "pillow-jxl-plugin", "onnxruntime", "openvino",
@@ -163,7 +164,7 @@ def package_versions() -> dict[str, str]:
     versions = {"edgecodec": __version__}
     for package in PACKAGES:
         try:
-            versions[package] = importlib.metadata.version(package)
+            versions[package] = metadata_line(importlib.metadata.distribution(package), "Version")
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions

@@ -2,23 +2,28 @@
 
 EDGECODEC_BACKEND names the backend to use wherever none is named, EDGECODEC_DISABLE those never to
 use and EDGECODEC_RISKY those to try in a process of their own first, separated by commas.
-EDGECODEC_CACHE is the folder for what was measured; empty keeps nothing.
+EDGECODEC_CACHE is the folder for what was measured; empty keeps nothing. EDGECODEC_TIMEOUT is the
+least number of seconds after which a call that does not return is given up, 0 waits for ever.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from edgecodec.errors import UnknownPluginError
+from edgecodec.errors import ConfigError, UnknownPluginError
 from edgecodec.runtimes.registry import backend_names
 
 BACKEND = "EDGECODEC_BACKEND"
 DISABLE = "EDGECODEC_DISABLE"
 RISKY = "EDGECODEC_RISKY"
+TRUST = "EDGECODEC_TRUST"
 CACHE = "EDGECODEC_CACHE"
+TIMEOUT = "EDGECODEC_TIMEOUT"
+TIMEOUT_S = 20.0
 AUTO = "auto"
 
 
@@ -51,6 +56,33 @@ def risky_backends() -> tuple[str, ...]:
         UnknownPluginError: it names one there is not.
     """
     return _names(RISKY)
+
+
+def trusted_backends() -> tuple[str, ...]:
+    """Return the backends that EDGECODEC_TRUST names, sorted.
+
+    Raises:
+        UnknownPluginError: it names one there is not.
+    """
+    return _names(TRUST)
+
+
+def call_limit() -> float | None:
+    """Return the least seconds after which a call is given up; None waits for ever.
+
+    Raises:
+        ConfigError: EDGECODEC_TIMEOUT is no such number.
+    """
+    text = os.environ.get(TIMEOUT, "").strip()
+    try:
+        seconds = float(text) if text else TIMEOUT_S
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < math.inf:
+        raise ConfigError(
+            f"{TIMEOUT} must be a number of seconds, 0 to wait for ever, not {text!r}"
+        )
+    return seconds or None
 
 
 def cache_folder(

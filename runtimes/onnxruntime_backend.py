@@ -10,7 +10,7 @@ from edgecodec.runtimes.base import Artefact, Availability, Float32Array, Sessio
 from edgecodec.runtimes.checked_session import LATENT_STRIDE, CheckedSession, Dims, load_error
 from edgecodec.runtimes.layers import Layer
 from edgecodec.runtimes.onnx_references import refers_to_files
-from edgecodec.runtimes.vendor import import_vendor, one_line, version_of
+from edgecodec.runtimes.vendor import BROKEN, import_vendor, one_line, version_of
 
 PROVIDER = "CPUExecutionProvider"
 QUIET = 3
@@ -38,7 +38,7 @@ class OnnxRuntimeBackend:
         except BackendUnavailableError as exc:
             return Availability(False, exc.args[0].partition(": ")[2])
         except Exception as exc:  # a probe never raises
-            return Availability(False, f"installed but does not answer: {one_line(exc)}")
+            return Availability(False, f"{BROKEN} answer: {one_line(exc)}")
         version = version_of(ort, "onnxruntime")
         if PROVIDER not in found:
             reason = f"has no {PROVIDER}, only {', '.join(found)}"

@@ -11,7 +11,7 @@ from edgecodec.errors import BackendError, BackendUnavailableError
 from edgecodec.runtimes.base import Artefact, Availability, Float32Array, Session, SessionOptions
 from edgecodec.runtimes.checked_session import CheckedSession, Dims, load_error
 from edgecodec.runtimes.layers import Layer
-from edgecodec.runtimes.vendor import import_vendor, one_line, version_of
+from edgecodec.runtimes.vendor import BROKEN, import_vendor, one_line, version_of
 
 DEVICE = "CPU"
 
@@ -49,7 +49,7 @@ class OpenVinoBackend:
         except BackendUnavailableError as exc:
             return Availability(False, exc.args[0].partition(": ")[2])
         except Exception as exc:  # a probe never raises
-            return Availability(False, f"installed but does not answer: {one_line(exc)}")
+            return Availability(False, f"{BROKEN} answer: {one_line(exc)}")
         numbers = [kind for kind in kinds if kind in ("FP32", "BF16", "FP16", "INT8")]
         reason = f"CPU plugin found ({', '.join(sorted(numbers))})"
         return Availability(True, reason, version, devices=named)

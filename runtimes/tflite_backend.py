@@ -14,7 +14,7 @@ from edgecodec.runtimes.base import Artefact, Availability, Float32Array, Sessio
 from edgecodec.runtimes.checked_session import CheckedSession, Dims, load_error
 from edgecodec.runtimes.device import usable_cores
 from edgecodec.runtimes.layers import Layer
-from edgecodec.runtimes.vendor import import_vendor, one_line, version_of
+from edgecodec.runtimes.vendor import BROKEN, import_vendor, one_line, version_of
 
 MODULES = ("ai_edge_litert.interpreter", "tflite_runtime.interpreter")
 DISTRIBUTIONS = {"ai_edge_litert": "ai-edge-litert", "tflite_runtime": "tflite-runtime"}
@@ -36,7 +36,7 @@ class TfliteBackend:
         except BackendUnavailableError as exc:
             return Availability(False, exc.args[0].partition(": ")[2])
         except Exception as exc:  # a probe never raises
-            return Availability(False, f"installed but does not answer: {one_line(exc)}")
+            return Availability(False, f"{BROKEN} answer: {one_line(exc)}")
         package = module.__name__.partition(".")[0]
         version = version_of(module, DISTRIBUTIONS.get(package, package))
         return Availability(True, f"{package} found, with XNNPACK", version, devices=("XNNPACK",))

@@ -7,7 +7,7 @@ from typing import Any
 from edgecodec.errors import BackendError, BackendUnavailableError
 from edgecodec.runtimes.base import Artefact, Availability, Float32Array, Session, SessionOptions
 from edgecodec.runtimes.checked_session import CheckedSession, Dims, load_error
-from edgecodec.runtimes.vendor import import_vendor, one_line, version_of
+from edgecodec.runtimes.vendor import BROKEN, import_vendor, one_line, version_of
 
 ANY_MAP: Dims = (1, None, None, None)
 
@@ -29,7 +29,7 @@ class TorchBackend:
         except BackendUnavailableError as exc:
             return Availability(False, exc.args[0].partition(": ")[2])
         except Exception as exc:  # a probe never raises
-            return Availability(False, f"installed but does not answer: {one_line(exc)}")
+            return Availability(False, f"{BROKEN} answer: {one_line(exc)}")
 
     def load(self, artefact: Artefact, options: SessionOptions) -> Session:
         """Load a `.pt` file.

@@ -1,9 +1,9 @@
-"""Trial of a candidate in a process of its own, where a crash or a hang harms nobody.
+"""Trial of candidates in a process of their own, where a crash or a hang harms nobody.
 
-    python -m edgecodec.runtimes.trial '{"bundle": ..., "stage": ..., "backend": ..., ...}'
+    python -m edgecodec.runtimes.trial '[{"bundle": ..., "stage": ..., "backend": ..., ...}]'
 
-The child loads the artefact, computes the golden vector, and runs once at the size in question.
-Its exit code is 0 where all went well, 1 with the reason as the last line of its output.
+The child loads each artefact, computes the golden vector, and runs once at the size in question. It
+says what is wrong with each as soon as it knows, so that where it dies is known as well.
 """
 
 from __future__ import annotations
@@ -13,24 +13,27 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from edgecodec.bundle import Bundle
 from edgecodec.errors import BackendError, EdgeCodecError
 from edgecodec.runtimes.base import Availability
 from edgecodec.runtimes.candidates import Candidate, find_candidates, prove
-from edgecodec.runtimes.environment import risky_backends
+from edgecodec.runtimes.environment import risky_backends, trusted_backends
 from edgecodec.runtimes.golden import Golden
 from edgecodec.runtimes.registry import BUILTIN, plugin_specs
 from edgecodec.runtimes.vendor import one_line
-from edgecodec.runtimes.verdict_store import is_marked, trial_name, unmark
+from edgecodec.runtimes.verdict_store import has_passed, is_marked, note_passed, trial_name, unmark
 
 LIMIT_S = 30.0
 """Seconds a trial may take: Python, the runtime, loading, and two inferences."""
 
-REASON_LIMIT = 4096
+POLL_S = 0.02
+
+REASON_LIMIT = 1 << 16
 
 
 def is_risky(bundle: Bundle, candidate: Candidate, found: Availability) -> bool:
@@ -47,6 +50,45 @@ def is_risky(bundle: Bundle, candidate: Candidate, found: Availability) -> bool:
     )
 
 
+def is_untried(bundle: Bundle, candidate: Candidate) -> bool:
+    """Say whether one of ours never ran on this machine, with these packages and this bundle."""
+    return (
+        candidate.error is None
+        and candidate.name not in trusted_backends()
+        and plugin_specs()[candidate.name] in BUILTIN
+        and candidate.is_installed
+        and not has_passed(trial_name(bundle, candidate.stage, *candidate.artefact))
+    )
+
+
+def try_untried(bundle: Bundle, candidates: Sequence[Candidate], size: tuple[int, int]) -> None:
+    """Try candidates of ours in a process of their own; reject those that do not pass.
+
+    Where no such process can be had, as in a program that brings its own interpreter, they stay.
+
+    Args:
+        bundle: where their artefacts are.
+        candidates: not loaded.
+        size: height and width in pixels to run once at.
+    """
+    if getattr(sys, "frozen", False) or "py" not in Path(sys.executable or "").name.lower():
+        return
+    left = list(candidates)
+    while left:
+        told, ending, begun = _run_child([_job(bundle, candidate, size) for candidate in left])
+        if not begun:
+            return
+        for candidate, problem in zip(left, told, strict=False):
+            if problem:
+                candidate.reject(BackendError(candidate.name, problem))
+            else:
+                _note(bundle, candidate)
+        left = left[len(told) :]
+        if left:
+            culprit = left.pop(0)
+            culprit.reject(BackendError(culprit.name, ending))
+
+
 def try_in_child(bundle: Bundle, candidate: Candidate, size: tuple[int, int]) -> None:
     """Try a candidate in a process of its own.
 
@@ -60,7 +102,21 @@ def try_in_child(bundle: Bundle, candidate: Candidate, size: tuple[int, int]) ->
     """
     if not sys.executable:
         raise BackendError(candidate.name, "is to be tried in another process; none can start here")
-    job = {
+    told, ending, _ = _run_child([_job(bundle, candidate, size)])
+    problem = told[0] if told else ending
+    if problem:
+        raise BackendError(candidate.name, problem)
+    _note(bundle, candidate)
+
+
+def _note(bundle: Bundle, candidate: Candidate) -> None:
+    name = trial_name(bundle, candidate.stage, *candidate.artefact)
+    unmark(name)
+    note_passed(name)
+
+
+def _job(bundle: Bundle, candidate: Candidate, size: tuple[int, int]) -> dict[str, Any]:
+    return {
         "bundle": str(bundle.path.resolve()),
         "stage": candidate.stage,
         "backend": candidate.name,
@@ -68,45 +124,61 @@ def try_in_child(bundle: Bundle, candidate: Candidate, size: tuple[int, int]) ->
         "threads": candidate.threads,
         "size": size,
     }
-    problem = _run_child(json.dumps(job))
-    if problem:
-        raise BackendError(candidate.name, problem)
-    unmark(trial_name(bundle, candidate.stage, *candidate.artefact))
 
 
-def _run_child(job: str) -> str:
-    """Return what is wrong, empty when nothing is."""
+def _run_child(jobs: list[dict[str, Any]]) -> tuple[list[str], str, bool]:
+    """Run trials.
+
+    Returns:
+        what is wrong with each job, empty when nothing is, as far as it got; how it ended before
+        it had done them all; whether it was a process of ours that ran at all.
+    """
     # -P: the current folder is no place to import from, unless it is one in this process.
-    command = [sys.executable, "-P", "-m", "edgecodec.runtimes.trial", job]
+    command = [sys.executable, "-P", "-m", "edgecodec.runtimes.trial", json.dumps(jobs)]
     folders = [folder or str(Path.cwd()) for folder in sys.path]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
     # A file rather than a pipe: something the child started might keep a pipe open for ever.
     with tempfile.TemporaryFile() as output:
         try:
-            code = subprocess.run(
+            child = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.DEVNULL,
-                timeout=LIMIT_S,
-                check=False,
                 env=environment,
-            ).returncode
-        except subprocess.TimeoutExpired:
-            return f"its trial in another process did not end within {LIMIT_S:g} s"
+            )
         except OSError as exc:
-            return f"its trial in another process could not be started ({exc})"
-        if code == 0:
-            return ""
-        reason = _last_line(output) if code == 1 else ""
-    return reason or f"its trial in another process crashed ({_describe(code)})"
+            return [], f"its trial in another process could not be started ({exc})", False
+        with child:
+            code = _wait_for(child, output)
+        said = _said(output)
+    if code is None:
+        ending = f"its trial in another process did not end within {LIMIT_S:g} s"
+    else:
+        ending = f"its trial in another process crashed ({_describe(code)})"
+    return said[1:], ending, bool(said)
 
 
-def _last_line(output: IO[bytes]) -> str:
+def _wait_for(child: subprocess.Popen[bytes], output: IO[bytes]) -> int | None:
+    """Return the exit code; None where it said nothing for too long, and was ended."""
+    size, since = 0, time.monotonic()
+    try:
+        while (code := child.poll()) is None:
+            if (now := os.fstat(output.fileno()).st_size) != size:
+                size, since = now, time.monotonic()
+            if time.monotonic() - since > LIMIT_S:
+                return None
+            time.sleep(POLL_S)
+        return code
+    finally:
+        child.kill()
+
+
+def _said(output: IO[bytes]) -> list[str]:
+    """Return what the child said of itself and of each job, among what runtimes may print."""
     output.seek(max(0, output.seek(0, os.SEEK_END) - REASON_LIMIT))
     lines = output.read().decode("utf-8", "replace").split("\n")
-    said = [line.removeprefix(_SAID) for line in lines if line.startswith(_SAID)]
-    return said[-1].strip() if said else ""
+    return [line.removeprefix(_SAID).strip() for line in lines if line.startswith(_SAID)]
 
 
 _SAID = "edgecodec trial: "
@@ -119,28 +191,35 @@ def _describe(code: int) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one trial and return the exit code."""
-    job = json.loads((sys.argv[1:] if argv is None else argv)[0])
-    try:
-        with Bundle(job["bundle"]) as bundle:
-            (candidate,) = find_candidates(
-                bundle, job["stage"], job["backend"], job["precision"], job["threads"]
-            )
-            golden = Golden(bundle)
-            session = prove(candidate, bundle, golden)
-            session.run(golden.workload(candidate.stage, tuple(job["size"])))
-            candidate.close()
-    except EdgeCodecError as exc:
-        return _say(str(exc).removeprefix(f"{job['backend']}: "))
-    except Exception as exc:  # whatever the backend raises is what is to be told
-        return _say(one_line(exc))
+    """Run trials and return the exit code."""
+    jobs = json.loads((sys.argv[1:] if argv is None else argv)[0])
+    _say("begins")
+    with Bundle(jobs[0]["bundle"]) as bundle:
+        for job in jobs:
+            _say(_problem(bundle, job))
     return 0
 
 
-def _say(problem: str) -> int:
-    sys.stdout.write(f"\n{_SAID}{' '.join(problem.split())}\n")
+def _problem(bundle: Bundle, job: dict[str, Any]) -> str:
+    """Return what is wrong with a candidate, empty when nothing is."""
+    try:
+        (candidate,) = find_candidates(
+            bundle, job["stage"], job["backend"], job["precision"], job["threads"]
+        )
+        golden = Golden(bundle)
+        session = prove(candidate, bundle, golden)
+        session.run(golden.workload(candidate.stage, tuple(job["size"])))
+        candidate.close()
+    except EdgeCodecError as exc:
+        return str(exc).removeprefix(f"{job['backend']}: ")
+    except Exception as exc:  # whatever the backend raises is what is to be told
+        return one_line(exc)
+    return ""
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"\n{_SAID}{' '.join(text.split())}\n")
     sys.stdout.flush()
-    return 1
 
 
 if __name__ == "__main__":

@@ -14,6 +14,9 @@ from types import ModuleType
 
 from edgecodec.errors import BackendUnavailableError
 
+BROKEN = "is installed but does not"
+"""In the reason why a runtime cannot be used that is there, unlike one that is not."""
+
 
 def one_line(exc: BaseException, limit: int = 300) -> str:
     """Return the message of an exception on one line, its type where it has no message."""
@@ -27,6 +30,22 @@ def is_installed(module: str) -> bool:
         return find_spec(module) is not None
     except (ImportError, ValueError):  # no such parent; or a stub in sys.modules without a spec
         return False
+
+
+def metadata_line(package: importlib.metadata.Distribution, name: str) -> str:
+    """Return a field of a package's metadata, such as `Version`.
+
+    `importlib.metadata` parses all of them as a mail message, several times as slow: that was most
+    of the time of a start that finds its choices in the cache.
+    """
+    text = package.read_text("METADATA") or package.read_text("PKG-INFO") or ""
+    for line in text.splitlines():
+        found, _, value = line.partition(":")
+        if found == name:
+            return value.strip()
+        if not line:  # the end of the fields
+            break
+    return str(package.metadata[name])
 
 
 def missing_reason(packages: Iterable[str], extra: str) -> str:
@@ -53,7 +72,7 @@ def import_vendor(backend: str, modules: tuple[str, ...], extra: str) -> ModuleT
         try:
             return importlib.import_module(module)
         except Exception as exc:  # a broken wheel may raise anything; the next one may work
-            broken = broken or f"{package} is installed but does not load: {one_line(exc)}"
+            broken = broken or f"{package} {BROKEN} load: {one_line(exc)}"
             cause = exc
     if broken:
         raise BackendUnavailableError(backend, broken) from cause

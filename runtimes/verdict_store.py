@@ -4,7 +4,8 @@ A file holds its whole key, so that a damaged or foreign one is never believed. 
 with the folder costs the memory of a measurement and nothing else.
 
 Beside the verdicts lie markers, `trial-*`: made before a candidate runs in this process for the
-first time, removed after. One that is still there tells of a process that died of it.
+first time, removed after. One that is still there tells of a process that died of it. And notes,
+`passed-*`, of what ran well in a process of its own.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any
 from edgecodec.bundle import Bundle
 from edgecodec.files import replacing
 from edgecodec.runtimes.choice import StageVerdict
-from edgecodec.runtimes.device import package_versions, probe_device, usable_cores
+from edgecodec.runtimes.device import probe_device, usable_cores
 from edgecodec.runtimes.environment import cache_folder, disabled_backends, risky_backends
 from edgecodec.runtimes.registry import plugin_specs
 
@@ -41,7 +42,8 @@ _log = logging.getLogger(__name__)
 @functools.cache
 def _machine() -> dict[str, Any]:
     """Return what a measurement depends on and no process changes."""
-    return {"device": probe_device().identity(), "packages": package_versions()}
+    device = probe_device()
+    return {"device": device.identity(), "packages": device.packages}
 
 
 def make_key(bundle: Bundle, request: dict[str, Any]) -> str:
@@ -139,6 +141,26 @@ def unmark(what: str) -> None:
             _unlink(path)
 
 
+def note_passed(what: str) -> None:
+    """Remember that something ran well in a process of its own."""
+    if (folder := cache_folder()) is None:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _passed(what)).write_text(what, encoding="utf-8")
+    except OSError as exc:
+        _log.debug("%s: not noted, %s", folder, exc)
+
+
+def has_passed(what: str) -> bool:
+    """Say whether something ran well in a process of its own."""
+    folder = cache_folder()
+    try:
+        return folder is not None and (folder / _passed(what)).exists()
+    except OSError:
+        return False
+
+
 def _markers(what: str) -> list[Path]:
     folder = cache_folder()
     try:
@@ -187,3 +209,7 @@ def _name(key: str) -> str:
 
 def _marker(what: str) -> str:
     return f"trial-{hashlib.sha256(what.encode()).hexdigest()[:32]}"
+
+
+def _passed(what: str) -> str:
+    return f"passed-{hashlib.sha256(what.encode()).hexdigest()[:32]}"

@@ -45,6 +45,8 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("EDGECODEC_CACHE", str(tmp_path_factory.mktemp("cache")))
         for name in ("EDGECODEC_BACKEND", "EDGECODEC_DISABLE", "EDGECODEC_RISKY"):
             patch.delenv(name, raising=False)
+        # A trial of each in another process, for every cache that is empty, would take minutes.
+        patch.setenv("EDGECODEC_TRUST", "onnxruntime,openvino,tflite,torch")
         yield
 
 

@@ -36,9 +36,9 @@ def add_parser(sub: Any) -> None:
     parser.add_argument(
         "--tile",
         type=tile_side,
-        default=1536,
         metavar="PIXELS",
-        help="side of independently coded tiles, a multiple of 32 (default 1536)",
+        help="side of independently coded tiles, a multiple of 32 (default 1024; one tile for "
+        "pictures of up to 1.5 megapixels)",
     )
     parser.add_argument("-f", "--force", action="store_true", help="replace an existing OUT")
     add_backend_options(parser)
