@@ -258,7 +258,8 @@ class Crew:
                     self.skipped[name] = str(exc)
 
     def _open(self, name: str) -> Codec:
-        codec = Codec(self._bundle, *name.split(), threads=1)
+        backend, precision = name.split()
+        codec = Codec(self._bundle, backend, precision, threads=1)
         try:
             codec.choice("analysis")
             codec.choice("synthesis")

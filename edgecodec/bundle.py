@@ -14,9 +14,11 @@ All artefacts of a bundle share the tables, so that any of them decodes any othe
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import os
+import tempfile
 import threading
 import zipfile
 from pathlib import Path, PurePosixPath
@@ -24,7 +26,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from edgecodec.errors import BundleError
+from edgecodec.errors import BundleError, ScratchError
 from edgecodec.manifest import ArtefactEntry, Manifest
 from edgecodec.npz import read_npz
 from edgecodec.parts import SUFFIX, Parts
@@ -39,6 +41,8 @@ UNPACKED_LIMIT = 256 << 20
 DEFAULT = "default"
 EMBEDDED = Path(__file__).with_name("data")
 """Where the bundles lie that ship with the package, each in `<name>.bundle`."""
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""What a system says that writes no more; reading ends otherwise."""
 _MANIFEST_LIMIT = 1 << 20
 _BLOCK = 1 << 20
 _GOLDEN_LIMIT = 64 << 20
@@ -166,8 +170,23 @@ class Bundle:
             try:
                 self._scratch = Scratch()
             except OSError as exc:
-                raise BundleError(f"{self.path}: no temporary folder can be made ({exc})") from exc
+                raise ScratchError(
+                    f"{self.path}: no temporary folder can be made ({exc.strerror or exc}); "
+                    "let TMPDIR name a folder that can be written"
+                ) from exc
         return self._scratch.path / name
+
+    def _check_scratch(self, what: str, exc: Exception) -> None:
+        """Say so where it is the temporary folder that takes no more.
+
+        Raises:
+            ScratchError: it is.
+        """
+        if isinstance(exc, OSError) and exc.errno in _NO_ROOM:
+            raise ScratchError(
+                f"{self.path}: no room for {what} in the temporary folder {tempfile.gettempdir()} "
+                f"({exc.strerror}); let TMPDIR name another"
+            ) from exc
 
     def _unpack(self) -> Manifest:
         try:
@@ -178,6 +197,7 @@ class Bundle:
         except zipfile.BadZipFile as exc:
             raise BundleError(f"{self.path}: neither a folder nor an intact zip file") from exc
         except Exception as exc:  # zlib.error, NotImplementedError, RuntimeError, ...
+            self._check_scratch("its content", exc)
             raise BundleError(f"{self.path}: the zip file is damaged ({exc})") from exc
 
     def _extract(self, archive: zipfile.ZipFile) -> Manifest:
@@ -241,6 +261,7 @@ class Bundle:
                     if out is not None:
                         out.write(block)
         except OSError as exc:
+            self._check_scratch(name, exc)
             what = "read" if target is None else "copied"
             raise BundleError(f"{self.path}: {name} cannot be {what} ({exc.strerror})") from exc
         if digest.hexdigest() != expected:
@@ -275,6 +296,7 @@ class Bundle:
                     digest.update(chunk)
                     out.write(chunk)
         except (OSError, ValueError) as exc:
+            self._check_scratch(name, exc)
             self.file(WEIGHTS)  # where that is what is wrong, it is named
             raise BundleError(f"{self.path}: {name} cannot be put together ({exc})") from exc
         if digest.hexdigest() != expected:

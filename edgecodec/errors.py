@@ -9,6 +9,7 @@ EdgeCodecError
     UnsupportedVersionError
     ModelMismatchError                  made with another model; names both
   BundleError(ValueError)               a model bundle that is damaged, incomplete or foreign
+    ScratchError                        it is well, but there is no room for temporary files
   BackendError(RuntimeError)            a runtime failed; says which and why
     BackendUnavailableError
   ConversionError(RuntimeError)         a checkpoint that cannot be converted; names the stage
@@ -86,6 +87,13 @@ class ModelMismatchError(BitstreamError):
 
 class BundleError(EdgeCodecError, ValueError):
     """A model bundle is missing, damaged, incomplete or foreign."""
+
+
+class ScratchError(BundleError):
+    """Files of a bundle are needed for a while, and there is no place to put them.
+
+    Nothing is wrong with the bundle or a backend: no other one is tried, and nothing is remembered.
+    """
 
 
 class BackendError(EdgeCodecError, RuntimeError):

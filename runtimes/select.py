@@ -16,7 +16,13 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 
 from edgecodec.bundle import Bundle
-from edgecodec.errors import BackendError, BundleError, ConfigError, EdgeCodecError
+from edgecodec.errors import (
+    BackendError,
+    BundleError,
+    ConfigError,
+    EdgeCodecError,
+    ScratchError,
+)
 from edgecodec.runtimes import verdict_store
 from edgecodec.runtimes.base import STAGES, Session, StageName
 from edgecodec.runtimes.candidates import Candidate, load, prove
@@ -152,6 +158,8 @@ def open_stage(
                 return session, verdict.best
             try:
                 return open_choice(bundle, verdict.best), verdict.best
+            except ScratchError:  # no fault of the choice
+                raise
             except EdgeCodecError as exc:
                 _log.warning("%s: %s; measuring anew", stage, exc)
                 _forget(bundle, request)

@@ -127,20 +127,30 @@ def show_profile(profile: Profile) -> str:
     return ", ".join([*parts, f"total {1e3 * sum(profile.seconds.values()):.1f} ms"])
 
 
-def refuse_overwriting(name: str, force: bool) -> None:
-    """Stop before an existing file would be lost.
+def refuse_overwriting(name: str, force: bool, source: str = "-") -> None:
+    """Stop before work is done whose result could not be written, or would replace a file.
+
+    Args:
+        name: of the file to come.
+        force: replace an existing one.
+        source: the file it is made of, which is never replaced.
 
     Raises:
-        ConfigError: the file is there and `force` is not given, or its folder is missing.
+        ConfigError: the file is there and `force` is not given, or it is the source, or its
+            folder is missing or cannot be written.
     """
     from edgecodec.files import check_folder
 
     if name == "-":
         return
     path = Path(name)
-    check_folder(path)
     if path.is_dir():
         raise ConfigError(f"{name}: is a folder; give a file name")
+    check_folder(path)
+    if path.is_file() and source != "-" and path.resolve() == Path(source).resolve():
+        raise ConfigError(f"{name}: is the input; give another name")
+    if path.is_symlink() and not path.exists() and not force:
+        raise ConfigError(f"{name}: is a link that leads nowhere; add --force to replace it")
     if path.is_file() and not force:
         raise ConfigError(f"{name}: exists already; add --force to replace it")
 

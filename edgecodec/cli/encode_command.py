@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     from edgecodec.image import open_image
     from edgecodec.profiling import Profile
 
-    refuse_overwriting(args.output, args.force)
+    refuse_overwriting(args.output, args.force, args.input)
     Image.MAX_IMAGE_PIXELS = None  # this process is ours; open_image checks our own limit
     image = open_image(read_input(args.input), args.input)
     profile = Profile()
