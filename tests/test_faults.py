@@ -107,6 +107,14 @@ def fill(path: Path) -> Path:
     return path
 
 
+@contextlib.contextmanager
+def temporary_folder(path: Path) -> Iterator[None]:
+    """Have temporary folders made elsewhere, for no longer than pytest itself needs none."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(path))
+        yield
+
+
 def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
@@ -224,35 +232,37 @@ def test_full_temporary_folder_is_told_in_one_line_and_not_held_against_a_backen
 ) -> None:
     cache = folder / "cache"
     monkeypatch.setenv(environment.CACHE, str(cache))
-    monkeypatch.setattr(tempfile, "tempdir", str(disk("64k")))
+    small = disk("64k")
     select.clear_cache()
-    assert main(["encode", "in.png", "x.ecx", "--backend", backend]) == 1
+    with temporary_folder(small):
+        assert main(["encode", "in.png", "x.ecx", "--backend", backend]) == 1
     err = capfd.readouterr().err
     assert err.count("\n") == 1
     assert "no room for" in err
     assert "No space left on device" in err
     assert "let TMPDIR name another" in err
     assert not list(cache.glob("*"))
-    assert not list(Path(tempfile.gettempdir()).iterdir())
+    assert not list(small.iterdir())
 
 
-def test_temporary_folder_that_cannot_be_written(
-    folder: Path, fails: Fails, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", "/proc")
-    assert "no temporary folder can be made" in fails("encode", "in.png", "x.ecx")
+def test_temporary_folder_that_cannot_be_written(folder: Path, made: Path) -> None:
+    told = pytest.raises(ScratchError, match=r"no temporary folder can be made .*TMPDIR")
+    made_codec = Codec(made / "tiny.bundle", "onnxruntime")
+    with made_codec as codec, told, temporary_folder(folder / "none"):
+        codec.encode(np.zeros((8, 8, 3), np.uint8))
 
 
 def test_zip_of_a_bundle_is_not_called_damaged_where_the_disk_is_full(
-    made: Path, tmp_path: Path, disk: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    made: Path, tmp_path: Path, disk: Callable[..., Path]
 ) -> None:
     with Bundle(made / "tiny.bundle") as bundle:
         archive = shutil.make_archive(str(tmp_path / "tiny"), "zip", bundle.path)
     Bundle(archive).close()
-    monkeypatch.setattr(tempfile, "tempdir", str(disk("32k")))
-    with pytest.raises(ScratchError, match=r"no room for its content .*No space left"):
+    small = disk("32k")
+    told = pytest.raises(ScratchError, match=r"no room for its content .*No space left")
+    with told, temporary_folder(small):
         Bundle(archive)
-    assert not list(Path(tempfile.gettempdir()).iterdir())
+    assert not list(small.iterdir())
 
 
 # -- cache -----------------------------------------------------------------------------------------
@@ -334,18 +344,18 @@ def test_bundle_replaced_while_in_use_gives_the_same_results_or_an_error(
     with Codec(made / "tiny.bundle", "onnxruntime") as untouched:
         shown = np.asarray(untouched.decode(data))
     with Codec(path, "onnxruntime") as codec:
+        results: dict[str, tuple[Callable[[], bytes], bytes]] = {
+            "analysis": (lambda: codec.encode(pixels), data),
+            "synthesis": (lambda: np.asarray(codec.decode(data)).tobytes(), shown.tobytes()),
+        }
         for stage in opened:
-            codec.choice(stage)  # type: ignore[arg-type]
+            results[stage][0]()
         if replaced == "graphs":
             shutil.copytree(other / "onnx", path / "onnx", dirs_exist_ok=True)
         else:
             shutil.rmtree(path)
             if replaced == "all":
                 shutil.copytree(other, path)
-        results: dict[str, tuple[Callable[[], bytes], bytes]] = {
-            "analysis": (lambda: codec.encode(pixels), data),
-            "synthesis": (lambda: np.asarray(codec.decode(data)).tobytes(), shown.tobytes()),
-        }
         for stage, (work, expected) in results.items():
             if stage in opened:
                 assert work() == expected
