@@ -7,9 +7,11 @@ import json
 import os
 import pickle
 import struct
+import sys
 import tracemalloc
 import zipfile
 from collections.abc import Callable
+from copy import copy
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -266,6 +268,74 @@ def test_many_large_members_are_refused_before_they_are_unpacked(
     path.write_bytes(zipped({**with_listed(contents(made), extra), **extra}))
     assert path.stat().st_size < 1 << 20
     with pytest.raises(BundleError, match="unpack it into a folder"):
+        Bundle(path)
+    assert not list(scratch.iterdir())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="devices, pipes and sparse files of POSIX")
+@pytest.mark.parametrize("kind", ["device", "pipe", "sparse"])
+def test_manifest_that_never_ends_is_not_read(tmp_path: Path, made: Path, kind: str) -> None:
+    """A folder may come out of an archive that holds such things."""
+    path = write(tmp_path / "b.bundle", contents(made))
+    manifest = path / MANIFEST
+    manifest.unlink()
+    if kind == "device":
+        manifest.symlink_to("/dev/zero")
+    elif kind == "pipe":
+        os.mkfifo(manifest)
+    else:
+        with manifest.open("wb") as out:
+            out.truncate(1 << 40)
+    with pytest.raises(BundleError, match="too large"):
+        Bundle(path)
+
+
+@pytest.mark.parametrize("name", [TABLES, GOLDEN])
+def test_file_too_large_to_be_read_is_refused_though_its_hash_is_right(
+    tmp_path: Path, made: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sparse file costs who sends it nothing."""
+    monkeypatch.setattr("edgecodec.bundle.UNPACKED_LIMIT", 16 << 20)
+    path = write(tmp_path / "b.bundle", {**contents(made), name: bytes(17 << 20)})
+    with Bundle(path) as bundle, pytest.raises(BundleError, match="more than the 16 MB"):
+        bundle.tables() if name == TABLES else bundle.golden()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links, devices and pipes of POSIX")
+@pytest.mark.parametrize("kind", ["device", "pipe", "link"])
+def test_file_of_a_folder_that_is_none_is_refused(tmp_path: Path, made: Path, kind: str) -> None:
+    """A link out of the bundle is as good as what it leads to: the hash decides."""
+    path, name = write(tmp_path / "b.bundle", contents(made)), entry_name(made, "onnx")
+    (tmp_path / "secret").write_bytes(b"secret")
+    file = path / name
+    file.unlink()
+    if kind == "pipe":
+        os.mkfifo(file)
+    else:
+        file.symlink_to("/dev/zero" if kind == "device" else tmp_path / "secret")
+    with Bundle(path) as bundle, pytest.raises(BundleError, match=r"missing|damaged"):
+        bundle.artefact_file(entry_of(bundle, "onnx"))
+
+
+def test_many_members_with_the_same_bytes_are_counted_each(
+    tmp_path: Path, scratch: Path, made: Path
+) -> None:
+    """Members may overlap in the archive: a few kilobytes that unpack to gigabytes."""
+    names = [f"big{n}" for n in range(300)]
+    files = with_listed(contents(made), dict.fromkeys(names, b""))
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+        archive.writestr(names[0], bytes(1 << 20))
+        first = archive.getinfo(names[0])
+        for name in names[1:]:
+            copied = copy(first)
+            copied.filename = copied.orig_filename = name
+            archive.filelist.append(copied)
+    path = tmp_path / "x.zip"
+    path.write_bytes(out.getvalue())
+    with pytest.raises(BundleError, match="in all, more than"):
         Bundle(path)
     assert not list(scratch.iterdir())
 

@@ -112,6 +112,9 @@ def naming(name: str) -> Iterator[None]:
 def show_numbers(numbers: Sequence[int], most: int = 10) -> str:
     """Return ascending numbers as `1-3, 7`, cut off after `most` runs."""
     runs: list[list[int]] = []
+    if len(numbers) > 1 and numbers[-1] - numbers[0] == len(numbers) - 1:
+        # A hostile file has half a million tiles, all of them damaged.
+        numbers, runs = (), [[numbers[0], numbers[-1]]]
     for number in numbers:
         if runs and number == runs[-1][1] + 1:
             runs[-1][1] = number
