@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import struct
+import subprocess
 import sys
 import tracemalloc
 import zipfile
@@ -470,3 +471,34 @@ def test_tables_and_golden_vector_are_checked_as_they_are_read(tmp_path: Path, m
             bundle.tables()
         with pytest.raises(BundleError, match=r"golden\.npz is damaged"):
             bundle.golden()
+
+
+# -- nobody is told --------------------------------------------------------------------------------
+
+LOAD_ALL = """
+import os, sys
+from edgecodec.bundle import Bundle
+from edgecodec.runtimes.select import choose
+with Bundle(sys.argv[1]) as bundle:
+    for backend in sys.argv[2:]:
+        choose(bundle, backend=backend, size=(64, 96), budget_s=0.01)
+assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
+assert "openvino_telemetry" not in sys.modules
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="HOME and TMPDIR of POSIX")
+def test_runtimes_report_nothing_to_their_makers(
+    tmp_path: Path, made: Path, environment: dict[str, str]
+) -> None:
+    """They would leave an identifier of the machine and of the session behind."""
+    home, temporary = tmp_path / "home", tmp_path / "temporary"
+    for folder in (home, temporary):
+        folder.mkdir()
+    variables = {**environment, "HOME": str(home), "TMPDIR": str(temporary), "EDGECODEC_CACHE": ""}
+    for name in ("ORT_DISABLE_TELEMETRY", "CI", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
+        variables.pop(name, None)
+    command = [sys.executable, "-c", LOAD_ALL, str(made), "onnxruntime", "openvino"]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [p for folder in (home, temporary) for p in folder.rglob("*") if p.is_file()] == []

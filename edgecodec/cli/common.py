@@ -114,7 +114,7 @@ def show_numbers(numbers: Sequence[int], most: int = 10) -> str:
     runs: list[list[int]] = []
     if len(numbers) > 1 and numbers[-1] - numbers[0] == len(numbers) - 1:
         # A hostile file has half a million tiles, all of them damaged.
-        numbers, runs = (), [[numbers[0], numbers[-1]]]
+        runs, numbers = [[numbers[0], numbers[-1]]], ()
     for number in numbers:
         if runs and number == runs[-1][1] + 1:
             runs[-1][1] = number
