@@ -155,8 +155,12 @@ class Bundle:
         self.close()
 
     def _read_manifest(self) -> Manifest:
+        path = self.root / MANIFEST
         try:
-            text = (self.root / MANIFEST).read_text(encoding="utf-8")
+            # A link to a device or a pipe would never end.
+            if path.exists() and not (path.is_file() and path.stat().st_size <= _MANIFEST_LIMIT):
+                raise BundleError(f"{self.path}: not a bundle, its {MANIFEST} is too large")
+            text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as exc:
             raise BundleError(f"{self.path}: not a bundle, {MANIFEST} cannot be read") from exc
         self._manifest_text = text
@@ -263,7 +267,12 @@ class Bundle:
     def _content(self, name: str) -> bytes:
         """Return the content of a file; what is checked is what is returned."""
         try:
-            data = self.file(name).read_bytes()
+            path = self.file(name)
+            if path.stat().st_size > UNPACKED_LIMIT:
+                raise BundleError(
+                    f"{self.path}: {name} has more than the {UNPACKED_LIMIT >> 20} MB it may have"
+                )
+            data = path.read_bytes()
         except OSError as exc:
             raise BundleError(f"{self.path}: {name} cannot be read ({exc.strerror})") from exc
         if hashlib.sha256(data).hexdigest() != self.manifest.files[name]:

@@ -41,13 +41,26 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def check_folder(path: Path) -> None:
-    """Refuse a path whose folder does not exist.
+    """Refuse a path whose folder does not exist, or takes no new file.
 
     Raises:
-        ConfigError: it does not.
+        ConfigError: it does not, or takes none.
     """
+    path = _through_link(path)
     if not path.parent.is_dir():
         raise ConfigError(f"{path.parent}: no such folder")
+    if not _is_device(path) and not os.access(path.parent, os.W_OK | os.X_OK):
+        raise ConfigError(f"{path}: the folder {path.parent} cannot be written; choose another")
+
+
+def _through_link(path: Path) -> Path:
+    """Return the file that a link leads to, which is replaced in its stead."""
+    return path.resolve() if path.is_symlink() and path.is_file() else path
+
+
+def _is_device(path: Path) -> bool:
+    """Say whether there is nothing to replace: it is a device or a pipe."""
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def read_input(name: str) -> bytes:
@@ -67,19 +80,21 @@ def read_input(name: str) -> bytes:
 def write_output(name: str, data: bytes) -> None:
     """Write a file whole or not at all; `-` is standard output.
 
+    What a link leads to is replaced, not the link.
+
     Raises:
         ConfigError: it cannot be written.
     """
     if name == "-" and sys.stdout is None:
         raise ConfigError("standard output is closed")
-    path = Path(name)
+    path = _through_link(Path(name))
     try:
         if name == "-":
             _write_all(sys.stdout.buffer, data)
             return
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
-        if path.exists() and not path.is_file():  # a device or a pipe: nothing to replace
+        if _is_device(path):
             path.write_bytes(data)
             return
         with replacing(path) as temporary:

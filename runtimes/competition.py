@@ -88,6 +88,7 @@ def compete(
     Raises:
         UnknownPluginError: no backend of that name.
         BundleError: no artefact of that kind, or damaged.
+        ScratchError: there is no room for the files of one.
         BackendUnavailableError: the backend named cannot be used here.
         BackendError: nothing works; lists every candidate with its reason.
     """
@@ -129,6 +130,8 @@ def _keep_best_open(candidates: list[Candidate], bundle: Bundle, golden: Golden)
             return
         try:
             prove(ranked[0], bundle, golden)
+        except ScratchError:  # no fault of the candidate
+            raise
         except EdgeCodecError as exc:
             ranked[0].reject(exc)
 
@@ -159,6 +162,8 @@ def _try_out(
             if is_risky(bundle, candidate, found):
                 try_in_child(bundle, candidate, size)
             prove(candidate, bundle, golden)
+        except ScratchError:  # no fault of the candidate
+            raise
         except EdgeCodecError as exc:
             candidate.reject(exc)
 
@@ -195,6 +200,8 @@ def _try_thread_counts(
         for candidate in challengers:
             try:
                 prove(candidate, bundle, golden)
+            except ScratchError:  # no fault of the candidate
+                raise
             except EdgeCodecError as exc:
                 candidate.reject(exc)
         tried += challengers

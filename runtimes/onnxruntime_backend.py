@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,8 +15,6 @@ from edgecodec.runtimes.vendor import BROKEN, import_vendor, one_line, version_o
 PROVIDER = "CPUExecutionProvider"
 QUIET = 3
 """Log errors only: warnings about constants that cannot be folded mean nothing to a user."""
-
-NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
 
 SHRINK_FROM_PIXELS = 1 << 20
 """Pictures of this size on give the arena's memory back after the run.
@@ -133,10 +130,4 @@ def _check_whole(artefact: Artefact) -> None:
 
 
 def _import() -> Any:
-    """Import the runtime, told to keep what it does to itself, unless the user said otherwise.
-
-    From 1.32 on it reports to its maker, with an identifier that it leaves in the user's cache
-    folder: nothing that opening a photo may do. What tells it is read once, as it loads.
-    """
-    os.environ.setdefault(NO_TELEMETRY, "1")
     return import_vendor(OnnxRuntimeBackend.name, ("onnxruntime",), "onnxruntime")

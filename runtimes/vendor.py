@@ -6,9 +6,12 @@ another machine) need different advice, so they give different reasons.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
-from collections.abc import Iterable
+import os
+import sys
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from types import ModuleType
 
@@ -16,6 +19,9 @@ from edgecodec.errors import BackendUnavailableError
 
 BROKEN = "is installed but does not"
 """In the reason why a runtime cannot be used that is there, unlike one that is not."""
+
+
+_REPORTER = "openvino_telemetry"
 
 
 def one_line(exc: BaseException, limit: int = 300) -> str:
@@ -53,6 +59,25 @@ def missing_reason(packages: Iterable[str], extra: str) -> str:
     return f"{' or '.join(packages)} is not installed; run: pip install 'edgecodec[{extra}]'"
 
 
+@contextlib.contextmanager
+def _reporting_nothing() -> Iterator[None]:
+    """Import a runtime without its reports to its maker.
+
+    onnxruntime (from 1.29, on Linux too) reports each model that is loaded, openvino that it is
+    imported, where its package `openvino_telemetry` is found. Nobody who decodes a photo was asked.
+    Who wants the former sets ORT_DISABLE_TELEMETRY to 0, or imports the runtime first.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when the first model is loaded
+    hide = _REPORTER not in sys.modules  # None there makes importing it fail
+    if hide:
+        sys.modules[_REPORTER] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if hide:
+            sys.modules.pop(_REPORTER, None)
+
+
 def import_vendor(backend: str, modules: tuple[str, ...], extra: str) -> ModuleType:
     """Import the first of `modules` that is installed.
 
@@ -70,7 +95,8 @@ def import_vendor(backend: str, modules: tuple[str, ...], extra: str) -> ModuleT
         if not is_installed(package):
             continue
         try:
-            return importlib.import_module(module)
+            with _reporting_nothing():
+                return importlib.import_module(module)
         except Exception as exc:  # a broken wheel may raise anything; the next one may work
             broken = broken or f"{package} {BROKEN} load: {one_line(exc)}"
             cause = exc

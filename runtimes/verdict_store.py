@@ -16,6 +16,7 @@ import hashlib
 import json
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -46,6 +47,16 @@ def _machine() -> dict[str, Any]:
     return {"device": device.identity(), "packages": device.packages}
 
 
+def _memory_limit() -> dict[str, int]:
+    """Return what this process may not exceed: what it cannot run, others can."""
+    if sys.platform == "win32":
+        return {}
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return {} if limit == resource.RLIM_INFINITY else {"address_space": limit}
+
+
 def make_key(bundle: Bundle, request: dict[str, Any]) -> str:
     """Return all that a verdict depends on as JSON text.
 
@@ -65,6 +76,7 @@ def make_key(bundle: Bundle, request: dict[str, Any]) -> str:
         "disabled": disabled_backends(),
         "risky": risky_backends(),
         "request": request,
+        **_memory_limit(),
     }
     return json.dumps(key, sort_keys=True)
 

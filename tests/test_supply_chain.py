@@ -7,9 +7,12 @@ import json
 import os
 import pickle
 import struct
+import subprocess
+import sys
 import tracemalloc
 import zipfile
 from collections.abc import Callable
+from copy import copy
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -270,6 +273,74 @@ def test_many_large_members_are_refused_before_they_are_unpacked(
     assert not list(scratch.iterdir())
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="devices, pipes and sparse files of POSIX")
+@pytest.mark.parametrize("kind", ["device", "pipe", "sparse"])
+def test_manifest_that_never_ends_is_not_read(tmp_path: Path, made: Path, kind: str) -> None:
+    """A folder may come out of an archive that holds such things."""
+    path = write(tmp_path / "b.bundle", contents(made))
+    manifest = path / MANIFEST
+    manifest.unlink()
+    if kind == "device":
+        manifest.symlink_to("/dev/zero")
+    elif kind == "pipe":
+        os.mkfifo(manifest)
+    else:
+        with manifest.open("wb") as out:
+            out.truncate(1 << 40)
+    with pytest.raises(BundleError, match="too large"):
+        Bundle(path)
+
+
+@pytest.mark.parametrize("name", [TABLES, GOLDEN])
+def test_file_too_large_to_be_read_is_refused_though_its_hash_is_right(
+    tmp_path: Path, made: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sparse file costs who sends it nothing."""
+    monkeypatch.setattr("edgecodec.bundle.UNPACKED_LIMIT", 16 << 20)
+    path = write(tmp_path / "b.bundle", {**contents(made), name: bytes(17 << 20)})
+    with Bundle(path) as bundle, pytest.raises(BundleError, match="more than the 16 MB"):
+        bundle.tables() if name == TABLES else bundle.golden()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links, devices and pipes of POSIX")
+@pytest.mark.parametrize("kind", ["device", "pipe", "link"])
+def test_file_of_a_folder_that_is_none_is_refused(tmp_path: Path, made: Path, kind: str) -> None:
+    """A link out of the bundle is as good as what it leads to: the hash decides."""
+    path, name = write(tmp_path / "b.bundle", contents(made)), entry_name(made, "onnx")
+    (tmp_path / "secret").write_bytes(b"secret")
+    file = path / name
+    file.unlink()
+    if kind == "pipe":
+        os.mkfifo(file)
+    else:
+        file.symlink_to("/dev/zero" if kind == "device" else tmp_path / "secret")
+    with Bundle(path) as bundle, pytest.raises(BundleError, match=r"missing|damaged"):
+        bundle.artefact_file(entry_of(bundle, "onnx"))
+
+
+def test_many_members_with_the_same_bytes_are_counted_each(
+    tmp_path: Path, scratch: Path, made: Path
+) -> None:
+    """Members may overlap in the archive: a few kilobytes that unpack to gigabytes."""
+    names = [f"big{n}" for n in range(300)]
+    files = with_listed(contents(made), dict.fromkeys(names, b""))
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+        archive.writestr(names[0], bytes(1 << 20))
+        first = archive.getinfo(names[0])
+        for name in names[1:]:
+            copied = copy(first)
+            copied.filename = copied.orig_filename = name
+            archive.filelist.append(copied)
+    path = tmp_path / "x.zip"
+    path.write_bytes(out.getvalue())
+    with pytest.raises(BundleError, match="in all, more than"):
+        Bundle(path)
+    assert not list(scratch.iterdir())
+
+
 # -- nothing is used unchecked ---------------------------------------------------------------------
 
 
@@ -400,3 +471,34 @@ def test_tables_and_golden_vector_are_checked_as_they_are_read(tmp_path: Path, m
             bundle.tables()
         with pytest.raises(BundleError, match=r"golden\.npz is damaged"):
             bundle.golden()
+
+
+# -- nobody is told --------------------------------------------------------------------------------
+
+LOAD_ALL = """
+import os, sys
+from edgecodec.bundle import Bundle
+from edgecodec.runtimes.select import choose
+with Bundle(sys.argv[1]) as bundle:
+    for backend in sys.argv[2:]:
+        choose(bundle, backend=backend, size=(64, 96), budget_s=0.01)
+assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
+assert "openvino_telemetry" not in sys.modules
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="HOME and TMPDIR of POSIX")
+def test_runtimes_report_nothing_to_their_makers(
+    tmp_path: Path, made: Path, environment: dict[str, str]
+) -> None:
+    """They would leave an identifier of the machine and of the session behind."""
+    home, temporary = tmp_path / "home", tmp_path / "temporary"
+    for folder in (home, temporary):
+        folder.mkdir()
+    variables = {**environment, "HOME": str(home), "TMPDIR": str(temporary), "EDGECODEC_CACHE": ""}
+    for name in ("ORT_DISABLE_TELEMETRY", "CI", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
+        variables.pop(name, None)
+    command = [sys.executable, "-c", LOAD_ALL, str(made), "onnxruntime", "openvino"]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [p for folder in (home, temporary) for p in folder.rglob("*") if p.is_file()] == []

@@ -92,14 +92,14 @@ def _measure(args: argparse.Namespace) -> int:
     )
     images = expand_images(args.images) if args.images else [DEMO_PHOTO]
     outcome = benchmark(images, options, _say if args.verbose else lambda line: None)
+    if args.json != "-":  # first: whatever becomes of the files, minutes of work are not lost
+        print(outcome.report.text())
     if args.json:
         write_json(args.json, outcome.report.to_dict())
     if args.html:
         write_output(args.html, render_page(outcome.report.to_dict()).encode())
     if args.trace:
         write_output(args.trace, (json.dumps(outcome.trace()) + "\n").encode())
-    if args.json != "-":
-        print(outcome.report.text())
     return 0
 
 

@@ -113,6 +113,9 @@ def naming(name: str) -> Iterator[None]:
 def show_numbers(numbers: Sequence[int], most: int = 10) -> str:
     """Return ascending numbers as `1-3, 7`, cut off after `most` runs."""
     runs: list[list[int]] = []
+    if len(numbers) > 1 and numbers[-1] - numbers[0] == len(numbers) - 1:
+        # A hostile file has half a million tiles, all of them damaged.
+        runs, numbers = [[numbers[0], numbers[-1]]], ()
     for number in numbers:
         if runs and number == runs[-1][1] + 1:
             runs[-1][1] = number
@@ -129,7 +132,7 @@ def show_profile(profile: Profile) -> str:
 
 
 def refuse_overwriting(name: str, force: bool, source: str = "-") -> None:
-    """Stop before an existing file would be lost.
+    """Stop before work is done whose result could not be written, or would replace a file.
 
     Args:
         name: of the output.
@@ -138,16 +141,16 @@ def refuse_overwriting(name: str, force: bool, source: str = "-") -> None:
 
     Raises:
         ConfigError: the file is there and `force` is not given, or it is the input; or its folder
-            is missing.
+            is missing or cannot be written.
     """
     from edgecodec.files import check_folder
 
     if name == "-":
         return
     path = Path(name)
-    check_folder(path)
     if path.is_dir():
         raise ConfigError(f"{name}: is a folder; give a file name")
+    check_folder(path)
     if path.is_file() and not force:
         raise ConfigError(f"{name}: exists already; add --force to replace it")
     if path.is_file() and source != "-" and Path(source).exists() and path.samefile(source):

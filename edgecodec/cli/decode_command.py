@@ -39,8 +39,8 @@ def run(args: argparse.Namespace) -> int:
     from edgecodec.image import check_output, image_bytes
     from edgecodec.profiling import Profile
 
-    check_output(args.output)
     refuse_overwriting(args.output, args.force, args.input)
+    check_output(args.output)
     data = read_input(args.input)
     profile = Profile()
     with make_codec(args) as made:

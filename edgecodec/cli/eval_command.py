@@ -99,11 +99,12 @@ def run(args: argparse.Namespace) -> int:
             workers=args.workers,
             progress=progress if args.verbose else None,
         )
+    if "-" not in outputs:  # first: whatever becomes of the files, the work is not lost
+        print(text_table(result))
     if args.json:
         write_output(args.json, result.to_json().encode())
     if args.csv:
         write_output(args.csv, result.to_csv().encode())
     if args.html:
         write_output(args.html, render_page(result, "Rate and distortion").encode())
-    print(text_table(result))
     return 0
