@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -49,7 +50,8 @@ def main(home: str) -> int:
     except tarfile.TarError as exc:
         _error(f"what was sent did not arrive whole ({exc}); try again")
     except OSError as exc:
-        _error(f"{exc.filename or home}: {exc.strerror or exc}")
+        what = f"{exc.filename or home}: {exc.strerror or exc}"
+        _error(f"{what}; it must be a folder that can be written, with room: --remote-dir DIR")
     return 1
 
 
@@ -76,7 +78,8 @@ def _environment(base: Path, work: Path, job: dict[str, object]) -> Path:
     python, done = place / "bin" / "python", place / "complete"
     with (base / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two tests at once make one environment
-        if not done.is_file():
+        if not (done.is_file() and _starts(python)):
+            done.unlink(missing_ok=True)
             shutil.rmtree(place, ignore_errors=True)
             _say("making an environment")
             _run([sys.executable, "-m", "venv", str(place)], "no virtual environment can be made")
@@ -93,8 +96,27 @@ def _environment(base: Path, work: Path, job: dict[str, object]) -> Path:
     return python
 
 
+def _starts(python: Path) -> bool:
+    """Say whether an environment still works: the Python it was made of may have gone since."""
+    command = [str(python), "-c", "import edgecodec.cli"]
+    try:
+        return (
+            subprocess.run(command, env=_variables(), capture_output=True, check=False).returncode
+            == 0
+        )
+    except OSError:
+        return False
+
+
+def _variables() -> dict[str, str]:
+    """Return the environment variables without those that lead Python out of its environment."""
+    return {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
+
+
 def _install(python: Path, work: Path, job: dict[str, object]) -> None:
-    (wheel,) = work.glob("edgecodec-*.whl")
+    wheel = next(work.glob("edgecodec-*.whl"), None)
+    if wheel is None:
+        raise Failure("the environment broke since it was looked at; try again")
     what = f"edgecodec{job['extras']} @ {wheel.as_uri()}"
     command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
     wheels = work / "wheels"
@@ -106,19 +128,28 @@ def _install(python: Path, work: Path, job: dict[str, object]) -> None:
 
 
 def _compile_core(python: Path) -> None:
-    """Compile the C core where it did not come along, its source did, and a compiler is here."""
+    """Compile the C core where none came along that loads, its source did, and a compiler is here.
+
+    What was sent may not load: this machine's C library is older, or its Python of fewer bits.
+    """
     code = (
         "import sysconfig, edgecodec.core as c\n"
         "print(c.__path__[0]); print(sysconfig.get_path('include'))"
     )
-    result = subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [str(python), "-c", code], capture_output=True, text=True, env=_variables(), check=False
+    )
     if result.returncode:
         raise Failure(f"the installed edgecodec does not start: {_last(result.stderr)}")
     core, include = map(Path, result.stdout.split("\n")[:2])
     sources = [core / "binding.c", core / "edgecodec_core.c"]
     compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
-    have = [*core.glob("_binding*.so")]
-    if have or not compiler or not all(path.is_file() for path in sources):
+    load = [str(python), "-c", "import edgecodec.core._binding"]
+    if subprocess.run(load, capture_output=True, env=_variables(), check=False).returncode == 0:
+        return
+    for sent in core.glob("_binding*.so"):
+        sent.unlink()
+    if not compiler or not all(path.is_file() for path in sources):
         return
     if not (include / "Python.h").is_file():
         return
@@ -140,6 +171,7 @@ def _run(command: list[str], failed: str) -> None:
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
+        env=_variables(),
         check=False,
     )
     if result.returncode:
@@ -152,6 +184,16 @@ def _last(text: str) -> str:
     return next((line for line in lines if line.startswith("ERROR")), lines[-1])
 
 
+def _ended(code: int) -> str:
+    """Return how a process ended, in words: out of memory and a wrong instruction are signals."""
+    if code >= 0:
+        return f"ended with {code}"
+    try:
+        return f"was ended by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was ended by signal {-code}"
+
+
 def _test(base: Path, python: Path, work: Path, job: dict[str, object]) -> int:
     """Run the test, and answer with its report."""
     report = work / "report.json"
@@ -159,12 +201,11 @@ def _test(base: Path, python: Path, work: Path, job: dict[str, object]) -> int:
     assert isinstance(arguments, list)
     command = [str(python), "-m", "edgecodec", "device-test", "--json", str(report), *arguments]
     # What runtimes were measured to be is remembered in the same folder; nothing else is touched.
-    environment = {**os.environ, "XDG_CACHE_HOME": str(base / "cache")}
-    environment.pop("PYTHONPATH", None)
+    environment = {**_variables(), "XDG_CACHE_HOME": str(base / "cache")}
     _say("testing")
     run = subprocess.run(command, stdin=subprocess.DEVNULL, cwd=work, env=environment, check=False)
     if not report.is_file():
-        raise Failure(f"edgecodec device-test ended with {run.returncode} and left no report")
+        raise Failure(f"edgecodec device-test {_ended(run.returncode)} and left no report")
     data = report.read_bytes()
     out = sys.stdout.buffer
     out.write(f"\n{REPORT} {len(data)} {hashlib.sha256(data).hexdigest()}\n".encode() + data)

@@ -195,12 +195,9 @@ class _Connection:
             raise EdgeCodecError(
                 f"{target.ssh[0]}: no such program; install an OpenSSH client, or name one: --ssh"
             )
-        asks = sys.stdin is not None and sys.stdin.isatty()
-        options = {
-            "BatchMode": "no" if asks else "yes",  # without a terminal a question would hang
-            "ConnectTimeout": str(CONNECT_S),
-            "ServerAliveInterval": str(SILENT_S),
-        }
+        options = {"ConnectTimeout": str(CONNECT_S), "ServerAliveInterval": str(SILENT_S)}
+        if sys.stdin is None or not sys.stdin.isatty():
+            options["BatchMode"] = "yes"  # without a terminal a question would hang
         pairs = [part for key, value in options.items() for part in ("-o", f"{key}={value}")]
         # The user's own options come first: of two, ssh takes the first.
         self._start = [program, *target.ssh[1:], *pairs, "-T", target.host]
@@ -329,7 +326,9 @@ def _report(host: str, out: bytes, connection: _Connection) -> dict[str, Any]:
     head, _, data = out.partition(b"\n")
     kind, _, rest = head.decode(errors="replace").partition(" ")
     if kind == far_side.ERROR:
-        raise EdgeCodecError(f"{host}: {rest.strip()}")
+        own = [line for line in connection.errors if line.startswith("edgecodec: ")]
+        why = f" ({own[-1].removeprefix('edgecodec: ')})" if own else ""
+        raise EdgeCodecError(f"{host}: {rest.strip()}{why}")
     if kind == far_side.REPORT:
         size, _, digest = rest.partition(" ")
         if len(data) == int(size) and hashlib.sha256(data).hexdigest() == digest.strip():

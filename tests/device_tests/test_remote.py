@@ -84,6 +84,26 @@ def test_test_without_a_report(local: str, tmp_path: Path) -> None:
     assert "ended with 7 and left no report" in said(target)
 
 
+@pytest.mark.parametrize(
+    ("test", "why"),
+    [
+        ("echo 'edgecodec: no such bundle' >&2; exit 1", "left no report (no such bundle)"),
+        ("kill -KILL $$", "was ended by SIGKILL and left no report"),
+    ],
+)
+def test_why_there_is_no_report(local: str, tmp_path: Path, test: str, why: str) -> None:
+    fake_environment(tmp_path / "there", test)
+    target = Target("board", (local,), sys.executable, str(tmp_path / "there"))
+    assert why in said(target)
+
+
+def test_folder_that_cannot_be_made(local: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    line = said(Target("board", (local,), sys.executable, str(tmp_path / "file" / "there")))
+    assert "file/there" in line
+    assert "--remote-dir" in line
+
+
 def test_connection_lost_halfway(local: str, tmp_path: Path) -> None:
     long = json.dumps({"passed": True, "samples": [0.1] * 1000})
     fake_environment(tmp_path / "there", f'echo {shlex.quote(long)} >"$5"')
@@ -162,12 +182,62 @@ def test_old_environments_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     for number in range(4):
         place = tmp_path / f"env-{number}"
         place.mkdir()
+        (place / "bin").mkdir()
+        program(place / "bin" / "python", "exit 0")
         (place / "complete").touch()
         os.utime(place / "complete", (number, number))
     monkeypatch.setattr(far_side, "_say", lambda line: None)
     job: dict[str, Any] = {"key": "2", "extras": "", "arguments": []}
     far_side._environment(tmp_path, tmp_path, job)
     assert {p.name for p in tmp_path.glob("env-*")} == {"env-3", "env-2"}
+
+
+def test_environment_that_broke_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Python it was made of is gone, as after an upgrade of the board."""
+    place = tmp_path / "env-1"
+    (place / "bin").mkdir(parents=True)
+    (place / "complete").touch()
+    (place / "bin" / "python").symlink_to(tmp_path / "gone")
+    made: list[str] = []
+    monkeypatch.setattr(far_side, "_say", lambda line: None)
+    monkeypatch.setattr(far_side, "_run", lambda command, failed: made.append(command[2]))
+    monkeypatch.setattr(far_side, "_install", lambda python, work, job: place.mkdir())
+    monkeypatch.setattr(far_side, "_compile_core", lambda python: None)
+    job: dict[str, Any] = {"key": "1", "extras": "", "arguments": []}
+    far_side._environment(tmp_path, tmp_path, job)
+    assert made == ["venv"]
+    assert not (place / "bin" / "python").is_symlink()
+    assert (place / "complete").is_file()
+
+
+def test_core_that_does_not_load_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was linked against a newer C library; there is no compiler to build it again."""
+    core = tmp_path / "core"
+    core.mkdir()
+    (core / "_binding.abi3.so").touch()
+    python = program(
+        tmp_path / "python",
+        f'case "$2" in *_binding) exit 1;; *) echo {core}; echo {tmp_path};; esac',
+    )
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    far_side._compile_core(Path(python))
+    assert not list(core.iterdir())
+
+
+def test_nothing_leads_python_out_of_its_environment(
+    local: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = tmp_path / "there"
+    fake_environment(there, f'echo "path=$PYTHONPATH"; echo {shlex.quote(PASSED)} >"$5"')
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    shown: list[str] = []
+    target = Target("board", (local,), sys.executable, str(there))
+    run_there(target, Job(), lambda line: None, shown.append)
+    assert "path=" in shown
 
 
 def test_runs_that_were_killed_are_cleaned_away(tmp_path: Path) -> None:
