@@ -24,8 +24,9 @@ def replacing(path: Path) -> Iterator[Path]:
         OSError: the folder is missing or cannot be written.
     """
     path = Path(os.path.realpath(path))
-    # Not named after it: a name may be as long as the file system allows.
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".edgecodec-")
+    # Not named after it: a name may be as long as the file system allows. With a suffix, because
+    # torch names what it saves after what precedes that.
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".edgecodec-", suffix=".part")
     os.close(handle)
     temporary = Path(name)
     try:

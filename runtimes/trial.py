@@ -8,6 +8,7 @@ says what is wrong with each as soon as it knows, so that where it dies is known
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import subprocess
@@ -30,6 +31,9 @@ from edgecodec.runtimes.verdict_store import has_passed, is_marked, note_passed,
 
 LIMIT_S = 30.0
 """Seconds a trial may take: Python, the runtime, loading, and two inferences."""
+
+GRACE_S = 5.0
+"""How much later a child ends itself: the process that would have ended it may have been killed."""
 
 POLL_S = 0.02
 
@@ -195,8 +199,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     jobs = json.loads((sys.argv[1:] if argv is None else argv)[0])
     _say("begins")
     with Bundle(jobs[0]["bundle"]) as bundle:
-        for job in jobs:
-            _say(_problem(bundle, job))
+        try:
+            for job in jobs:
+                # Not a thread of Python's, which would wait with it where native code hangs.
+                faulthandler.dump_traceback_later(LIMIT_S + GRACE_S, exit=True)
+                _say(_problem(bundle, job))
+        finally:
+            faulthandler.cancel_dump_traceback_later()
     return 0
 
 
