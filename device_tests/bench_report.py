@@ -14,7 +14,7 @@ from edgecodec.device_tests.layer_report import NetworkProfile
 from edgecodec.device_tests.sampling import Interval, Summary, median_interval, summarise
 from edgecodec.device_tests.steady import Steady
 from edgecodec.device_tests.sustained import Sustained
-from edgecodec.profiling import DECODE_STAGES, ENCODE_STAGES, NETWORK_STAGES
+from edgecodec.profiling import DECODE_STAGES, ENCODE_STAGES
 from edgecodec.runtimes.device import Device
 from edgecodec.runtimes.peak import Peak
 
@@ -127,13 +127,13 @@ class BenchReport:
         return sum(p.megapixels for p in self.pictures) / seconds
 
     def outside_networks(self, codec: str, action: str) -> float | None:
-        """Return the share of `encode` or `decode` that is no network; None without stages."""
-        networks = [f"{action}/{stage}" for stage in NETWORK_STAGES]
-        inside = [stage for stage in networks if stage in self.stages(codec)]
-        if not inside:
-            return None
-        whole = sum(self.pooled(codec, action))
-        return 1.0 - sum(sum(self.pooled(codec, stage)) for stage in inside) / whole
+        """Return the share of `encode` or `decode` in which no network is at work.
+
+        Stages of several tiles overlap, so this is the whole time less that in which at least one
+        network runs, in whatever thread. None without stages.
+        """
+        outside = self.pooled(codec, f"outside/{action}")
+        return sum(outside) / sum(self.pooled(codec, action)) if outside else None
 
     def joules_per_megapixel(self, codec: str) -> float | None:
         """Return the energy of encoding and decoding a megapixel; None where unknown."""

@@ -15,7 +15,7 @@ from edgecodec.bundle import Bundle
 from edgecodec.classical import classical_codec
 from edgecodec.codec import Codec
 from edgecodec.errors import BackendError, BundleError
-from edgecodec.profiling import Profile, Span, covered_s
+from edgecodec.profiling import NETWORK_STAGES, Profile, Span, covered_s
 from edgecodec.runtimes.base import STAGES
 from edgecodec.runtimes.registry import backend_names
 
@@ -51,7 +51,8 @@ class Coded:
 
     Attributes:
         seconds: `encode`, `decode`, and of our codec its stages, as `encode/analysis`; what lies
-            between them is `encode/other` and `decode/other`.
+            between them is `encode/other` and `decode/other`, and the time in which no network
+            is at work `outside/encode` and `outside/decode`.
         data: the file.
         spans: the same for a trace: both actions and all their stages, in order of their ends.
     """
@@ -98,8 +99,10 @@ class Contender:
         if not self.ours:
             return result, {action: whole_s}, profile.spans
         seconds = {f"{action}/{name}": s for name, s in profile.seconds.items() if name != action}
-        other = max(0.0, whole_s - covered_s(stages))
-        return result, {action: whole_s, **seconds, f"{action}/other": other}, profile.spans
+        seconds[f"{action}/other"] = max(0.0, whole_s - covered_s(stages))
+        networks = covered_s(span for span in stages if span.name in NETWORK_STAGES)
+        seconds[f"outside/{action}"] = max(0.0, whole_s - networks)
+        return result, {action: whole_s, **seconds}, profile.spans
 
 
 def expand_requests(names: Sequence[str], bundle: Bundle) -> list[Request]:

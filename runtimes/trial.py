@@ -22,7 +22,7 @@ from edgecodec.bundle import Bundle
 from edgecodec.errors import BackendError, EdgeCodecError
 from edgecodec.runtimes.base import Availability
 from edgecodec.runtimes.candidates import Candidate, find_candidates, prove
-from edgecodec.runtimes.environment import risky_backends, trusted_backends
+from edgecodec.runtimes.environment import disabled_backends, risky_backends, trusted_backends
 from edgecodec.runtimes.golden import Golden
 from edgecodec.runtimes.registry import BUILTIN, plugin_specs
 from edgecodec.runtimes.vendor import one_line
@@ -54,7 +54,7 @@ def is_untried(bundle: Bundle, candidate: Candidate) -> bool:
     """Say whether one of ours never ran on this machine, with these packages and this bundle."""
     return (
         candidate.error is None
-        and candidate.name not in trusted_backends()
+        and candidate.name not in (*trusted_backends(), *disabled_backends())
         and plugin_specs()[candidate.name] in BUILTIN
         and candidate.is_installed
         and not has_passed(trial_name(bundle, candidate.stage, *candidate.artefact))

@@ -58,10 +58,10 @@ def run(args: argparse.Namespace) -> int:
     image = open_image(read_input(args.input), args.input)
     profile = Profile()
     with make_codec(args) as codec:
-        choice = codec.choice("analysis")
         data = codec.encode(
             image, args.quality, effort=args.effort, tile=args.tile, profile=profile
         )
+        choice = codec.choice("analysis")  # now: what ran, chosen for this size alone
     write_output(args.output, data)
     bpp = 8 * len(data) / (image.width * image.height)
     print(

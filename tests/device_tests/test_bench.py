@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,13 +20,14 @@ from edgecodec.device_tests.bench import DEMO_PHOTO, Options, benchmark, load_pi
 from edgecodec.device_tests.bench_page import render_page
 from edgecodec.device_tests.cold_start import PHASES, ColdStart
 from edgecodec.device_tests.compare import compare
-from edgecodec.device_tests.contenders import Request, expand_requests, our_contender
+from edgecodec.device_tests.contenders import Contender, Request, expand_requests, our_contender
 from edgecodec.device_tests.sampling import summarise
 from edgecodec.device_tests.steady import Limits
 from edgecodec.device_tests.sustained import Sustained
 from edgecodec.errors import BackendError, ConfigError, EdgeCodecError
+from edgecodec.profiling import Profile, Span
 from edgecodec.runtimes.device_facts import Conditions
-from tests.device_tests.fakes import report_of, series
+from tests.device_tests.fakes import Clock, report_of, series
 
 UInt8Array = npt.NDArray[np.uint8]
 QUICK = Options(backends=("onnxruntime:fp32",), limits=Limits(3, 0.0), cold_starts=0, threads=1)
@@ -230,3 +232,27 @@ def test_page_is_whole_and_loads_nothing() -> None:
     for number in re.findall(r'd="([^"]*)"', text):
         assert "nan" not in number
         assert "inf" not in number
+
+
+def test_outside_is_the_time_in_which_no_network_is_at_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two tiles: the coder of the first beside the network of the second."""
+    clock = Clock()
+    monkeypatch.setattr(time, "perf_counter", clock)
+
+    def encode(pixels: UInt8Array, profile: Profile) -> bytes:
+        stages = (
+            ("unpack", 0.0, 1.0), ("analysis", 1.0, 3.0), ("entropy", 3.0, 5.5),
+            ("analysis", 3.0, 6.0), ("entropy", 6.0, 7.0),
+        )  # fmt: skip
+        profile.spans += [Span(name, start, end, 1) for name, start, end in stages]
+        clock.now = 8.0
+        return b""
+
+    contender = Contender("auto", {}, encode, lambda data, profile: None, ours=True)
+    seconds = contender.once(np.zeros((1, 1, 3), np.uint8)).seconds
+    assert seconds["encode"] == 8.0
+    assert seconds["outside/encode"] == 3.0
+    assert seconds["encode/other"] == 1.0
+    assert seconds["outside/decode"] == seconds["decode"] == 0.0
