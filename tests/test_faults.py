@@ -96,7 +96,7 @@ def disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
 
     yield mount
     for path in mounted:
-        subprocess.run(["umount", str(path)], check=True)
+        subprocess.run(["umount", "-l", str(path)], check=True)  # an error may hold files open
 
 
 def fill(path: Path) -> Path:
@@ -250,6 +250,20 @@ def test_temporary_folder_that_cannot_be_written(folder: Path, made: Path) -> No
     made_codec = Codec(made / "tiny.bundle", "onnxruntime")
     with made_codec as codec, told, temporary_folder(folder / "none"):
         codec.encode(np.zeros((8, 8, 3), np.uint8))
+
+
+@pytest.mark.parametrize("size", ["2m", "7m"])
+def test_room_for_some_backends_alone_is_not_held_against_the_others(
+    folder: Path, disk: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, size: str
+) -> None:
+    """Their trials in another process need room as well."""
+    cache = folder / "cache"
+    monkeypatch.setenv(environment.CACHE, str(cache))
+    select.clear_cache()
+    told = pytest.raises(ScratchError, match=r"no room for .*let TMPDIR name another")
+    with Codec() as codec, told, temporary_folder(disk(size)):
+        codec.encode(np.zeros((8, 8, 3), np.uint8))
+    assert not list(cache.glob("verdict-*"))
 
 
 def test_zip_of_a_bundle_is_not_called_damaged_where_the_disk_is_full(
