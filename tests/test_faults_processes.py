@@ -47,7 +47,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start(made: Path, tmp_path: Path, environment: dict[str, str]) -> Iterator[Start]:
     """Start a process in a folder of its own; `-m edgecodec` is for the caller to say."""
     started: list[subprocess.Popen[bytes]] = []
-    for name in ("out", "temporary"):
+    for name in ("work", "temporary"):
         (tmp_path / name).mkdir()
     variables = {
         **environment,
@@ -60,7 +60,7 @@ def start(made: Path, tmp_path: Path, environment: dict[str, str]) -> Iterator[S
     def run(*args: object, **options: Any) -> subprocess.Popen[bytes]:
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
         process = subprocess.Popen(
-            [sys.executable, *map(str, args)], cwd=tmp_path / "out", env=variables, **options
+            [sys.executable, *map(str, args)], cwd=tmp_path / "work", env=variables, **options
         )
         started.append(process)
         return process
@@ -116,7 +116,7 @@ entry_point()
 
 def in_the_middle(start: Start, made: Path, folder: Path) -> subprocess.Popen[bytes]:
     """Return a process that is encoding, over a file that is there."""
-    (folder / "out" / "x.ecx").write_bytes(b"there")
+    (folder / "work" / "x.ecx").write_bytes(b"there")
     process = start("-c", SLOW_ENCODE, *encode(made, "x.ecx", "-f")[2:])
     wait_for((folder / "middle").exists, process)
     return process
@@ -130,12 +130,12 @@ def test_encode_killed_in_the_middle_leaves_nothing(
     assert left_behind(tmp_path)
     process.kill()
     assert process.wait() == -signal.SIGKILL
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["x.ecx"]
-    assert (tmp_path / "out" / "x.ecx").read_bytes() == b"there"
+    assert [p.name for p in (tmp_path / "work").iterdir()] == ["x.ecx"]
+    assert (tmp_path / "work" / "x.ecx").read_bytes() == b"there"
     check_cache(tmp_path / "cache")
     again = start(*encode(made, "x.ecx", "-f"))
     assert again.wait() == 0
-    assert (tmp_path / "out" / "x.ecx").read_bytes() == (made / "in.ecx").read_bytes()
+    assert (tmp_path / "work" / "x.ecx").read_bytes() == (made / "in.ecx").read_bytes()
     assert not left_behind(tmp_path)
     assert not list((tmp_path / "cache").glob("trial-*"))
 
@@ -147,8 +147,8 @@ def test_interrupted_encode_says_so_and_leaves_nothing(
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (1, b"", b"edgecodec: interrupted\n")
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["x.ecx"]
-    assert (tmp_path / "out" / "x.ecx").read_bytes() == b"there"
+    assert [p.name for p in (tmp_path / "work").iterdir()] == ["x.ecx"]
+    assert (tmp_path / "work" / "x.ecx").read_bytes() == b"there"
     assert not left_behind(tmp_path)
 
 
@@ -158,7 +158,7 @@ def test_encode_stopped_at_any_moment(
     start: Start, made: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     """With the choice of a backend in it: the next process has nothing to suffer from."""
-    out = tmp_path / "out"
+    out = tmp_path / "work"
     command = [arg for arg in encode(made) if arg not in ("--backend", "onnxruntime")]
     begin = time.monotonic()
     assert start(*command).wait() == 0
@@ -189,10 +189,10 @@ def test_killed_while_it_writes_leaves_what_was_there(start: Start, tmp_path: Pa
         "with replacing(Path('x')) as temporary:\n    temporary.write_bytes(b'half')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    (tmp_path / "out" / "x").write_bytes(b"there")
+    (tmp_path / "work" / "x").write_bytes(b"there")
     assert start("-c", code).wait() == -signal.SIGKILL
-    assert (tmp_path / "out" / "x").read_bytes() == b"there"
-    assert all(p.name == "x" or p.name.startswith(".x.") for p in (tmp_path / "out").iterdir())
+    assert (tmp_path / "work" / "x").read_bytes() == b"there"
+    assert all(p.name == "x" or p.name.startswith(".x.") for p in (tmp_path / "work").iterdir())
 
 
 @pytest.mark.parametrize("command", ["encode", "decode"])
@@ -265,7 +265,7 @@ def limited(kind: str, value: int, command: Sequence[object]) -> list[object]:
 
 
 def test_limit_of_file_sizes_is_a_full_disk(start: Start, made: Path, tmp_path: Path) -> None:
-    picture = tmp_path / "out" / "x.png"
+    picture = tmp_path / "work" / "x.png"
     command = ("-m", "edgecodec", "decode", made / "in.ecx", picture, "--bundle",
                made / "tiny.bundle", "--backend", "onnxruntime")  # fmt: skip
     for limit, words in ((16 << 10, b"x.png: cannot be written"), (2 << 10, b"let TMPDIR name")):
@@ -274,7 +274,7 @@ def test_limit_of_file_sizes_is_a_full_disk(start: Start, made: Path, tmp_path: 
         assert (process.returncode, out, err.count(b"\n")) == (1, b"", 1)
         assert words in err
         assert b"File too large" in err
-    assert not list((tmp_path / "out").iterdir())
+    assert not list((tmp_path / "work").iterdir())
     assert not left_behind(tmp_path)
 
 
@@ -342,7 +342,7 @@ def test_command_with_too_little_memory_ends_in_one_line(
     command = ("-m", "edgecodec", "encode", tmp_path / "big.png", "x.ecx", "--threads", "1",
                "--backend", backend, "--precision", "fp32")  # fmt: skip
     assert start(*command).wait() == 0
-    output = tmp_path / "out" / "x.ecx"
+    output = tmp_path / "work" / "x.ecx"
     right = hashlib.sha256(output.read_bytes()).hexdigest()
     codes = set()
     for megabytes in (350, 400, 450, 500, 600, 700, 900, 1200, 4000):
@@ -355,7 +355,7 @@ def test_command_with_too_little_memory_ends_in_one_line(
         if process.returncode == 0:
             assert hashlib.sha256(output.read_bytes()).hexdigest() == right
             continue
-        assert not list((tmp_path / "out").iterdir())
+        assert not list((tmp_path / "work").iterdir())
         if process.returncode == 1:
             assert told.splitlines()[-1].startswith("edgecodec: "), (megabytes, told)
         else:  # of a library, as it says
