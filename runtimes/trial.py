@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from edgecodec.bundle import Bundle
-from edgecodec.errors import BackendError, EdgeCodecError
+from edgecodec.errors import BackendError, EdgeCodecError, ScratchError
 from edgecodec.runtimes.base import Availability
 from edgecodec.runtimes.candidates import Candidate, find_candidates, prove
 from edgecodec.runtimes.environment import disabled_backends, risky_backends, trusted_backends
@@ -74,6 +74,9 @@ def try_untried(bundle: Bundle, candidates: Sequence[Candidate], size: tuple[int
         bundle: where their artefacts are.
         candidates: not loaded.
         size: height and width in pixels to run once at.
+
+    Raises:
+        ScratchError: there is no room for their files.
     """
     if getattr(sys, "frozen", False) or "py" not in Path(sys.executable or "").name.lower():
         return
@@ -83,6 +86,7 @@ def try_untried(bundle: Bundle, candidates: Sequence[Candidate], size: tuple[int
         if not begun:
             return
         for candidate, problem in zip(left, told, strict=False):
+            _check_room(problem)
             if problem:
                 candidate.reject(BackendError(candidate.name, problem))
             else:
@@ -103,14 +107,26 @@ def try_in_child(bundle: Bundle, candidate: Candidate, size: tuple[int, int]) ->
 
     Raises:
         BackendError: it crashed, did not end in time, or answered wrongly.
+        ScratchError: there is no room for its files.
     """
     if not sys.executable:
         raise BackendError(candidate.name, "is to be tried in another process; none can start here")
     told, ending, _ = _run_child([_job(bundle, candidate, size)])
     problem = told[0] if told else ending
+    _check_room(problem)
     if problem:
         raise BackendError(candidate.name, problem)
     _note(bundle, candidate)
+
+
+def _check_room(problem: str) -> None:
+    """Tell what a trial lacked apart from what is wrong with a candidate.
+
+    Raises:
+        ScratchError: it was room for temporary files.
+    """
+    if problem.startswith(_NO_ROOM):
+        raise ScratchError(problem.removeprefix(_NO_ROOM))
 
 
 def _note(bundle: Bundle, candidate: Candidate) -> None:
@@ -142,7 +158,14 @@ def _run_child(jobs: list[dict[str, Any]]) -> tuple[list[str], str, bool]:
     folders = [folder or str(Path.cwd()) for folder in sys.path]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
     # A file rather than a pipe: something the child started might keep a pipe open for ever.
-    with tempfile.TemporaryFile() as output:
+    try:
+        file = tempfile.TemporaryFile()  # noqa: SIM115 - closed below
+    except OSError as exc:
+        raise ScratchError(
+            f"no temporary file can be made ({exc.strerror or exc}); "
+            "let TMPDIR name a folder that can be written"
+        ) from exc
+    with file as output:
         try:
             child = subprocess.Popen(
                 command,
@@ -186,6 +209,7 @@ def _said(output: IO[bytes]) -> list[str]:
 
 
 _SAID = "edgecodec trial: "
+_NO_ROOM = "no room: "
 
 
 def _describe(code: int) -> str:
@@ -219,6 +243,8 @@ def _problem(bundle: Bundle, job: dict[str, Any]) -> str:
         session = prove(candidate, bundle, golden)
         session.run(golden.workload(candidate.stage, tuple(job["size"])))
         candidate.close()
+    except ScratchError as exc:
+        return f"{_NO_ROOM}{exc}"
     except EdgeCodecError as exc:
         return str(exc).removeprefix(f"{job['backend']}: ")
     except Exception as exc:  # whatever the backend raises is what is to be told

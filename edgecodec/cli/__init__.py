@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 the input or the device is at fault (one line on stderr), 
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import importlib
 import logging
@@ -104,4 +105,9 @@ def _open_standard_streams() -> None:
 def entry_point() -> None:
     """Run the command line of this process."""
     _open_standard_streams()
-    sys.exit(main())
+    code = main()
+    if code == INTERRUPTED:
+        # A runtime may be at work in another thread, and would complain of what is taken from it.
+        atexit._run_exitfuncs()
+        os._exit(code)
+    sys.exit(code)

@@ -25,7 +25,7 @@ import torch
 from PIL import Image
 
 from edgecodec.bundle import Bundle
-from edgecodec.codec import DEFAULT_TILE, Codec
+from edgecodec.codec import Codec
 from edgecodec.converters.calibration import demo_photo, read_photo
 from edgecodec.converters.convert import convert_checkpoint
 from edgecodec.device_tests.conformance import same_bytes
@@ -60,6 +60,10 @@ _HYPER = 8.0
 """Gain of the hyper-latents, which would otherwise hardly leave zero."""
 
 
+KIT_TILE = 1536
+"""Side of the tiles of files that are one tile: whatever the encoder's default becomes."""
+
+
 @dataclass(frozen=True)
 class Vector:
     """How a golden file is made.
@@ -75,7 +79,7 @@ class Vector:
 
     picture: str
     quality: int
-    tile: int = DEFAULT_TILE
+    tile: int = KIT_TILE
     effort: int = 1
     metadata: dict[str, bytes] = field(default_factory=dict)
     unknown_chunk: bool = False

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,6 +100,27 @@ def test_candidate_that_hangs_is_rejected(
     assert told == "its trial in another process did not end within 1 s"
     with pytest.raises(BackendError, match="mine: its trial in another process did not end"):
         open_stage(bundle, "synthesis", "mine", threads=1, size=SIZE)
+
+
+def test_trial_ends_itself_when_nobody_is_left_to_end_it(
+    bundle: Bundle, install_backend: Install
+) -> None:
+    """Whoever began it may have been killed; native code that hangs lets no thread run."""
+    install_backend("time.sleep(600)", fine=True)
+    job = {"bundle": str(bundle.path), "stage": "synthesis", "backend": "mine",
+           "precision": "fp32", "threads": 1, "size": SIZE}  # fmt: skip
+    code = (
+        "import sys; from edgecodec.runtimes import trial; trial.LIMIT_S, trial.GRACE_S = 1, 0.5; "
+        f"trial.main([{json.dumps([job])!r}])"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    begin = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert b"Timeout" in done.stderr
+    assert time.monotonic() - begin < 30
 
 
 def test_candidate_that_fails_at_the_size_in_question_only_is_rejected(
