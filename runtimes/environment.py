@@ -85,6 +85,11 @@ def call_limit() -> float | None:
     return seconds or None
 
 
+def watches_every_call() -> bool:
+    """Say whether calls are watched that need not be: EDGECODEC_TIMEOUT asks for a limit."""
+    return bool(os.environ.get(TIMEOUT, "").strip())
+
+
 def cache_folder(
     environ: Mapping[str, str] = os.environ, platform: str = sys.platform
 ) -> Path | None:
