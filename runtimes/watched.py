@@ -7,9 +7,10 @@ last one is taken first: a runtime sees the same thread for every call as long a
 overlap.
 
 Handing a call over takes some 20 microseconds, but what then runs in another thread than the one
-that was at work finds itself on a core with a runtime's own threads: on two cores encoding took 1.1
-to 1.6 times as long. So what is watched is loading and the first call with inputs of each size, where
-a backend that is wrong for a machine shows it; every call where EDGECODEC_TIMEOUT is set.
+that was at work finds itself on a core with a runtime's own threads: on two cores encoding took
+1.1 to 1.6 times as long. So what is watched is loading and the first call with inputs of each
+size, where a backend that is wrong for a machine shows it; every call where EDGECODEC_TIMEOUT is
+set.
 
 A runtime that hangs without leaving the interpreter's lock stops the whole process; no thread of it
 can help against that.
