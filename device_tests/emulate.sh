@@ -90,7 +90,7 @@ check() {  # CPU COMMAND...
     # What the environment tells OpenBLAS of this machine's processor would crash another.
     (cd "$work" && unset OPENBLAS_CORETYPE &&
         EDGECODEC_CACHE='' OMP_WAIT_POLICY=PASSIVE PYTHONFAULTHANDLER=1 "$@" -m edgecodec \
-            device-test --matrix --qualities "$qualities" --threads 1 --json "$cpu.json") \
+            device-test --matrix --runs 0 --qualities "$qualities" --threads 1 --json "$cpu.json") \
         > "$work/$cpu.txt" 2> "$work/$cpu.err" || failed="$failed $cpu"
     sed -i "/warning: TCG doesn't support/d" "$work/$cpu.err"  # one for each thread
     tail -n 1 "$work/$cpu.txt"
