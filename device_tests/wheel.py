@@ -40,8 +40,10 @@ def pack_wheel(core: bool) -> tuple[str, bytes]:
         name: path.read_bytes() for name, path in _files() if core or path.suffix not in COMPILED
     }
     info = f"edgecodec-{about.version}.dist-info"
-    for name in ("METADATA", "entry_points.txt"):
-        files[f"{info}/{name}"] = (about.read_text(name) or "").encode()
+    # The folder that a build leaves in a source tree has the same under another name.
+    metadata = about.read_text("METADATA") or about.read_text("PKG-INFO") or ""
+    files[f"{info}/METADATA"] = metadata.encode()
+    files[f"{info}/entry_points.txt"] = (about.read_text("entry_points.txt") or "").encode()
     # The tag says "any" of the core, too: who asks for it knows that it fits.
     files[f"{info}/WHEEL"] = (
         b"Wheel-Version: 1.0\nGenerator: edgecodec\nRoot-Is-Purelib: true\nTag: py3-none-any\n"

@@ -175,7 +175,11 @@ def test_command_prints_writes_and_says_by_its_exit_code(
 
 
 @pytest.mark.slow
-def test_shipped_model_on_every_backend_neither_grows_nor_changes(shipped: Bundle) -> None:
+def test_shipped_model_on_every_backend_neither_grows_nor_changes(
+    shipped: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Its sums may change with where its buffers lie; it is the reference, and never chosen.
+    monkeypatch.setenv("EDGECODEC_DISABLE", "torch")
     result = long_run(shipped, 400, reopen=0)
     assert len(result.codecs) >= 2
     assert not result.differences

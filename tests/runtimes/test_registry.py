@@ -147,6 +147,19 @@ def test_broken_package_is_told_apart_from_an_absent_one(
         import_vendor("some", ("edgecodec_test_broken",), "some")
 
 
+def test_interrupted_import_is_an_interruption_and_no_fault_of_the_runtime(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Extension modules turn Ctrl-C into an ImportError of their own."""
+    (tmp_path / "edgecodec_test_stopped.py").write_text(
+        "try:\n    raise KeyboardInterrupt\n"
+        "except KeyboardInterrupt as exc:\n    raise ImportError('initialization failed') from exc\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        import_vendor("some", ("edgecodec_test_stopped",), "some")
+
+
 def test_broken_first_choice_gives_way_to_the_second(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
