@@ -13,6 +13,9 @@ from typing import BinaryIO
 
 from edgecodec.errors import ConfigError
 
+INPUT_LIMIT = 2 << 30
+"""Bytes of a file that are read at most: no picture has more, a device may have no end."""
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -68,14 +71,25 @@ def read_input(name: str) -> bytes:
     """Read a file, or standard input for `-`.
 
     Raises:
-        ConfigError: it cannot be read.
+        ConfigError: it cannot be read, or is larger than any picture.
     """
     if name == "-" and sys.stdin is None:
         raise ConfigError("standard input is closed")
     try:
-        return sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        if name == "-":
+            data = sys.stdin.buffer.read(INPUT_LIMIT + 1)
+        else:
+            with Path(name).open("rb") as file:
+                # Asked first: a sparse file costs its maker nothing.
+                small = os.fstat(file.fileno()).st_size <= INPUT_LIMIT
+                data = file.read(INPUT_LIMIT + 1) if small else b""
+                if not small:
+                    raise OSError(errno.EFBIG, "larger than any picture")
     except OSError as exc:
         raise ConfigError(f"{name}: cannot be read ({exc.strerror or exc})") from exc
+    if len(data) > INPUT_LIMIT:
+        raise ConfigError(f"{name}: cannot be read (larger than any picture)")
+    return data
 
 
 def write_output(name: str, data: bytes) -> None:

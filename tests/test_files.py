@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import io
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from edgecodec import files
 from edgecodec.errors import ConfigError
 from edgecodec.files import write_output
 
@@ -40,3 +42,18 @@ def test_an_output_that_takes_no_more_is_told(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(sys, "stdout", SimpleNamespace(buffer=Narrow(room=20)))
     with pytest.raises(ConfigError, match="cannot be written"):
         write_output("-", bytes(100))
+
+
+def test_input_larger_than_any_picture_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "INPUT_LIMIT", 1 << 20)
+    sparse = tmp_path / "sparse"
+    with sparse.open("wb") as handle:
+        handle.truncate(1 << 40)
+    for name in (str(sparse), "/dev/zero"):
+        if Path(name).exists():
+            with pytest.raises(ConfigError, match="larger than any picture"):
+                files.read_input(name)
+    sparse.write_bytes(bytes(1 << 20))
+    assert len(files.read_input(str(sparse))) == 1 << 20

@@ -153,7 +153,7 @@ def test_interrupted_import_is_an_interruption_and_no_fault_of_the_runtime(
     """Extension modules turn Ctrl-C into an ImportError of their own."""
     (tmp_path / "edgecodec_test_stopped.py").write_text(
         "try:\n    raise KeyboardInterrupt\n"
-        "except KeyboardInterrupt as exc:\n    raise ImportError('initialization failed') from exc\n"
+        "except KeyboardInterrupt as exc:\n    raise ImportError('it failed') from exc\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(KeyboardInterrupt):
