@@ -175,6 +175,15 @@ class Bundle:
                 raise ScratchError(exc) from exc
         return self._scratch.path / name
 
+    def _check_scratch(self, exc: OSError) -> None:
+        """Tell a temporary folder that takes no more from a bundle that cannot be read.
+
+        Raises:
+            ScratchError: it is the folder.
+        """
+        if exc.errno in _NO_ROOM:
+            raise ScratchError(f"{self._temporary('')}: {exc.strerror}") from exc
+
     def _unpack(self) -> Manifest:
         try:
             with zipfile.ZipFile(self.path) as archive:
@@ -186,8 +195,7 @@ class Bundle:
         except MemoryError:
             raise
         except OSError as exc:
-            if exc.errno in _NO_ROOM:
-                raise ScratchError(f"{self._temporary('')}: {exc.strerror}") from exc
+            self._check_scratch(exc)
             raise BundleError(f"{self.path}: the zip file cannot be read ({exc})") from exc
         except Exception as exc:  # zlib.error, NotImplementedError, RuntimeError, ...
             raise BundleError(f"{self.path}: the zip file is damaged ({exc})") from exc
@@ -253,8 +261,8 @@ class Bundle:
                     if out is not None:
                         out.write(block)
         except OSError as exc:
-            if target is not None and exc.errno in _NO_ROOM:
-                raise ScratchError(f"{self._temporary('')}: {exc.strerror}") from exc
+            if target is not None:
+                self._check_scratch(exc)
             what = "read" if target is None else "copied"
             raise BundleError(f"{self.path}: {name} cannot be {what} ({exc.strerror})") from exc
         if digest.hexdigest() != expected:
@@ -294,8 +302,8 @@ class Bundle:
                     digest.update(chunk)
                     out.write(chunk)
         except (OSError, ValueError) as exc:
-            if isinstance(exc, OSError) and exc.errno in _NO_ROOM:
-                raise ScratchError(f"{self._temporary('')}: {exc.strerror}") from exc
+            if isinstance(exc, OSError):
+                self._check_scratch(exc)
             self.file(WEIGHTS)  # where that is what is wrong, it is named
             raise BundleError(f"{self.path}: {name} cannot be put together ({exc})") from exc
         if digest.hexdigest() != expected:

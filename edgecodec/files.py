@@ -102,7 +102,7 @@ def write_output(name: str, data: bytes) -> None:
     """
     if name == "-" and sys.stdout is None:
         raise ConfigError("standard output is closed")
-    path = _through_link(Path(name))
+    path = Path(name)
     try:
         if name == "-":
             _write_all(sys.stdout.buffer, data)
