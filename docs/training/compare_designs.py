@@ -11,6 +11,7 @@ the first. Designs that are not in the product are made here by replacing a meth
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Callable
@@ -91,7 +92,9 @@ def train_design(
 ) -> dict[str, Any]:
     """Train one design and return its validation, time and complexity."""
     config = CodecConfig(**design.config)
-    with patch.multiple(IntegerHyperSynthesis, **design.methods):
+    with contextlib.ExitStack() as stack:
+        for name, method in design.methods.items():
+            stack.enter_context(patch.object(IntegerHyperSynthesis, name, method))
         trainer = Trainer(options, out, torch.device("cpu"), config=config)
         if not design.random_start:
             trainer.start_from_photos(photos)
