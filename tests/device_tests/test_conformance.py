@@ -166,7 +166,7 @@ def test_matrix_holds_every_precision_and_int8_to_the_same_pixels(pictures: Pict
     )
     assert report.passed, report.text()
     names = {p.decoder for p in report.pairs}
-    assert {f"onnxruntime {precision}" for precision in PRECISIONS} <= names
+    assert {f"onnxruntime {precision}" for precision in ("fp32", "fp16", "int8")} <= names
     assert len(report.pairs) == len(names) ** 2
     for pair in report.pairs:
         assert pair.allowed == {"fp32": 1, "fp16": 8, "int8": 0}[pair.decoder.split()[1]]
