@@ -86,8 +86,9 @@ def convert_checkpoint(
         max_loss: BD-rate in percent that an artefact may cost against the reference.
 
     Raises:
-        ConversionError: the checkpoint or the photos cannot be read, or a network cannot be
-            converted; ParityError when one of fp32 or fp16 differs from torch by more than it may.
+        ConversionError: the checkpoint or the photos cannot be read, a network cannot be
+            converted, or no target has a precision; ParityError when one of fp32 or fp16 differs
+            from torch by more than it may.
         MissingDependencyError: a package that a target needs is not installed.
         UnknownPluginError: no such target.
         ConfigError, BundleError, BackendError: nothing asked for; `out` cannot be written or

@@ -15,7 +15,7 @@ from edgecodec.bundle_writing import size_of
 from edgecodec.codec import Codec
 from edgecodec.container import read_container
 from edgecodec.converters.convert import convert_checkpoint
-from edgecodec.converters.report import ConversionReport
+from edgecodec.converters.report import WRONG, ConversionReport
 from edgecodec.entropy import LatentCoder
 from edgecodec.errors import (
     BundleError,
@@ -150,6 +150,23 @@ def test_bf16_is_not_written_where_nothing_can_judge_it(
     with Bundle(tmp_path / "b") as bundle:
         assert {e.precision for e in bundle.manifest.artefacts} == {"fp32"}
         assert not list(bundle.root.rglob("*bf16*"))
+
+
+def test_bf16_that_is_something_else_is_left_out(
+    checkpoint: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgecodec.converters.parity import TOLERANCES, Tolerance
+
+    if OpenVinoBackend().lacks("bf16"):
+        pytest.skip("this processor has no bfloat16")
+    monkeypatch.setitem(TOLERANCES, "bf16", Tolerance(8.0, -1, 0.0))
+    options: dict[str, Any] = {"targets": ["openvino"], "precisions": ["fp32", "bf16"]}
+    report = convert(checkpoint, photos, tmp_path / "b", **options)
+    (row,) = report.refused
+    assert (row.precision, row.stage, row.wrong) == ("bf16", "synthesis", True)
+    assert "REFUSED: openvino bf16 synthesis: " in report.table()
+    assert "output x_hat differs from the reference by" in row.reason
+    assert report.refusal() == f"not written: openvino bf16 synthesis; {WRONG}"
 
 
 def test_golden_file_decodes_to_the_golden_latents(
