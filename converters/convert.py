@@ -18,10 +18,10 @@ from edgecodec.converters.calibration import Calibration, load_calibration
 from edgecodec.converters.executed_ops import executed_operations
 from edgecodec.converters.graph import Graph
 from edgecodec.converters.op_report import report_operators
-from edgecodec.converters.precision import Precision
+from edgecodec.converters.precision import FLOAT, Precision
 from edgecodec.converters.report import ConversionReport, ConversionRow
 from edgecodec.converters.share_weights import share_weights
-from edgecodec.converters.targets import TARGETS, Target, plan, require
+from edgecodec.converters.targets import TARGETS, Target, lacks, plan, require
 from edgecodec.entropy import LatentCoder
 from edgecodec.errors import ParityError
 from edgecodec.manifest import ArtefactEntry, Manifest
@@ -51,6 +51,10 @@ class _Job:
     progress: Progress
     drafts: dict[StageName, Draft] = field(default_factory=dict)
 
+    def path(self, target: Target, precision: Precision, stage: StageName) -> Path:
+        """Return where the file of an artefact goes that a runtime loads."""
+        return self.folder / target.name / f"{stage}.{precision}.{target.suffix}"
+
 
 def convert_checkpoint(
     checkpoint: Path | str,
@@ -66,15 +70,15 @@ def convert_checkpoint(
 ) -> ConversionReport:
     """Write a bundle; it appears whole or not at all.
 
-    Artefacts that cost more than `max_loss` are left out of it, and int8 ones that a runtime
-    computes otherwise than it must; the report says which.
+    Artefacts that cost more than `max_loss` are left out of it, and int8 and bf16 ones that a
+    runtime computes otherwise than it must, or not here; the report says which.
 
     Args:
         checkpoint: file that `edgecodec train` wrote, or `file.py:function` of a codec of one's
             own (docs/own-codec.md).
         out: folder, or a .zip file; refused, before anything is read, where it cannot be written.
         targets: among `onnx`, `openvino`, `tflite`, `torch`; torch in fp32 is always written.
-        precisions: among `fp32`, `fp16` and `int8`.
+        precisions: among `fp32`, `fp16`, `bf16` (of openvino alone) and `int8`.
         calibration: photos to measure ranges and losses on; None takes the demo photo.
         name: what people call the model.
         progress: told one line per step.
@@ -82,8 +86,9 @@ def convert_checkpoint(
         max_loss: BD-rate in percent that an artefact may cost against the reference.
 
     Raises:
-        ConversionError: the checkpoint or the photos cannot be read, or a network cannot be
-            converted; ParityError when one of fp32 or fp16 differs from torch by more than it may.
+        ConversionError: the checkpoint or the photos cannot be read, a network cannot be
+            converted, or no target has a precision; ParityError when one of fp32 or fp16 differs
+            from torch by more than it may.
         MissingDependencyError: a package that a target needs is not installed.
         UnknownPluginError: no such target.
         ConfigError, BundleError, BackendError: nothing asked for; `out` cannot be written or
@@ -134,8 +139,7 @@ def convert_checkpoint(
 
 
 def _float_graphs(source: Source) -> Graphs:
-    precisions: tuple[Precision, ...] = ("fp32", "fp16")
-    return {(stage, p): graph for stage, graph in source.graphs.items() for p in precisions}
+    return {(stage, p): graph for stage, graph in source.graphs.items() for p in FLOAT}
 
 
 def _reference_files(job: _Job) -> Gate:
@@ -183,11 +187,25 @@ def _write_artefacts(
     reference = Reference(job.source.modules, job.photos.photos, job.graphs)
     done = []
     for target, precision in work:
+        lacking = lacks(target, precision)
         for stage in STAGES:
-            entry, row = _write_one(job, target, precision, stage, reference.check)
+            if lacking:
+                entry, row = _not_written(job, target, precision, stage, lacking)
+            else:
+                entry, row = _write_one(job, target, precision, stage, reference.check)
             job.progress(row.line())
             done.append((entry, row))
     return done
+
+
+def _not_written(
+    job: _Job, target: Target, precision: Precision, stage: StageName, reason: str
+) -> tuple[ArtefactEntry, ConversionRow]:
+    """Return entry and row of what is not worth writing: nothing here could judge it."""
+    path = job.path(target, precision, stage).relative_to(job.folder).as_posix()
+    parity = {"checked": False, "reason": reason}
+    entry = ArtefactEntry(stage, target.name, precision, path, 0, parity=parity)
+    return entry, replace(ConversionRow.of(entry, None, 0.0), status="refused", lacking=True)
 
 
 def _write_one(
@@ -198,7 +216,7 @@ def _write_one(
     check: Callable[[Artefact, str, Progress], dict[str, object]],
 ) -> tuple[ArtefactEntry, ConversionRow]:
     started = time.perf_counter()
-    path = job.folder / target.name / f"{stage}.{precision}.{target.suffix}"
+    path = job.path(target, precision, stage)
     path.parent.mkdir(exist_ok=True)
     operators = target.load_writer()(job.graphs[stage, precision], path, precision)
     artefact = Artefact(stage, target.name, precision, path)
@@ -206,7 +224,7 @@ def _write_one(
     try:
         parity = check(artefact, target.backend, job.progress)
     except ParityError as exc:
-        if precision != "int8":
+        if precision not in ("int8", "bf16"):
             raise
         failure = str(exc)
         parity = {"checked": False, "reason": failure}

@@ -108,10 +108,10 @@ _OPENVINO_BY_ELEMENT = {"Eltwise", "FakeQuantize"}
 def _from_openvino(artefact: Artefact) -> list[Operation]:
     import openvino
 
-    from edgecodec.runtimes.openvino_backend import DEVICE, PRECISION_HINTS
+    from edgecodec.runtimes.openvino_backend import DEVICE, precision_hint
 
     core = openvino.Core()
-    hint = {"INFERENCE_PRECISION_HINT": PRECISION_HINTS[artefact.precision]}
+    hint = {"INFERENCE_PRECISION_HINT": precision_hint(core, artefact.precision)}
     compiled = core.compile_model(core.read_model(artefact.path), DEVICE, hint)
     operations: dict[str, tuple[Operation, str]] = {}
     for op in compiled.get_runtime_model().get_ordered_ops():

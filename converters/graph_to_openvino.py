@@ -7,8 +7,11 @@ with INFERENCE_PRECISION_HINT=f32, because OpenVINO computes in bf16 or f16 wher
 `fp16` is the same network with *every* constant float16, rounded where it has to be, biases too.
 OpenVINO decides the arithmetic when it compiles, not the file: the file declares
 rt_info/edgecodec/precision = fp16, and a runtime answers it with INFERENCE_PRECISION_HINT=f16.
-Processors without f16 arithmetic then compute in bf16 where they have that (and differ from the
-reference by up to three levels), in f32 with the rounded constants where they do not.
+Where the processor has no f16 arithmetic the runtime asks for f32, with the rounded constants.
+
+`bf16` stores what `fp32` stores, to the byte, and declares precision = bf16, which a runtime
+answers with INFERENCE_PRECISION_HINT=bf16: OpenVINO then rounds weights and what passes between
+layers to the eight bits of bfloat16 when it compiles. It is for processors that have bfloat16.
 
 `int8` is for graphs that have int8 codes: weights are stored as int8 and biases as int32, beside
 FakeQuantize operations, from which OpenVINO makes integer convolutions when it compiles. What lies
@@ -33,7 +36,7 @@ from edgecodec.converters.graph import Convolution, Graph, QuantizedConv2d, fits
 from edgecodec.converters.graph_to_onnx import build_onnx
 from edgecodec.converters.int8_unrounded import unrounded
 from edgecodec.converters.onnx_layouts import PictureLast
-from edgecodec.converters.precision import Precision, check_graph_precision
+from edgecodec.converters.precision import PRECISIONS, Precision, check_graph_precision
 from edgecodec.errors import ConversionError
 
 _WORTH_HALF = 256
@@ -46,7 +49,7 @@ def write_openvino(graph: Graph, path: Path, precision: Precision = "fp32") -> d
         ConversionError: the precision is not available for this graph, or OpenVINO changed a
             constant.
     """
-    check_graph_precision(graph, precision)
+    check_graph_precision(graph, precision, PRECISIONS)
     if graph.stage == "analysis":  # which need not be the same on every runtime
         graph = unrounded(graph)
     model = _convert(build_onnx(graph, "int8" if precision == "int8" else "fp32", PictureLast))

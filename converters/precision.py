@@ -7,8 +7,12 @@ from typing import Literal, TypeAlias
 from edgecodec.converters.graph import Graph
 from edgecodec.errors import ConversionError
 
-Precision: TypeAlias = Literal["fp32", "fp16", "int8"]
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")
+WITHOUT_BF16: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+"""Of targets whose runtimes do not compute in bfloat16 when asked to."""
+FLOAT: tuple[Precision, ...] = ("fp32", "fp16", "bf16")
+"""Those that are made of the same graph."""
 
 
 def check_precision(
@@ -27,13 +31,16 @@ def check_precision(
     )
 
 
-def check_graph_precision(graph: Graph, precision: Precision) -> None:
-    """Refuse a precision that a graph does not have.
+def check_graph_precision(
+    graph: Graph, precision: Precision, available: tuple[Precision, ...] = WITHOUT_BF16
+) -> None:
+    """Refuse a precision that a target or a graph does not have.
 
     Raises:
-        ConversionError: it is int8 and the graph has no codes, or the other way round.
+        ConversionError: it is not among `available`; or it is int8 and the graph has no codes, or
+            the other way round.
     """
-    check_precision(precision, stage=graph.stage)
+    check_precision(precision, available, graph.stage)
     if graph.has_codes and precision != "int8":
         raise ConversionError(f"an int8 graph cannot be written as {precision}", graph.stage)
     if not graph.has_codes and precision == "int8":

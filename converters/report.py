@@ -18,6 +18,7 @@ ADVICE = (
     "try more and more typical photos (--calibration), a higher --max-bd-loss, or another precision"
 )
 WRONG = "its runtime here computes something else; try another version of it, or another precision"
+LACKING = "convert on a CPU that has the arithmetic, or without that precision"
 NO_CURVE = "nothing tells what it loses; train the checkpoint, or allow all (--max-bd-loss inf)"
 
 
@@ -27,7 +28,7 @@ class ConversionRow:
 
     Attributes:
         target: `onnx`, `openvino`, `tflite` or `torch`.
-        precision: `fp32`, `fp16` or `int8`.
+        precision: `fp32`, `fp16`, `bf16` or `int8`.
         stage: `analysis` or `synthesis`.
         status: `ok`, `refused`, or `not checked` where the runtime is not installed here.
         bytes: of all its files.
@@ -39,6 +40,7 @@ class ConversionRow:
         seconds: for writing and checking it.
         reason: why it was not checked, or refused.
         wrong: it is refused because its runtime computes something else.
+        lacking: it was not made because this machine lacks the arithmetic to judge it.
         bd_loss: BD-rate in percent against the reference, of this stage; None when not measured.
         worst_image: that of the photo where it is largest.
         ms: per call at 512x768 with two threads.
@@ -58,6 +60,7 @@ class ConversionRow:
     seconds: float
     reason: str = ""
     wrong: bool = False
+    lacking: bool = False
     bd_loss: float | None = None
     worst_image: float | None = None
     ms: float | None = None
@@ -70,7 +73,7 @@ class ConversionRow:
         return self.status == "refused"
 
     @classmethod
-    def of(cls, entry: ArtefactEntry, ops: OpReport, seconds: float) -> ConversionRow:
+    def of(cls, entry: ArtefactEntry, ops: OpReport | None, seconds: float) -> ConversionRow:
         """Return the row of an artefact, by what its parity check gave."""
         outputs = [value for value in entry.parity.values() if isinstance(value, dict)]
         levels = [value["max_level_err"] for value in outputs if "max_level_err" in value]
@@ -161,6 +164,8 @@ class ConversionReport:
             why = f"most of it by {worst.summary()}: try {worst.advice[0]}"
         elif all(row.wrong for row in self.refused):
             why = WRONG
+        elif all(row.lacking for row in self.refused):
+            why = LACKING
         elif all(row.bd_loss is None for row in self.refused):
             why = NO_CURVE
         return f"not written: {what}; {why}"

@@ -10,8 +10,18 @@ from pathlib import Path
 from typing import Protocol
 
 from edgecodec.converters.graph import Graph
-from edgecodec.converters.precision import PRECISIONS, Precision, check_precision
-from edgecodec.errors import ConfigError, MissingDependencyError, UnknownPluginError
+from edgecodec.converters.precision import (
+    PRECISIONS,
+    WITHOUT_BF16,
+    Precision,
+    check_precision,
+)
+from edgecodec.errors import (
+    ConfigError,
+    ConversionError,
+    MissingDependencyError,
+    UnknownPluginError,
+)
 
 
 class Writer(Protocol):
@@ -41,7 +51,7 @@ class Target:
     suffix: str
     backend: str
     requires: tuple[tuple[str, str], ...]
-    precisions: tuple[Precision, ...] = PRECISIONS
+    precisions: tuple[Precision, ...] = WITHOUT_BF16
     minimum: str = ""
 
     def load_writer(self) -> Writer:
@@ -74,6 +84,7 @@ TARGETS = {
             "xml",
             "openvino",
             (("onnx", "convert"), ("openvino", "openvino")),
+            PRECISIONS,
             minimum="2024.0",
         ),
         Target(
@@ -110,12 +121,29 @@ def require(packages: Sequence[tuple[str, str]]) -> None:
             raise MissingDependencyError(package, extra)
 
 
+def lacks(target: Target, precision: Precision) -> str:
+    """Return why no artefact of a precision could be judged on this machine, empty if it can.
+
+    A runtime that lacks the arithmetic would be judged by something else that it computes instead.
+
+    Raises:
+        BackendUnavailableError: the runtime does not load.
+    """
+    if precision != "bf16":
+        return ""
+    from edgecodec.runtimes.openvino_backend import OpenVinoBackend
+
+    return OpenVinoBackend().lacks(precision)
+
+
 def plan(targets: Sequence[str], precisions: Sequence[str]) -> list[tuple[Target, Precision]]:
     """Return what to write, the torch reference first; it is always part of a bundle.
 
+    A precision that only some of the targets have is planned for these.
+
     Raises:
         UnknownPluginError: no such target.
-        ConversionError: no such precision.
+        ConversionError: no such precision, or none of the targets has it.
         ConfigError: nothing asked for.
         MissingDependencyError: a package that a writer needs is not installed.
     """
@@ -125,7 +153,7 @@ def plan(targets: Sequence[str], precisions: Sequence[str]) -> list[tuple[Target
         if name not in TARGETS:
             raise UnknownPluginError("target", name, tuple(TARGETS))
     for precision in precisions:
-        check_precision(precision)
+        _check_offered(check_precision(precision), targets)
     chosen: list[tuple[Target, Precision]] = [(TARGETS["torch"], "fp32")]
     for name in dict.fromkeys(targets):
         target = TARGETS[name]
@@ -134,3 +162,12 @@ def plan(targets: Sequence[str], precisions: Sequence[str]) -> list[tuple[Target
             wanted = [p for p in PRECISIONS if p in precisions and p in target.precisions]
             chosen += [(target, p) for p in wanted]
     return chosen
+
+
+def _check_offered(precision: Precision, targets: Sequence[str]) -> None:
+    if not any(precision in TARGETS[name].precisions for name in targets):
+        offer = [name for name, target in TARGETS.items() if precision in target.precisions]
+        raise ConversionError(
+            f"precision {precision!r} is not available for {', '.join(targets)}; "
+            f"it is for: {', '.join(offer)}"
+        )

@@ -31,7 +31,7 @@ from edgecodec.runtimes.golden import TOLERANCES
 from edgecodec.runtimes.registry import backend_names, get_backend
 from edgecodec.tables import CELL_ORDER, SYMBOL_LIMIT
 
-ALLOWED_LEVELS = {"fp32": TOLERANCES["fp32"].levels, "fp16": TOLERANCES["fp16"].levels, "int8": 0}
+ALLOWED_LEVELS = {p: TOLERANCES[p].levels for p in ("fp32", "fp16", "bf16")} | {"int8": 0}
 """How far pixels may be from the first decoder's: none at all where the synthesis is exact."""
 UInt8Array = npt.NDArray[np.uint8]
 Int16Array = npt.NDArray[np.int16]
@@ -311,10 +311,10 @@ def _exchange(
 
 
 def _differences(codecs: dict[str, Codec], data: bytes) -> dict[str, Shown]:
-    """Return how far each decoder's pixels are from those of the first of its kind."""
+    """Return how far each decoder's pixels are from those of the first of its kind, fp32 first."""
     references: dict[str, Shown] = {}
     differences = {}
-    for name, codec in codecs.items():
+    for name, codec in sorted(codecs.items(), key=lambda item: item[1].precision != "fp32"):
         shown = np.asarray(codec.decode(data)).astype(np.int16)
         kind = "int8" if codec.precision == "int8" else "float"
         differences[name] = np.abs(shown - references.setdefault(kind, shown))

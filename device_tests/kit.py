@@ -33,7 +33,7 @@ KIT = Path(__file__).with_name("kit")
 BUNDLE = "model.zip"
 INDEX = "kit.json"
 BREAK = "format break"
-PRECISIONS = ("fp32", "fp16", "int8")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
 
 def digest_of(value: bytes | npt.NDArray[Any]) -> str:

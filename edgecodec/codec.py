@@ -64,7 +64,7 @@ class Codec:
         bundle: folder or zip file of a bundle, the name of an embedded one, or an open Bundle.
             None encodes with the default one and decodes with whichever embedded one a file names.
         backend: `auto` measures what is here; a name takes that backend or fails.
-        precision: `auto`, `fp32`, `fp16` or `int8`.
+        precision: `auto`, `fp32`, `fp16`, `bf16` or `int8`.
         threads: worker threads of the runtime; None measures with `auto`, and leaves the choice
             to a backend that is named.
         entropy_coder: `auto` (the C core where it is built), `c` or `numpy`.

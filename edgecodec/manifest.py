@@ -21,7 +21,7 @@ class ArtefactEntry:
     Attributes:
         stage: `analysis` or `synthesis`.
         target: `onnx`, `openvino`, `tflite` or `torch`.
-        precision: `fp32`, `fp16` or `int8`.
+        precision: `fp32`, `fp16`, `bf16` or `int8`.
         path: the file a runtime loads, relative to the bundle.
         bytes: size of all its files.
         exact: whether every runtime gives the same integers.

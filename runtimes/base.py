@@ -52,7 +52,7 @@ class Artefact:
     Attributes:
         stage: `analysis` or `synthesis`.
         target: `onnx`, `openvino`, `tflite` or `torch`.
-        precision: `fp32`, `fp16` or `int8`.
+        precision: `fp32`, `fp16`, `bf16` or `int8`.
         path: the file to load; files that belong to it lie beside it.
     """
 

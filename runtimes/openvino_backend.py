@@ -15,9 +15,9 @@ from edgecodec.runtimes.vendor import BROKEN, import_vendor, one_line, version_o
 
 DEVICE = "CPU"
 
-PRECISION_HINTS = {"fp32": "f32", "fp16": "f16", "int8": "f32"}
+PRECISION_HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32"}
 """What may be computed in. Without `f32` OpenVINO takes bfloat16 where the CPU has it, and pixels
-move by several levels. `f16` means half precision or bfloat16, whichever the CPU has, or float32.
+move by several levels. See `precision_hint` for CPUs that lack one.
 """
 
 KERNEL_CACHE = "64"
@@ -29,6 +29,38 @@ _failed: list[Any] = []
 """Models whose inference failed, kept until the process ends. OpenVINO 2026.4 gives empty results,
 without an error, where it finds no kernel for the processor (`ONEDNN_MAX_CPU_ISA=AVX2` on one with
 bfloat16; an emulated Cortex-A72); once such a model is released, the next one to run crashes."""
+
+
+def precision_hint(core: Any, precision: str) -> str:
+    """Return the INFERENCE_PRECISION_HINT for an artefact on this CPU.
+
+    OpenVINO answers a hint it cannot keep with something else: `f16` with bfloat16 where the CPU
+    has that and no half precision, which keeps 8 bits instead of 11, and `bf16` with float32. What
+    bfloat16 costs was judged for bf16 artefacts alone, so fp16 ones are computed in float32 there.
+
+    Args:
+        core: of OpenVINO.
+        precision: of the artefact.
+
+    Raises:
+        BackendUnavailableError: it is bf16 and the CPU has no bfloat16.
+    """
+    hint = PRECISION_HINTS.get(precision, "f32")
+    listed = _numbers(core)
+    if hint == "f16" and "FP16" not in listed:
+        return "f32"
+    if hint == "bf16" and "BF16" not in listed:
+        raise BackendUnavailableError(
+            OpenVinoBackend.name,
+            f"bf16 needs a CPU with bfloat16; OpenVINO lists {', '.join(listed)} for this one",
+        )
+    return hint
+
+
+def _numbers(core: Any) -> list[str]:
+    """Return the arithmetic that OpenVINO lists for this CPU, sorted."""
+    kinds = core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
+    return sorted(kind for kind in kinds if kind in ("FP32", "BF16", "FP16", "INT8"))
 
 
 class OpenVinoBackend:
@@ -50,24 +82,39 @@ class OpenVinoBackend:
             version = version_of(openvino, "openvino").partition("-")[0]
             if DEVICE not in devices:
                 return Availability(False, "has no CPU plugin", version, devices=named)
-            kinds = core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
+            numbers = _numbers(core)
         except BackendUnavailableError as exc:
             return Availability(False, exc.args[0].partition(": ")[2])
         except Exception as exc:  # a probe never raises
             return Availability(False, f"{BROKEN} answer: {one_line(exc)}")
-        numbers = [kind for kind in kinds if kind in ("FP32", "BF16", "FP16", "INT8")]
-        reason = f"CPU plugin found ({', '.join(sorted(numbers))})"
+        reason = f"CPU plugin found ({', '.join(numbers)})"
         return Availability(True, reason, version, devices=named)
+
+    def lacks(self, precision: str) -> str:
+        """Return why artefacts of a precision cannot be computed here, empty where they can.
+
+        Raises:
+            BackendUnavailableError: OpenVINO is not installed or does not load.
+        """
+        core = self._get_core()
+        try:
+            precision_hint(core, precision)
+        except BackendUnavailableError as exc:
+            return str(exc).removeprefix(f"{self.name}: ")
+        return ""
 
     def load(self, artefact: Artefact, options: SessionOptions) -> Session:
         """Load an `.xml` file with dynamic height and width.
 
         Raises:
-            BackendUnavailableError: OpenVINO is not installed or does not load.
+            BackendUnavailableError: OpenVINO is not installed or does not load, or the CPU lacks
+                what the artefact is computed in.
             BackendError: it refuses the file.
         """
         try:
             return OpenVinoSession(artefact, self._compile(artefact, options))
+        except BackendUnavailableError:
+            raise
         except Exception as exc:
             raise load_error(self.name, artefact, exc) from exc
 
@@ -90,14 +137,14 @@ class OpenVinoBackend:
             raise load_error(self.name, artefact, exc) from exc
 
     def _compile(self, artefact: Artefact, options: SessionOptions, **more: str) -> Any:
+        core = self._get_core()
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": PRECISION_HINTS.get(artefact.precision, "f32"),
+            "INFERENCE_PRECISION_HINT": precision_hint(core, artefact.precision),
             **more,
         }
         if options.threads is not None:
             settings["INFERENCE_NUM_THREADS"] = str(options.threads)
-        core = self._get_core()
         model = core.read_model(str(artefact.path))
         try:
             return core.compile_model(

@@ -20,13 +20,18 @@ from pathlib import Path
 from typing import IO, Any
 
 from edgecodec.bundle import Bundle
-from edgecodec.errors import BackendError, EdgeCodecError, ScratchError
+from edgecodec.errors import (
+    BackendError,
+    BackendUnavailableError,
+    EdgeCodecError,
+    ScratchError,
+)
 from edgecodec.runtimes.base import Availability
 from edgecodec.runtimes.candidates import Candidate, find_candidates, prove
 from edgecodec.runtimes.environment import disabled_backends, risky_backends, trusted_backends
 from edgecodec.runtimes.golden import Golden
 from edgecodec.runtimes.registry import BUILTIN, plugin_specs
-from edgecodec.runtimes.vendor import one_line
+from edgecodec.runtimes.vendor import BROKEN, one_line
 from edgecodec.runtimes.verdict_store import has_passed, is_marked, note_passed, trial_name, unmark
 
 LIMIT_S = 30.0
@@ -88,8 +93,9 @@ def try_untried(bundle: Bundle, candidates: Sequence[Candidate], size: tuple[int
         for candidate, problem in zip(left, told, strict=False):
             _check_room(problem)
             if problem:
-                candidate.reject(BackendError(candidate.name, problem))
-            else:
+                candidate.reject(_error(candidate, problem))
+            # What says in good order that it cannot be used here may say it in this process.
+            if not problem or problem.startswith(_NOT_HERE):
                 _note(bundle, candidate)
         left = left[len(told) :]
         if left:
@@ -107,6 +113,7 @@ def try_in_child(bundle: Bundle, candidate: Candidate, size: tuple[int, int]) ->
 
     Raises:
         BackendError: it crashed, did not end in time, or answered wrongly.
+        BackendUnavailableError: it cannot be used here.
         ScratchError: there is no room for its files.
     """
     if not sys.executable:
@@ -115,7 +122,7 @@ def try_in_child(bundle: Bundle, candidate: Candidate, size: tuple[int, int]) ->
     problem = told[0] if told else ending
     _check_room(problem)
     if problem:
-        raise BackendError(candidate.name, problem)
+        raise _error(candidate, problem)
     _note(bundle, candidate)
 
 
@@ -127,6 +134,13 @@ def _check_room(problem: str) -> None:
     """
     if problem.startswith(_NO_ROOM):
         raise ScratchError(problem.removeprefix(_NO_ROOM))
+
+
+def _error(candidate: Candidate, problem: str) -> BackendError:
+    """Return what a trial said is wrong: a fault, or that something is not here."""
+    if problem.startswith(_NOT_HERE):
+        return BackendUnavailableError(candidate.name, problem.removeprefix(_NOT_HERE))
+    return BackendError(candidate.name, problem)
 
 
 def _note(bundle: Bundle, candidate: Candidate) -> None:
@@ -210,6 +224,7 @@ def _said(output: IO[bytes]) -> list[str]:
 
 _SAID = "edgecodec trial: "
 _NO_ROOM = "no room: "
+_NOT_HERE = "not here: "
 
 
 def _describe(code: int) -> str:
@@ -246,7 +261,10 @@ def _problem(bundle: Bundle, job: dict[str, Any]) -> str:
     except ScratchError as exc:
         return f"{_NO_ROOM}{exc}"
     except EdgeCodecError as exc:
-        return str(exc).removeprefix(f"{job['backend']}: ")
+        told = str(exc).removeprefix(f"{job['backend']}: ")
+        # A runtime that is there but broken is a fault; what this device lacks is none.
+        lacking = isinstance(exc, BackendUnavailableError) and BROKEN not in told
+        return f"{_NOT_HERE}{told}" if lacking else told
     except Exception as exc:  # whatever the backend raises is what is to be told
         return one_line(exc)
     return ""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from edgecodec.codec import Codec
     from edgecodec.profiling import Profile
 
-PRECISIONS = ("auto", "fp32", "fp16", "int8")
+PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8")
 
 
 def whole_number(low: int, high: int) -> Any:

@@ -46,7 +46,7 @@ def add_parser(sub: Any) -> None:
         "--precision",
         type=name_list,
         metavar="LIST",
-        help="these alone, such as int8 (default: fp32, with --matrix fp32,fp16,int8)",
+        help="these alone, such as int8 (default: fp32, with --matrix fp32,fp16,bf16,int8)",
     )
     add(
         "--extremes",

@@ -12,9 +12,10 @@ import torch
 
 from edgecodec.bundle import WEIGHTS, Bundle
 from edgecodec.bundle_writing import size_of
+from edgecodec.codec import Codec
 from edgecodec.container import read_container
 from edgecodec.converters.convert import convert_checkpoint
-from edgecodec.converters.report import ConversionReport
+from edgecodec.converters.report import WRONG, ConversionReport
 from edgecodec.entropy import LatentCoder
 from edgecodec.errors import (
     BundleError,
@@ -22,7 +23,9 @@ from edgecodec.errors import (
     MissingDependencyError,
     ParityError,
 )
+from edgecodec.runtimes import openvino_backend
 from edgecodec.runtimes.base import Artefact, SessionOptions
+from edgecodec.runtimes.openvino_backend import OpenVinoBackend
 from edgecodec.runtimes.registry import get_backend
 from tests.converters.painting import picture, save_painting_codec
 
@@ -88,7 +91,7 @@ def test_conversion_writes_a_bundle_that_runs_everywhere(
         session = backend.load(artefact, SessionOptions(threads=1))
         if entry.stage == "synthesis":
             found = session.run({"y_hat": golden["y_hat"][None].astype(np.float32)})["x_hat"][0]
-            allowed = 1 if entry.precision == "fp32" else 9  # bfloat16 where OpenVINO takes that
+            allowed = 1 if entry.precision == "fp32" else 9
             assert np.abs(np.clip(found, 0, 255) - golden["x_hat"]).max() < allowed
             extreme = golden["y_hat_extreme"][None].astype(np.float32)
             found = session.run({"y_hat": extreme})["x_hat"][0]
@@ -102,6 +105,68 @@ def test_conversion_writes_a_bundle_that_runs_everywhere(
     assert json.loads(json.dumps(report.to_dict()))["rows"][0]["target"] == "torch"
     assert "openvino  fp16       synthesis" in report.table()
     bundle.close()
+
+
+def test_bf16_is_openvinos_and_costs_no_weights(
+    checkpoint: Path, photos: Path, tmp_path: Path
+) -> None:
+    if OpenVinoBackend().lacks("bf16"):
+        pytest.skip("this processor has no bfloat16")
+    options: dict[str, Any] = {"targets": ["onnx", "openvino"], "precisions": ["fp32", "bf16"]}
+    report = convert(checkpoint, photos, tmp_path / "b", **options)
+    assert [row.status for row in report.rows] == 8 * ["ok"]
+    with Bundle(tmp_path / "b") as bundle, Codec(bundle, "openvino", "bf16", 1) as codec:
+        entries = [e for e in bundle.manifest.artefacts if e.precision == "bf16"]
+        paths = [f"openvino/{stage}.bf16.xml" for stage in ("analysis", "synthesis")]
+        assert [(e.path, e.exact) for e in entries] == [(path, False) for path in paths]
+        assert all(set(e.loss) >= {"analysis_loss", "synthesis_loss"} for e in entries)
+        assert 0 < entries[1].parity["x_hat"]["max_level_err"] <= 8
+        data = codec.encode(picture(5))
+        assert codec.choice("synthesis").precision == "bf16"
+        with Codec(bundle, "onnxruntime", "fp32", 1) as other:
+            assert np.array_equal(other.decode_latents(data), codec.decode_latents(data))
+            shown = [np.asarray(c.decode(data)).astype(int) for c in (codec, other)]
+            assert 0 < np.abs(shown[0] - shown[1]).max() <= 8
+        weights = (bundle.root / WEIGHTS).stat().st_size
+    convert(checkpoint, photos, tmp_path / "c", targets=["onnx", "openvino"])
+    assert (tmp_path / "c" / WEIGHTS).stat().st_size == weights
+
+
+def test_bf16_is_not_written_where_nothing_can_judge_it(
+    checkpoint: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openvino_backend, "_numbers", lambda core: ["FP32", "INT8"])
+    options: dict[str, Any] = {"targets": ["openvino"], "precisions": ["fp32", "bf16"]}
+    report = convert(checkpoint, photos, tmp_path / "b", **options)
+    assert [(r.stage, r.precision, r.bytes) for r in report.refused] == [
+        ("analysis", "bf16", 0),
+        ("synthesis", "bf16", 0),
+    ]
+    reason = "bf16 needs a CPU with bfloat16; OpenVINO lists FP32, INT8 for this one"
+    assert f"REFUSED: openvino bf16 synthesis: {reason}" in report.table()
+    assert report.refusal().startswith("not written: openvino bf16 analysis, openvino bf16 synth")
+    assert "convert on a CPU that has the arithmetic" in report.refusal()
+    json.dumps(report.to_dict(), allow_nan=False)
+    with Bundle(tmp_path / "b") as bundle:
+        assert {e.precision for e in bundle.manifest.artefacts} == {"fp32"}
+        assert not list(bundle.root.rglob("*bf16*"))
+
+
+def test_bf16_that_is_something_else_is_left_out(
+    checkpoint: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgecodec.converters.parity import TOLERANCES, Tolerance
+
+    if OpenVinoBackend().lacks("bf16"):
+        pytest.skip("this processor has no bfloat16")
+    monkeypatch.setitem(TOLERANCES, "bf16", Tolerance(8.0, -1, 0.0))
+    options: dict[str, Any] = {"targets": ["openvino"], "precisions": ["fp32", "bf16"]}
+    report = convert(checkpoint, photos, tmp_path / "b", **options)
+    (row,) = report.refused
+    assert (row.precision, row.stage, row.wrong) == ("bf16", "synthesis", True)
+    assert "REFUSED: openvino bf16 synthesis: " in report.table()
+    assert "output x_hat differs from the reference by" in row.reason
+    assert report.refusal() == f"not written: openvino bf16 synthesis; {WRONG}"
 
 
 def test_golden_file_decodes_to_the_golden_latents(

@@ -48,6 +48,15 @@ def test_fp16_has_no_other_constants(small_graph: Any, tmp_path: Path) -> None:
     assert written.get_rt_info(["edgecodec", "precision"]).astype(str) == "fp16"
 
 
+def test_bf16_stores_what_fp32_stores(small_graph: Any, tmp_path: Path) -> None:
+    for precision in ("fp32", "bf16"):
+        write_openvino(small_graph, tmp_path / f"{precision}.xml", precision)
+        written = openvino.Core().read_model(tmp_path / f"{precision}.xml")
+        assert written.get_rt_info(["edgecodec", "precision"]).astype(str) == precision
+    weights = [(tmp_path / f"{precision}.bin").read_bytes() for precision in ("fp32", "bf16")]
+    assert weights[0] == weights[1]
+
+
 def test_operators_are_counted_and_size_is_free(small_graph: Any, tmp_path: Path) -> None:
     operators = write_openvino(small_graph, tmp_path / "a.xml")
     assert operators["Convolution"] == 4

@@ -27,6 +27,7 @@ from edgecodec.model.config import CodecConfig
 from edgecodec.model.network import NeuralCodec
 from edgecodec.model.stages import build_stages
 from edgecodec.runtimes.base import Artefact, StageName
+from edgecodec.runtimes.openvino_backend import OpenVinoBackend
 from tests.converters.conftest import Residual, RunArtefact, chain
 from tests.converters.int8_networks import quantized
 
@@ -96,6 +97,14 @@ def test_the_default_network_has_no_avoidable_change_of_layout(
     assert found.executed_int8 == found.int8
     assert sum(found.executed.values()) >= convolutions
     json.dumps(found.to_dict())
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_bfloat16_changes_no_layout(stage: StageName, tmp_path: Path) -> None:
+    if OpenVinoBackend().lacks("bf16"):
+        pytest.skip("this processor has no bfloat16")
+    found = report_of(graph_of(stage, "bf16"), "openvino", "bf16", tmp_path)
+    assert (found.avoidable, found.warnings()) == ((), [])
 
 
 @pytest.mark.parametrize("target", ["onnx", "openvino", "tflite"])

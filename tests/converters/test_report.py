@@ -11,7 +11,7 @@ import pytest
 
 from edgecodec.converters.diagnosis import Diagnosis, GroupCost
 from edgecodec.converters.op_report import OpReport
-from edgecodec.converters.report import ADVICE, NO_CURVE, ConversionReport, ConversionRow
+from edgecodec.converters.report import ADVICE, LACKING, NO_CURVE, ConversionReport, ConversionRow
 
 GOOD = OpReport({"Conv": 3}, {"QLinearConv": 2, "Conv": 1}, ("in",), (), 2, 2, {"last": "why"})
 SLOW = OpReport({"Conv": 3}, {"Conv": 3, "Transpose": 4}, tuple("abcd"), tuple("abcd"), 2, 0, {})
@@ -71,6 +71,11 @@ def test_operators_that_cost_time_are_told() -> None:
             [row(status="refused", bd_loss=None)],
             (),
             f"not written: onnx int8 synthesis; {NO_CURVE}",
+        ),
+        (
+            [row(), row(status="refused", bd_loss=None, precision="bf16", lacking=True)],
+            (),
+            f"not written: onnx bf16 synthesis; {LACKING}",
         ),
         (
             [row(), row(status="refused", stage="analysis"), row(status="refused")],

@@ -73,6 +73,17 @@ def test_precisions_share_what_is_the_same(tmp_path: Path) -> None:
         assert size < 1.02 * 2 * size_of_weights(graph) + 4096
 
 
+def test_bf16_adds_no_weight(tmp_path: Path) -> None:
+    graph, pool = wide(half=False), _Pool()
+    sizes = []
+    for precision in ("fp32", "bf16"):
+        (tmp_path / precision).mkdir()
+        for data in write(graph, "openvino", precision, tmp_path / precision).values():
+            find_parts(data, graph, pool)
+        sizes.append(len(pool.data))
+    assert sizes[0] == sizes[1] > 0
+
+
 @pytest.mark.parametrize("target", sorted(TARGETS))
 def test_any_layer_comes_back(traced: Traced, target: str, tmp_path: Path) -> None:
     pool = _Pool()

@@ -78,6 +78,23 @@ def test_plan_knows_int8_of_all_but_torch() -> None:
     assert chosen == [("torch", "fp32"), ("onnx", "int8")]
 
 
+def test_plan_knows_bf16_of_openvino_alone() -> None:
+    chosen = [(t.name, p) for t, p in plan(["onnx", "openvino"], ["bf16", "fp32", "int8"])]
+    assert chosen == [
+        ("torch", "fp32"),
+        ("onnx", "fp32"),
+        ("onnx", "int8"),
+        ("openvino", "fp32"),
+        ("openvino", "bf16"),
+        ("openvino", "int8"),
+    ]
+    message = "^precision 'bf16' is not available for onnx, tflite; it is for: openvino$"
+    with pytest.raises(ConversionError, match=message):
+        plan(["onnx", "tflite"], ["fp32", "bf16"])
+    with pytest.raises(ConversionError, match="'int8' is not available for torch; it is for: onnx"):
+        plan(["torch"], ["fp32", "int8"])
+
+
 def test_plan_refuses_unknown_names() -> None:
     with pytest.raises(UnknownPluginError, match="no target named 'coreml'; there are: onnx"):
         plan(["coreml"], ["fp32"])
@@ -104,4 +121,13 @@ def test_writers_refuse_other_precisions(
 ) -> None:
     with pytest.raises(ConversionError, match=r"synthesis: .*(not available|without int8 codes)"):
         TARGETS[target].load_writer()(small_graph, tmp_path / "x", precision)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("target", sorted(set(TARGETS) - {"openvino"}))
+def test_writers_but_that_of_openvino_refuse_bf16(
+    target: str, small_graph: Any, tmp_path: Any
+) -> None:
+    with pytest.raises(ConversionError, match="synthesis: precision 'bf16' is not available; the"):
+        TARGETS[target].load_writer()(small_graph, tmp_path / "x", "bf16")
     assert not list(tmp_path.iterdir())

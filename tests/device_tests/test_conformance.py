@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,10 @@ from edgecodec.device_tests.conformance import (
 from edgecodec.device_tests.kit import PRECISIONS, kit_model
 from edgecodec.entropy import LatentCoder, core_available
 from edgecodec.errors import UnknownPluginError
+from edgecodec.runtimes import openvino_backend
+from edgecodec.runtimes.openvino_backend import OpenVinoBackend
 from edgecodec.runtimes.registry import backend_names
+from tests.runtimes.conftest import with_bf16
 from tests.streams import symbols
 
 Pictures = dict[str, npt.NDArray[np.uint8]]
@@ -166,13 +170,55 @@ def test_matrix_holds_every_precision_and_int8_to_the_same_pixels(pictures: Pict
     )
     assert report.passed, report.text()
     names = {p.decoder for p in report.pairs}
-    assert {f"onnxruntime {precision}" for precision in PRECISIONS} <= names
+    assert {f"onnxruntime {precision}" for precision in ("fp32", "fp16", "int8")} <= names
     assert len(report.pairs) == len(names) ** 2
     for pair in report.pairs:
         assert pair.allowed == {"fp32": 1, "fp16": 8, "int8": 0}[pair.decoder.split()[1]]
     header = report.text().splitlines()
     assert any(line.startswith("made on, read on") for line in header)
     assert report.to_dict()["device"]["packages"]["onnxruntime"]
+
+
+def test_matrix_holds_bf16_to_a_bound_of_its_own(pictures: Pictures, tmp_path: Path) -> None:
+    """Whatever the order they are named in, pixels are compared with those of fp32."""
+    if OpenVinoBackend().lacks("bf16"):
+        pytest.skip("this processor has no bfloat16")
+    with Bundle(kit_model()) as kit, Bundle(with_bf16(kit, tmp_path / "b.bundle")) as bundle:
+        report = check_conformance(
+            pictures,
+            [70],
+            bundle=bundle,
+            backends=["openvino"],
+            precisions=("bf16", "fp32"),
+            tile=32,
+            threads=1,
+            twin=False,
+        )
+    assert report.passed, report.text()
+    found = {p.decoder: (p.latent_mismatches, p.allowed) for p in report.pairs}
+    assert found == {"openvino bf16": (0, 8), "openvino fp32": (0, 1)}
+    assert {p.max_pixel_difference > 0 for p in report.pairs if "bf16" in p.decoder} == {True}
+    assert {p.max_pixel_difference for p in report.pairs if "fp32" in p.decoder} == {0}
+
+
+def test_matrix_tells_why_bf16_is_not_used(
+    pictures: Pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openvino_backend, "_numbers", lambda core: ["FP32"])
+    with Bundle(kit_model()) as kit, Bundle(with_bf16(kit, tmp_path / "b.bundle")) as bundle:
+        report = check_conformance(
+            pictures,
+            [70],
+            bundle=bundle,
+            backends=["openvino"],
+            precisions=PRECISIONS,
+            tile=32,
+            threads=1,
+            twin=False,
+        )
+    assert report.passed, report.text()
+    assert set(report.skipped) == {"openvino bf16 analysis", "openvino bf16 synthesis"}
+    assert "bf16 needs a CPU with bfloat16" in report.text()
 
 
 def test_int8_pixel_that_differs_fails(pictures: Pictures, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgecodec.bundle import GOLDEN, MANIFEST, Bundle
+from edgecodec.bundle import GOLDEN, MANIFEST, TABLES, Bundle
 from edgecodec.bundle_writing import hash_files, writing_bundle
 from edgecodec.converters.graph import Conv2d, DepthToSpace, Graph, Relu, Value
 from edgecodec.converters.graph_to_onnx import write_onnx
@@ -121,6 +123,30 @@ def write_tiny_bundle(folder: Path, targets: tuple[str, ...] = tuple(SUFFIX)) ->
         )
         manifest = Manifest("tiny", "0" * 16, "0" * 16, 4, 3, 16, 32, 0, 0, tuple(entries), {}, {})
         manifest = Manifest(**{**vars(manifest), "files": hash_files(root)})
+        (root / MANIFEST).write_text(manifest.to_json())
+    return path
+
+
+def with_bf16(bundle: Bundle, path: Path) -> Path:
+    """Write a bundle that has OpenVINO's fp32 artefacts of another one as bf16, too."""
+    entries = list(bundle.manifest.artefacts)
+    for entry in bundle.manifest.artefacts:
+        if (entry.target, entry.precision) == ("openvino", "fp32"):
+            name = entry.path.replace("fp32", "bf16")
+            entries.append(replace(entry, precision="bf16", path=name))
+    with writing_bundle(path) as root:
+        for name in (GOLDEN, TABLES):
+            if (bundle.root / name).is_file():
+                shutil.copyfile(bundle.root / name, root / name)
+        for entry in bundle.manifest.artefacts:
+            whole = bundle.artefact_file(entry)
+            (root / entry.path).parent.mkdir(exist_ok=True)
+            for file in whole.parent.glob(f"{whole.stem}.*"):
+                copy = (root / entry.path).with_suffix(file.suffix)
+                shutil.copyfile(file, copy)
+                if (entry.target, entry.precision) == ("openvino", "fp32"):
+                    shutil.copyfile(file, copy.with_name(copy.name.replace("fp32", "bf16")))
+        manifest = replace(bundle.manifest, artefacts=tuple(entries), files=hash_files(root))
         (root / MANIFEST).write_text(manifest.to_json())
     return path
 

@@ -5,18 +5,24 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from edgecodec.bundle import Bundle
+from edgecodec.converters.graph_to_openvino import write_openvino
+from edgecodec.converters.precision import Precision
 from edgecodec.device_tests.kit import kit_model
-from edgecodec.errors import BackendError
+from edgecodec.errors import BackendError, BackendUnavailableError
 from edgecodec.runtimes import openvino_backend
-from edgecodec.runtimes.base import Artefact
+from edgecodec.runtimes.base import Artefact, SessionOptions
 from edgecodec.runtimes.device import probe_device
-from edgecodec.runtimes.openvino_backend import OpenVinoSession
+from edgecodec.runtimes.layers import BFLOAT16, FLOAT32
+from edgecodec.runtimes.openvino_backend import OpenVinoBackend, OpenVinoSession, precision_hint
+from tests.runtimes.conftest import Tiny, with_bf16
 
 ARTEFACT = Artefact("synthesis", "openvino", "fp16", Path("synthesis.fp16.xml"))
 LATENTS = {"y_hat": np.zeros((1, 2, 3, 16), np.float32)}
@@ -62,18 +68,90 @@ def test_model_that_failed_is_kept_until_the_end(
     assert kept == [compiled]
 
 
+class Core:
+    """What OpenVINO says of a processor."""
+
+    def __init__(self, *numbers: str) -> None:
+        self.numbers = numbers
+
+    def get_property(self, device: str, name: str) -> list[str]:
+        assert (device, name) == ("CPU", "OPTIMIZATION_CAPABILITIES")
+        return ["WINOGRAD", *self.numbers, "EXPORT_IMPORT"]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "hints"),
+    [
+        (("FP32", "INT8"), {"fp32": "f32", "fp16": "f32", "int8": "f32"}),
+        (("INT8", "FP32", "BF16"), {"fp16": "f32", "bf16": "bf16", "int8": "f32"}),
+        (("FP32", "FP16"), {"fp32": "f32", "fp16": "f16"}),
+        (("FP32", "FP16", "BF16"), {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}),
+    ],
+)
+def test_nothing_is_computed_in_what_was_not_asked_for(
+    numbers: tuple[str, ...], hints: dict[str, str]
+) -> None:
+    core = Core(*numbers)
+    assert {precision: precision_hint(core, precision) for precision in hints} == hints
+    assert precision_hint(core, "of a later version") == "f32"
+    if "BF16" not in numbers:
+        listed = ", ".join(sorted(numbers))
+        with pytest.raises(BackendUnavailableError, match=f"openvino: bf16 needs .*s {listed} f"):
+            precision_hint(core, "bf16")
+
+
+@pytest.fixture
+def artefact(tmp_path: Path) -> Callable[[Precision], Artefact]:
+    def write(precision: Precision) -> Artefact:
+        path = tmp_path / f"analysis.{precision}.xml"
+        write_openvino(Tiny().graph("analysis"), path, precision)
+        return Artefact("analysis", "openvino", precision, path)
+
+    return write
+
+
+def arithmetic(artefact: Artefact) -> set[str]:
+    """Return what OpenVINO's convolutions say they compute in."""
+    x = np.zeros((1, 64, 64, 3), np.float32)
+    layers = OpenVinoBackend().profile_layers(artefact, SessionOptions(1), {"x": x}, 1)
+    return {layer.arithmetic for layer in layers if layer.operator.startswith("Convolution")}
+
+
+def test_convolutions_are_computed_in_the_precision_of_the_artefact(
+    artefact: Callable[[Precision], Artefact],
+) -> None:
+    pytest.importorskip("openvino")
+    if "avx512_bf16" not in probe_device().features or probe_device().features["avx512_fp16"]:
+        pytest.skip("this processor has no bfloat16, or half precision, too")
+    assert arithmetic(artefact("fp32")) == {FLOAT32}
+    assert arithmetic(artefact("fp16")) == {FLOAT32}
+    assert arithmetic(artefact("bf16")) == {BFLOAT16}
+
+
+def test_bf16_is_refused_by_a_processor_without_it(
+    artefact: Callable[[Precision], Artefact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setattr(openvino_backend, "_numbers", lambda core: ["FP32"])
+    reason = "bf16 needs a CPU with bfloat16; OpenVINO lists FP32 for this one"
+    with pytest.raises(BackendUnavailableError, match=f"^openvino: {reason}$"):
+        OpenVinoBackend().load(artefact("bf16"), SessionOptions())
+    assert OpenVinoBackend().lacks("bf16") == reason
+    assert OpenVinoBackend().lacks("fp16") == ""
+
+
 SCRIPT = """
 from edgecodec.bundle import Bundle
-from edgecodec.codec import Codec
-from edgecodec.errors import BackendError
+from edgecodec import errors
+from edgecodec.runtimes.select import open_stage
 
 with Bundle({model!r}) as bundle:
-    for precision in ("fp16", "fp32", "int8"):
-        with Codec(bundle, "openvino", precision, 1) as codec:
-            try:
-                codec.choice("synthesis")
-            except BackendError as exc:
-                print(precision, exc)
+    for precision in ("bf16", "fp16", "fp32", "int8"):
+        try:
+            session, _ = open_stage(bundle, "synthesis", "openvino", precision, 1)
+            session.close()
+        except errors.BackendError as exc:
+            print(precision, exc)
 print("alive")
 """
 
@@ -84,9 +162,11 @@ def test_processor_kept_from_its_instructions_crashes_nothing(tmp_path: Path) ->
     if "avx512_bf16" not in probe_device().features:
         pytest.skip("this processor has no bfloat16")
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "EDGECODEC_CACHE": ""}
-    command = [sys.executable, "-c", SCRIPT.format(model=str(kit_model()))]
+    with Bundle(kit_model()) as bundle:
+        copy = with_bf16(bundle, tmp_path / "copy.bundle")
+    command = [sys.executable, "-c", SCRIPT.format(model=str(copy))]
     result = subprocess.run(command, capture_output=True, check=False, env=environment)
     assert result.returncode == 0, result.stderr
     *told, last = result.stdout.decode().splitlines()
     assert last == "alive"
-    assert [line.split()[0] for line in told] in ([], ["fp16"])
+    assert [line.split()[0] for line in told] in ([], ["bf16"])

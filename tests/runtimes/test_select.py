@@ -24,15 +24,16 @@ from edgecodec.errors import (
 )
 from edgecodec.image import to_levels
 from edgecodec.manifest import ArtefactEntry
-from edgecodec.runtimes import competition, registry
+from edgecodec.runtimes import competition, openvino_backend, registry
 from edgecodec.runtimes.base import Artefact, Availability, Session, SessionOptions
 from edgecodec.runtimes.device import probe_device
 from edgecodec.runtimes.golden import Golden
 from edgecodec.runtimes.onnxruntime_backend import OnnxRuntimeBackend
 from edgecodec.runtimes.openvino_backend import OpenVinoBackend
 from edgecodec.runtimes.report import devices_report
-from edgecodec.runtimes.select import choose, open_stage, size_class
+from edgecodec.runtimes.select import choose, clear_cache, open_stage, size_class
 from edgecodec.runtimes.tflite_backend import TfliteBackend
+from tests.runtimes.conftest import with_bf16
 
 BUDGET_S = 0.05
 Outputs = dict[str, npt.NDArray[np.float32]]
@@ -275,6 +276,54 @@ def test_every_precision_is_held_to_its_own_tolerance(
     spoil(monkeypatch, TfliteBackend, lambda out: {k: v + 9 for k, v in out.items()})
     with pytest.raises(BackendError, match="nothing can run synthesis"):
         choose(copy, stages=("synthesis",), refresh=True, threads=1)
+
+
+def test_bf16_takes_part_where_the_cpu_has_it(bundle: Bundle, tmp_path: Path) -> None:
+    if OpenVinoBackend().lacks("bf16"):
+        pytest.skip("this processor has no bfloat16")
+    copy = Bundle(with_bf16(bundle, tmp_path / "copy.bundle"))
+    verdict = choose(copy, threads=1, budget_s=BUDGET_S)
+    for stage in verdict.stages:
+        assert ("openvino", "bf16") in {(c.backend, c.precision) for c in stage.ranked}
+
+
+def test_bf16_is_passed_over_where_the_cpu_lacks_it(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    copy = Bundle(with_bf16(bundle, tmp_path / "copy.bundle"))
+    monkeypatch.setattr(openvino_backend, "_numbers", lambda core: ["FP32", "INT8"])
+    monkeypatch.setattr(competition, "is_untried", lambda bundle, candidate: False)
+    reason = "bf16 needs a CPU with bfloat16; OpenVINO lists FP32, INT8 for this one"
+    with caplog.at_level(logging.WARNING, "edgecodec.runtimes"):
+        report = devices_report(copy, 1, budget_s=BUDGET_S)
+    assert not caplog.records  # nothing is wrong
+    for stage in report.verdicts:
+        assert "bf16" not in {choice.precision for choice in stage.ranked}
+        rejected = [c for c in stage.rejected if c.precision == "bf16"]
+        assert [(c.backend, c.reason) for c in rejected] == [("openvino", reason)]
+    assert report.text().count(reason) == 2
+    for backend in ("auto", "openvino"):
+        with pytest.raises(BackendUnavailableError, match=f"^openvino: {reason}$"):
+            open_stage(copy, "synthesis", backend, "bf16", 1)
+    with pytest.raises(BundleError, match="no bf16 artefact of synthesis for tflite; there are: "):
+        open_stage(copy, "synthesis", "tflite", "bf16")
+
+
+def test_bf16_is_held_to_its_own_tolerance(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if OpenVinoBackend().lacks("bf16"):
+        pytest.skip("this processor has no bfloat16")
+    copy = Bundle(with_bf16(bundle, tmp_path / "copy.bundle"))
+    spoil(monkeypatch, OpenVinoBackend, lambda out: {k: v + 0.6 for k, v in out.items()})
+    session, _ = open_stage(copy, "synthesis", "openvino", "bf16", 1)
+    session.close()
+    with pytest.raises(BackendError, match="allowed 1 "):
+        open_stage(copy, "synthesis", "openvino", "fp32", 1)
+    spoil(monkeypatch, OpenVinoBackend, lambda out: {k: v + 9 for k, v in out.items()})
+    clear_cache()
+    with pytest.raises(BackendError, match=r"allowed 8 \(rms 1\.00\)"):
+        open_stage(copy, "synthesis", "openvino", "bf16", 1)
 
 
 def test_precision_is_not_given_up_for_less_than_a_tenth(

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from edgecodec.bundle import Bundle
-from edgecodec.errors import BackendError
+from edgecodec.errors import BackendError, BackendUnavailableError
 from edgecodec.runtimes import environment, registry, trial, verdict_store
 from edgecodec.runtimes.candidates import Candidate
 from edgecodec.runtimes.choice import StageVerdict
@@ -89,6 +89,41 @@ def test_candidate_that_fails_in_a_process_of_its_own_is_rejected(
     assert [r.getMessage() for r in caplog.records] == [
         f"synthesis: rejected mine fp32, 1 thread: {told}"
     ]
+
+
+def test_what_a_device_lacks_is_no_fault(
+    bundle: Bundle, install_backend: Install, caplog: pytest.LogCaptureFixture
+) -> None:
+    install_backend(
+        "from edgecodec.errors import BackendUnavailableError as Lacking; "
+        "raise Lacking('mine', 'no such arithmetic')"
+    )
+    with caplog.at_level(logging.WARNING, "edgecodec.runtimes"):
+        verdict = verdict_of(bundle)
+    assert not caplog.records
+    assert [c.reason for c in verdict.rejected if c.backend == "mine"] == ["no such arithmetic"]
+    with pytest.raises(BackendUnavailableError, match=r"^mine: no such arithmetic$"):
+        open_stage(bundle, "synthesis", "mine", threads=1, size=SIZE)
+
+
+def test_what_a_device_lacks_is_asked_once_in_a_process_of_its_own(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def run_child(jobs: list[dict[str, object]]) -> tuple[list[str], str, bool]:
+        asked.extend(str(job["backend"]) for job in jobs)
+        lacks = [job["backend"] == "openvino" for job in jobs]
+        return ["not here: no such arithmetic" if lack else "" for lack in lacks], "", True
+
+    monkeypatch.setattr(trial, "_run_child", run_child)
+    monkeypatch.delenv(environment.TRUST, raising=False)
+    (lacking,) = [c for c in verdict_of(bundle).rejected if c.backend == "openvino"]
+    assert lacking.reason == "no such arithmetic"
+    assert asked.count("openvino") == 1
+    clear_cache()
+    choose(bundle, stages=("synthesis",), threads=2, size=SIZE, budget_s=0.02)
+    assert asked.count("openvino") == 1
 
 
 def test_candidate_that_hangs_is_rejected(
