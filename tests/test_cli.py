@@ -198,7 +198,7 @@ FAILURES = {
     "test of no image": (("device-test", "text.txt"), "text.txt"),
     "test of no precision": (
         ("device-test", "--precision", "int4"),
-        "bf16, int8 exist",
+        "fp32, fp16, bf16, int8 exist",
     ),
     "eval of nothing": (("eval", "absent.png"), "no such file"),
     "eval to nowhere": (("eval", "photo.png", "--html", "no/x.html"), "no such folder"),

@@ -16,6 +16,7 @@ from edgecodec.bundle import Bundle
 from edgecodec.codec import Codec
 from edgecodec.container import Header, write_container
 from edgecodec.device_tests.conformance import (
+    ConformanceReport,
     Pair,
     check_conformance,
     open_backends,
@@ -179,21 +180,28 @@ def test_matrix_holds_every_precision_and_int8_to_the_same_pixels(pictures: Pict
     assert report.to_dict()["device"]["packages"]["onnxruntime"]
 
 
-def test_matrix_holds_bf16_to_a_bound_of_its_own(pictures: Pictures, tmp_path: Path) -> None:
-    """Whatever the order they are named in, pixels are compared with those of fp32."""
-    if OpenVinoBackend().lacks("bf16"):
-        pytest.skip("this processor has no bfloat16")
-    with Bundle(kit_model()) as kit, Bundle(with_bf16(kit, tmp_path / "b.bundle")) as bundle:
-        report = check_conformance(
+def openvino_matrix(
+    pictures: Pictures, folder: Path, precisions: tuple[str, ...]
+) -> ConformanceReport:
+    """Return the matrix of OpenVINO alone, for the kit's bundle with bf16 beside the rest."""
+    with Bundle(kit_model()) as kit, Bundle(with_bf16(kit, folder / "b.bundle")) as bundle:
+        return check_conformance(
             pictures,
             [70],
             bundle=bundle,
             backends=["openvino"],
-            precisions=("bf16", "fp32"),
+            precisions=precisions,
             tile=32,
             threads=1,
             twin=False,
         )
+
+
+def test_matrix_holds_bf16_to_a_bound_of_its_own(pictures: Pictures, tmp_path: Path) -> None:
+    """Whatever the order they are named in, pixels are compared with those of fp32."""
+    if OpenVinoBackend().lacks("bf16"):
+        pytest.skip("this processor has no bfloat16")
+    report = openvino_matrix(pictures, tmp_path, ("bf16", "fp32"))
     assert report.passed, report.text()
     found = {p.decoder: (p.latent_mismatches, p.allowed) for p in report.pairs}
     assert found == {"openvino bf16": (0, 8), "openvino fp32": (0, 1)}
@@ -205,17 +213,7 @@ def test_matrix_tells_why_bf16_is_not_used(
     pictures: Pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(openvino_backend, "_numbers", lambda core: ["FP32"])
-    with Bundle(kit_model()) as kit, Bundle(with_bf16(kit, tmp_path / "b.bundle")) as bundle:
-        report = check_conformance(
-            pictures,
-            [70],
-            bundle=bundle,
-            backends=["openvino"],
-            precisions=PRECISIONS,
-            tile=32,
-            threads=1,
-            twin=False,
-        )
+    report = openvino_matrix(pictures, tmp_path, PRECISIONS)
     assert report.passed, report.text()
     assert set(report.skipped) == {"openvino bf16 analysis", "openvino bf16 synthesis"}
     assert "bf16 needs a CPU with bfloat16" in report.text()
