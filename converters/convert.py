@@ -18,13 +18,13 @@ from edgecodec.converters.calibration import Calibration, load_calibration
 from edgecodec.converters.executed_ops import executed_operations
 from edgecodec.converters.graph import Graph
 from edgecodec.converters.op_report import report_operators
-from edgecodec.converters.precision import FLOAT, Precision
+from edgecodec.converters.precision import FLOAT
 from edgecodec.converters.report import ConversionReport, ConversionRow
 from edgecodec.converters.share_weights import share_weights
 from edgecodec.converters.targets import TARGETS, Target, lacks, plan, require
 from edgecodec.entropy import LatentCoder
 from edgecodec.errors import ParityError
-from edgecodec.manifest import ArtefactEntry, Manifest
+from edgecodec.manifest import ArtefactEntry, Manifest, Precision
 from edgecodec.runtimes.base import STAGES, Artefact, StageName
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from edgecodec.converters.gate import Curves, Gate
 from edgecodec.converters.graph import Graph
 from edgecodec.converters.int8_draft import Draft
 from edgecodec.converters.layer_groups import TRUNK, layer_groups, with_group
-from edgecodec.converters.precision import Precision
 from edgecodec.converters.running import analyser, running, synthesiser
 from edgecodec.converters.targets import Target
+from edgecodec.manifest import Precision
 from edgecodec.runtimes.base import Artefact, StageName
 
 PHOTOS = 4

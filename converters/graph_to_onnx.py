@@ -31,8 +31,9 @@ from edgecodec.converters.graph import Graph
 from edgecodec.converters.int8_unrounded import unrounded
 from edgecodec.converters.onnx_layouts import Blocked, ChannelsLast
 from edgecodec.converters.onnx_model import ChannelsFirst
-from edgecodec.converters.precision import Precision, check_graph_precision
+from edgecodec.converters.precision import check_graph_precision
 from edgecodec.errors import ConversionError
+from edgecodec.manifest import Precision
 
 
 def build_onnx(

@@ -36,8 +36,9 @@ from edgecodec.converters.graph import Convolution, Graph, QuantizedConv2d, fits
 from edgecodec.converters.graph_to_onnx import build_onnx
 from edgecodec.converters.int8_unrounded import unrounded
 from edgecodec.converters.onnx_layouts import PictureLast
-from edgecodec.converters.precision import PRECISIONS, Precision, check_graph_precision
+from edgecodec.converters.precision import check_graph_precision
 from edgecodec.errors import ConversionError
+from edgecodec.manifest import PRECISIONS, Precision
 
 _WORTH_HALF = 256
 

@@ -47,8 +47,9 @@ from edgecodec.converters.graph import (
     is_depthwise,
     to_half,
 )
-from edgecodec.converters.precision import Precision, check_graph_precision
+from edgecodec.converters.precision import check_graph_precision
 from edgecodec.converters.tflite_model import Kind, ModelBuilder
+from edgecodec.manifest import Precision
 
 
 def write_tflite(

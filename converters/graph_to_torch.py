@@ -25,7 +25,8 @@ from edgecodec.converters.graph import (
     SpaceToDepth,
     fits_half,
 )
-from edgecodec.converters.precision import Precision, check_precision
+from edgecodec.converters.precision import check_precision
+from edgecodec.manifest import Precision
 
 FORMAT = "edgecodec-torch-graph-1"
 _OPS = {

@@ -24,8 +24,8 @@ from edgecodec.converters.graph import (
     infer_sizes,
 )
 from edgecodec.converters.onnx_model import TO_CHANNELS_FIRST, TO_CHANNELS_LAST, ChannelsFirst
-from edgecodec.converters.precision import Precision
 from edgecodec.errors import ConversionError
+from edgecodec.manifest import Precision
 from edgecodec.runtimes.checked_session import ANALYSIS_MULTIPLE
 
 MICROSOFT = "com.microsoft"

@@ -31,8 +31,8 @@ from edgecodec.converters.graph import (
     fits_half,
     to_half,
 )
-from edgecodec.converters.precision import Precision
 from edgecodec.errors import ConversionError
+from edgecodec.manifest import Precision
 
 OPSET = 17
 IR_VERSION = 8

@@ -25,8 +25,8 @@ from torch import nn
 
 from edgecodec.converters.graph import Graph
 from edgecodec.converters.integer_oracle import run_oracle
-from edgecodec.converters.precision import Precision
 from edgecodec.errors import BackendError, BackendUnavailableError, ParityError
+from edgecodec.manifest import Precision
 from edgecodec.runtimes.base import Artefact, Float32Array, Session, SessionOptions, StageName
 from edgecodec.runtimes.registry import get_backend
 

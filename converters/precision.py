@@ -1,14 +1,11 @@
-"""The precisions an artefact can have, and what asking for another one says."""
+"""The precisions that targets have, and what asking for another one says."""
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
-
 from edgecodec.converters.graph import Graph
 from edgecodec.errors import ConversionError
+from edgecodec.manifest import PRECISIONS, Precision
 
-Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8"]
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")
 WITHOUT_BF16: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 """Of targets whose runtimes do not compute in bfloat16 when asked to."""
 FLOAT: tuple[Precision, ...] = ("fp32", "fp16", "bf16")

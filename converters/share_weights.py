@@ -22,8 +22,8 @@ from edgecodec.converters.graph import (
     Graph,
     SpaceToDepth,
 )
-from edgecodec.converters.precision import Precision, check_precision
-from edgecodec.manifest import ArtefactEntry
+from edgecodec.converters.precision import check_precision
+from edgecodec.manifest import ArtefactEntry, Precision
 from edgecodec.parts import SUFFIX, Parts, Slice, to_planes
 from edgecodec.runtimes.base import StageName
 

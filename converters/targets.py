@@ -10,18 +10,14 @@ from pathlib import Path
 from typing import Protocol
 
 from edgecodec.converters.graph import Graph
-from edgecodec.converters.precision import (
-    PRECISIONS,
-    WITHOUT_BF16,
-    Precision,
-    check_precision,
-)
+from edgecodec.converters.precision import WITHOUT_BF16, check_precision
 from edgecodec.errors import (
     ConfigError,
     ConversionError,
     MissingDependencyError,
     UnknownPluginError,
 )
+from edgecodec.manifest import PRECISIONS, Precision
 
 
 class Writer(Protocol):

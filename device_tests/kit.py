@@ -28,12 +28,12 @@ from edgecodec.device_tests.conformance import ALLOWED_LEVELS, open_backends, sa
 from edgecodec.device_tests.kit_pictures import UInt8Array, kit_pictures
 from edgecodec.entropy import core_available
 from edgecodec.errors import EdgeCodecError
+from edgecodec.manifest import PRECISIONS
 
 KIT = Path(__file__).with_name("kit")
 BUNDLE = "model.zip"
 INDEX = "kit.json"
 BREAK = "format break"
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
 
 def digest_of(value: bytes | npt.NDArray[Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 from unicodedata import normalize
 
 from edgecodec.container import HYPER_STRIDE
@@ -12,6 +12,10 @@ from edgecodec.errors import BundleError
 from edgecodec.tables import LATENTS_PER_HYPER
 
 FORMAT_VERSION = 1
+
+Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+"""All that an artefact can have."""
 
 
 @dataclass(frozen=True)

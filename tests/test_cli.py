@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from edgecodec import manifest
 from edgecodec._version import __version__
 from edgecodec.bundle import Bundle
 from edgecodec.cli import COMMANDS, main
@@ -402,7 +403,7 @@ def test_matrix_is_of_the_kit_where_nothing_is_named(
     assert call("device-test", "--matrix", "--runs", "0") == 1  # nothing compared is not a pass
     assert seen["bundle"] == kit.kit_model()
     assert seen["images"] == list(kit.open_pictures())
-    assert seen["precisions"] == kit.PRECISIONS
+    assert seen["precisions"] == manifest.PRECISIONS
     assert call("device-test", "--matrix", "--bundle", "default", "photo.png") == 1
     assert (seen["bundle"], seen["images"]) == ("default", ["photo.png"])
     assert seen["twin"] is True

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecodec.errors import BitstreamError, ConfigError, EdgeCodecError
+from edgecodec.manifest import PRECISIONS
 
 if TYPE_CHECKING:
     from edgecodec.codec import Codec
     from edgecodec.profiling import Profile
-
-PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8")
 
 
 def whole_number(low: int, high: int) -> Any:
@@ -80,7 +79,7 @@ def add_backend_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="auto (measure and take the fastest), onnxruntime, openvino, tflite or torch",
     )
-    parser.add_argument("--precision", default="auto", choices=PRECISIONS)
+    parser.add_argument("--precision", default="auto", choices=("auto", *PRECISIONS))
     add_bundle_option(parser)
     parser.add_argument("--threads", type=whole_number(1, 1024), metavar="N")
 

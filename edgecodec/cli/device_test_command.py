@@ -92,10 +92,11 @@ def _run_here(args: argparse.Namespace) -> int:
     from edgecodec.classical import load_rgb
     from edgecodec.device_tests.bench import DEMO_PHOTO
     from edgecodec.device_tests.conformance import check_conformance
-    from edgecodec.device_tests.kit import PRECISIONS, check_kit, kit_model, open_pictures
+    from edgecodec.device_tests.kit import check_kit, kit_model, open_pictures
     from edgecodec.device_tests.kit_pictures import extreme_pictures
     from edgecodec.device_tests.latency import measure_latency
     from edgecodec.device_tests.robustness import check_robustness
+    from edgecodec.manifest import PRECISIONS
 
     unknown = set(args.precision or ()) - set(PRECISIONS)
     if unknown:

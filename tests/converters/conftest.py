@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from edgecodec.converters.graph import Graph, Size
-from edgecodec.converters.precision import Precision
 from edgecodec.converters.targets import TARGETS
 from edgecodec.converters.torch_to_graph import graph_from_module
+from edgecodec.manifest import Precision
 from edgecodec.runtimes.base import Artefact, Session, SessionOptions
 from edgecodec.runtimes.registry import get_backend
 

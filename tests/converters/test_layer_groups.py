@@ -10,8 +10,8 @@ import pytest
 from edgecodec.converters.graph import Conv2d, Graph, QuantizedConv2d
 from edgecodec.converters.int8_draft import Draft
 from edgecodec.converters.layer_groups import TRUNK, Group, layer_groups, with_group
-from edgecodec.converters.precision import Precision
 from edgecodec.converters.quantize import quantize_traced
+from edgecodec.manifest import Precision
 from tests.converters.conftest import RunArtefact
 from tests.converters.int8_networks import NETWORKS, inputs, network
 

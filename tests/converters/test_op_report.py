@@ -19,10 +19,10 @@ from edgecodec.converters.graph import Conv2d, Graph, QuantizedConv2d
 from edgecodec.converters.graph_to_onnx import build_onnx
 from edgecodec.converters.int8_statistics import collect
 from edgecodec.converters.op_report import MAKES_OUTPUT, MAKES_TRUNK, OpReport, report_operators
-from edgecodec.converters.precision import Precision
 from edgecodec.converters.quantize import quantize
 from edgecodec.converters.targets import TARGETS
 from edgecodec.converters.torch_to_graph import graph_from_module
+from edgecodec.manifest import Precision
 from edgecodec.model.config import CodecConfig
 from edgecodec.model.network import NeuralCodec
 from edgecodec.model.stages import build_stages

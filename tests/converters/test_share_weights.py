@@ -10,10 +10,10 @@ import pytest
 from torch import nn
 
 from edgecodec.converters.graph import Conv2d, Graph, Value
-from edgecodec.converters.precision import Precision
 from edgecodec.converters.share_weights import _Pool, find_parts
 from edgecodec.converters.targets import TARGETS
 from edgecodec.converters.torch_to_graph import graph_from_module
+from edgecodec.manifest import Precision
 from tests.converters.conftest import Residual, Traced
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from edgecodec.converters.precision import Precision
 from edgecodec.converters.targets import TARGETS, plan
 from edgecodec.converters.torch_to_graph import graph_from_module
 from edgecodec.errors import (
@@ -18,6 +17,7 @@ from edgecodec.errors import (
     MissingDependencyError,
     UnknownPluginError,
 )
+from edgecodec.manifest import Precision
 
 
 @pytest.mark.parametrize("target", sorted(TARGETS))

@@ -22,9 +22,10 @@ from edgecodec.device_tests.conformance import (
     open_backends,
     same_bytes,
 )
-from edgecodec.device_tests.kit import PRECISIONS, kit_model
+from edgecodec.device_tests.kit import kit_model
 from edgecodec.entropy import LatentCoder, core_available
 from edgecodec.errors import UnknownPluginError
+from edgecodec.manifest import PRECISIONS
 from edgecodec.runtimes import openvino_backend
 from edgecodec.runtimes.openvino_backend import OpenVinoBackend
 from edgecodec.runtimes.registry import backend_names

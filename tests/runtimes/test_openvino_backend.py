@@ -14,9 +14,9 @@ import pytest
 
 from edgecodec.bundle import Bundle
 from edgecodec.converters.graph_to_openvino import write_openvino
-from edgecodec.converters.precision import Precision
 from edgecodec.device_tests.kit import kit_model
 from edgecodec.errors import BackendError, BackendUnavailableError
+from edgecodec.manifest import Precision
 from edgecodec.runtimes import openvino_backend
 from edgecodec.runtimes.base import Artefact, SessionOptions
 from edgecodec.runtimes.device import probe_device
