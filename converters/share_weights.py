@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from edgecodec.bundle import WEIGHTS
+from edgecodec.bundle import PREDICTIONS, WEIGHTS
 from edgecodec.converters.graph import (
     Convolution,
     DepthToSpace,
@@ -23,6 +23,7 @@ from edgecodec.converters.graph import (
     SpaceToDepth,
 )
 from edgecodec.converters.precision import check_precision
+from edgecodec.converters.predict_weights import predict_weights
 from edgecodec.manifest import ArtefactEntry, Precision
 from edgecodec.parts import SUFFIX, Parts, Slice, to_planes
 from edgecodec.runtimes.base import StageName
@@ -46,7 +47,7 @@ def share_weights(
     graphs: Mapping[tuple[StageName, Precision], Graph],
     artefacts: Sequence[ArtefactEntry],
 ) -> None:
-    """Replace the files of artefacts by their parts, and write `weights.bin`.
+    """Replace the files of artefacts by their parts, write `weights.bin` and `predictions.bin`.
 
     Files in which no tensor is found are left alone.
 
@@ -65,7 +66,10 @@ def share_weights(
             if parts.slices:
                 file.with_name(file.name + SUFFIX).write_bytes(parts.to_bytes())
                 file.unlink()
+    predictions = predict_weights(pool.data, pool.arrays)
     (folder / WEIGHTS).write_bytes(bytes(pool.data))
+    if predictions:
+        (folder / PREDICTIONS).write_bytes(predictions.to_bytes())
 
 
 class _Pool:
@@ -73,6 +77,7 @@ class _Pool:
 
     def __init__(self) -> None:
         self.data = bytearray()
+        self.arrays: dict[int, npt.NDArray[np.generic]] = {}
         self._known: dict[bytes, int] = {}
 
     def add(self, array: npt.NDArray[np.generic]) -> int:
@@ -80,6 +85,7 @@ class _Pool:
         planes = to_planes(array.tobytes(), array.itemsize)
         if planes not in self._known:
             self._known[planes] = len(self.data)
+            self.arrays[len(self.data)] = array
             self.data += planes
         return self._known[planes]
 

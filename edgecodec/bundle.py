@@ -4,6 +4,7 @@
     tables.bin        integer CDFs, hyper-synthesis and gains (docs/FORMAT.md)
     golden.npz        a small picture with its expected latents and pixels
     weights.bin       the tensors of all graphs, each once
+    predictions.bin   what integers among them are predicted from
     onnx/ openvino/ tflite/ torch/   graphs: <stage>.<precision>.<suffix>
 
 A file may be stored in parts, as `<file>.parts`; it is put together when it is first used.
@@ -29,12 +30,14 @@ from edgecodec.errors import BundleError, ScratchError
 from edgecodec.manifest import ArtefactEntry, Manifest
 from edgecodec.npz import read_npz
 from edgecodec.parts import SUFFIX, Parts
+from edgecodec.predicted import Predictions
 from edgecodec.scratch import Scratch
 
 MANIFEST = "manifest.json"
 TABLES = "tables.bin"
 GOLDEN = "golden.npz"
 WEIGHTS = "weights.bin"
+PREDICTIONS = "predictions.bin"
 UNPACKED_LIMIT = 256 << 20
 """Bytes that the files of a zipped bundle may have in all, and those put together of parts."""
 DEFAULT = "default"
@@ -294,11 +297,12 @@ class Bundle:
         self._check_room(name, recipe.stat().st_size)
         parts = Parts.from_bytes(self._content(name + SUFFIX), f"{self.path}: {name}{SUFFIX}")
         self._check_room(name, parts.size)
+        predictions = self._predictions
         path, digest = self._temporary("graphs") / name, hashlib.sha256()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with (self.root / WEIGHTS).open("rb") as weights, path.open("wb") as out:
-                for chunk in parts.chunks(weights):
+                for chunk in parts.chunks(weights, predictions):
                     digest.update(chunk)
                     out.write(chunk)
         except (OSError, ValueError) as exc:
@@ -314,6 +318,13 @@ class Bundle:
             )
         self._put_together += parts.size
         return path
+
+    @functools.cached_property
+    def _predictions(self) -> Predictions:
+        """What tensors in `weights.bin` are predicted from; nothing where there is no list."""
+        if PREDICTIONS not in self.manifest.files:
+            return Predictions()
+        return Predictions.from_bytes(self._content(PREDICTIONS), f"{self.path}: {PREDICTIONS}")
 
     def _check_room(self, name: str, size: int) -> None:
         if self._put_together + size > UNPACKED_LIMIT:

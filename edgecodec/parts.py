@@ -18,6 +18,7 @@ from typing import BinaryIO
 import numpy as np
 
 from edgecodec.errors import BundleError
+from edgecodec.predicted import Predictions
 
 SIGNATURE = b"\x89ECP\r\n\x1a\n"
 SUFFIX = ".parts"
@@ -109,14 +110,15 @@ class Parts:
             raise ValueError("it holds fewer literal bytes than it names")
         return parts
 
-    def chunks(self, weights: BinaryIO) -> Iterator[bytes]:
+    def chunks(self, weights: BinaryIO, predictions: Predictions | None = None) -> Iterator[bytes]:
         """Make the file, piece by piece.
 
         Args:
             weights: `weights.bin`, open for reading; of it no more is read than its slices.
+            predictions: of tensors in it, whose differences it holds.
 
         Raises:
-            ValueError: a slice reaches beyond its end.
+            ValueError: a slice reaches beyond its end, or it does not fit its prediction.
         """
         at, end = 0, weights.seek(0, io.SEEK_END)
         for piece in self.slices:
@@ -125,7 +127,10 @@ class Parts:
             if piece.offset + piece.size > end:  # before anything is allocated
                 raise ValueError(f"a slice ends at byte {piece.offset + piece.size} of {end}")
             weights.seek(piece.offset)
-            yield from_planes(weights.read(piece.size), piece)
+            stored = weights.read(piece.size)
+            if predictions is not None:
+                stored = predictions.restore(piece.offset, stored, weights)
+            yield from_planes(stored, piece)
         yield self.literals[at:]
 
 

@@ -33,17 +33,25 @@ ENTRY = ArtefactEntry("synthesis", "openvino", "fp32", "openvino/synthesis.fp32.
 BIN = "openvino/synthesis.fp32.bin"
 
 
-def write(folder: Path, parts: Parts | bytes, weights: bytes = bytes(8) + PLANES) -> Path:
-    """Write a bundle with a graph of two files, one of them in parts."""
+def write(
+    folder: Path,
+    parts: Parts | bytes,
+    weights: bytes = bytes(8) + PLANES,
+    whole: bytes = WHOLE,
+    **more: bytes,
+) -> Path:
+    """Write a bundle with a graph of two files, one of them in parts; `more` is by stem."""
     path = folder / "p.bundle"
     (path / "openvino").mkdir(parents=True, exist_ok=True)
     (path / ENTRY.path).write_bytes(b"<xml/>")
     content = parts.to_bytes() if isinstance(parts, Parts) else parts
     (path / (BIN + SUFFIX)).write_bytes(content)
     (path / WEIGHTS).write_bytes(weights)
+    for stem, content in more.items():
+        (path / f"{stem}.bin").write_bytes(content)
     with Bundle(default_bundle_path()) as shipped:
         manifest = shipped.manifest
-    files = {**hash_files(path), BIN: hashlib.sha256(WHOLE).hexdigest()}
+    files = {**hash_files(path), BIN: hashlib.sha256(whole).hexdigest()}
     manifest = replace(manifest, artefacts=(ENTRY,), files=files)
     (path / MANIFEST).write_text(manifest.to_json())
     return path

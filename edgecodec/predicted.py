@@ -1,0 +1,156 @@
+"""Integer weights stored as what is left of their prediction from float weights.
+
+The int8 form of a layer is its float form, scaled by a factor per output and one per input channel,
+and rounded with a little compensation. So `predictions.bin` names, for tensors of int8 in
+`weights.bin`, the float16 tensor to scale and the factors, and `weights.bin` holds the differences:
+mostly zeros, which compress to a bit or less per weight where the weights themselves take seven.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from edgecodec.errors import BundleError
+
+SIGNATURE = b"\x89ECQ\r\n\x1a\n"
+CODE_LIMIT = 127
+_HEAD = struct.Struct("<8sH")
+_ENTRY = struct.Struct("<II3I")
+_FACTOR = np.dtype("<f4")
+
+Float32Array = npt.NDArray[np.float32]
+Int8Array = npt.NDArray[np.int8]
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """How a tensor of int8 is predicted.
+
+    Attributes:
+        offset: where the differences begin in `weights.bin`, a byte each.
+        base: where the planes of the float16 tensor begin there.
+        shape: of both in C order: outputs, inputs, and what is left of a filter.
+        rows: (outputs,) factors.
+        columns: (inputs,) factors.
+    """
+
+    offset: int
+    base: int
+    shape: tuple[int, int, int]
+    rows: Float32Array
+    columns: Float32Array
+
+    @property
+    def size(self) -> int:
+        """Numbers of the tensor."""
+        return math.prod(self.shape)
+
+    def codes(self, weights: npt.NDArray[np.float16]) -> Int8Array:
+        """Return the prediction, (outputs, inputs, rest).
+
+        In float64, whose products and rounding to nearest even are the same on every machine.
+
+        Args:
+            weights: likewise.
+        """
+        with np.errstate(over="ignore", invalid="ignore"):  # in a file from anyone
+            scaled = weights.astype(np.float64) * self.rows[:, None, None]
+            scaled *= self.columns[None, :, None]
+            np.nan_to_num(scaled, copy=False)
+        np.rint(scaled, out=scaled)
+        return np.clip(scaled, -CODE_LIMIT, CODE_LIMIT, out=scaled).astype(np.int8)
+
+    def restore(self, differences: bytes, weights: BinaryIO) -> bytes:
+        """Return the tensor's bytes.
+
+        Args:
+            differences: as `weights.bin` holds them.
+            weights: `weights.bin`, open for reading.
+
+        Raises:
+            ValueError: the tensor predicted from lies beyond the end, or the sizes differ.
+        """
+        if len(differences) != self.size:
+            raise ValueError(f"{self.size} bytes are predicted of {len(differences)}")
+        if self.base + 2 * self.size > weights.seek(0, io.SEEK_END):
+            raise ValueError(f"a prediction is from beyond its end, at byte {self.base}")
+        weights.seek(self.base)
+        planes = np.frombuffer(weights.read(2 * self.size), np.uint8).reshape(2, -1)
+        halves = np.empty((self.size, 2), np.uint8)
+        halves[:, 0], halves[:, 1] = planes
+        codes = self.codes(halves.view("<f2").reshape(self.shape)).reshape(-1).view(np.uint8)
+        # Modulo 256, so that every difference has a byte.
+        return (np.frombuffer(differences, np.uint8) + codes).tobytes()
+
+
+class Predictions:
+    """All predictions of a bundle, by where the differences begin."""
+
+    def __init__(self, entries: Iterable[Prediction] = ()) -> None:
+        self._entries = {entry.offset: entry for entry in entries}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[Prediction]:
+        return iter(self._entries.values())
+
+    def restore(self, offset: int, stored: bytes, weights: BinaryIO) -> bytes:
+        """Return the bytes of a tensor; what is not predicted comes back as it is stored.
+
+        Raises:
+            ValueError: as of `Prediction.restore`.
+        """
+        entry = self._entries.get(offset)
+        return stored if entry is None else entry.restore(stored, weights)
+
+    def to_bytes(self) -> bytes:
+        """Return the content of `predictions.bin`."""
+        out = [_HEAD.pack(SIGNATURE, len(self))]
+        for entry in self:
+            out.append(_ENTRY.pack(entry.offset, entry.base, *entry.shape))
+            out += [v.astype(_FACTOR).tobytes() for v in (entry.rows, entry.columns)]
+        return b"".join(out)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, source: str) -> Predictions:
+        """Parse the content of `predictions.bin`.
+
+        Raises:
+            BundleError: not such a file, or it says what cannot be.
+        """
+        try:
+            return cls(_parse(data))
+        except (struct.error, ValueError) as exc:
+            raise BundleError(f"{source} is not a list of predictions ({exc})") from exc
+
+
+def _parse(data: bytes) -> Iterator[Prediction]:
+    signature, count = _HEAD.unpack_from(data)
+    if signature != SIGNATURE:
+        raise ValueError("its first bytes are not the signature")
+    at = _HEAD.size
+    for _ in range(count):
+        offset, base, *sizes = _ENTRY.unpack_from(data, at)
+        outputs, inputs, rest = sizes
+        if not min(sizes):
+            raise ValueError(f"shape {tuple(sizes)} cannot be")
+        at += _ENTRY.size
+        end = at + _FACTOR.itemsize * (outputs + inputs)
+        if end > len(data):  # before anything is allocated
+            raise ValueError(f"it ends at byte {len(data)} of {end}")
+        factors = np.frombuffer(data[at:end], _FACTOR).astype(np.float32)
+        yield Prediction(
+            offset, base, (outputs, inputs, rest), factors[:outputs], factors[outputs:]
+        )
+        at = end
+    if at != len(data):
+        raise ValueError(f"{len(data) - at} bytes are left over")
