@@ -21,7 +21,7 @@ from edgecodec.errors import ConfigError
 from edgecodec.image import to_levels
 from edgecodec.metrics import bd_rate, psnr_rgb, quality_overlap
 
-QUALITIES = (10, 30, 50, 70, 85)
+QUALITIES = (10, 30, 50, 70, 85, 100)
 LEAST_RISE = 1.0
 """dB between the worst and the best quality; trained codecs have ten."""
 

@@ -138,6 +138,8 @@ class Bundle:
         self._put_together = 0
         if not self.path.exists():
             raise BundleError(f"{self.path}: no such bundle")
+        if not (self.path.is_dir() or self.path.is_file()):  # a pipe may never end
+            raise BundleError(f"{self.path}: neither a folder nor a zip file")
         packed = not self.path.is_dir()
         self.root = self._temporary("bundle") if packed else self.path
         try:

@@ -87,6 +87,8 @@ def read(key: str) -> StageVerdict | None:
         return None
     path = folder / _name(key)
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise ValueError("it is no file")
         with path.open("rb") as handle:
             values = json.loads(handle.read(SIZE_LIMIT))
         if values["key"] != json.loads(key):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -81,6 +82,13 @@ def test_missing_bundle(tmp_path: Path) -> None:
         Bundle(tmp_path / "absent")
     with pytest.raises(BundleError, match="not a bundle"):
         Bundle(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(BundleError, match="neither a folder nor a zip file"):
+        Bundle(tmp_path / "pipe")
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,18 @@ def test_damaged_or_foreign_file_is_ignored_and_rewritten(
     assert timings == [3, 3]
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_a_pipe_in_its_place_is_not_waited_for(bundle: Bundle, timings: list[int]) -> None:
+    choose(bundle, stages=STAGES, threads=1, size=SIZE)
+    path = only_file()
+    path.unlink()
+    os.mkfifo(path)
+    select.clear_cache()
+    choose(bundle, stages=STAGES, threads=1, size=SIZE)
+    assert timings == [3, 3]
+    assert path.is_file()
+
+
 def test_folder_that_cannot_be_written_costs_nothing(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
