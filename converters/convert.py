@@ -187,7 +187,7 @@ def _write_artefacts(
     reference = Reference(job.source.modules, job.photos.photos, job.graphs)
     done = []
     for target, precision in work:
-        lacking = lacks(target, precision)
+        lacking = lacks(precision)
         for stage in STAGES:
             if lacking:
                 entry, row = _not_written(job, target, precision, stage, lacking)

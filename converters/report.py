@@ -104,8 +104,7 @@ class ConversionRow:
     def line(self) -> str:
         """Return one line for the progress."""
         error = "" if self.max_abs_err is None else f", max error {self.max_abs_err:.2g}"
-        what = f"{self.target} {self.precision} {self.stage}"
-        return f"{what}: {self.bytes / 1e6:.2f} MB{error}, {self.status}"
+        return f"{_what(self)}: {self.bytes / 1e6:.2f} MB{error}, {self.status}"
 
 
 @dataclass(frozen=True)
@@ -154,21 +153,28 @@ class ConversionReport:
         }
 
     def refusal(self) -> str:
-        """Return in one line what is not there, why, and what to try; empty if nothing is."""
+        """Return in one line what is not there, and for each cause what to try; else empty."""
         if not self.refused:
             return ""
-        what = ", ".join(f"{r.target} {r.precision} {r.stage}" for r in self.refused)
-        why = ADVICE
-        if self.diagnoses:
+        alike: dict[str, list[str]] = {}
+        for row in self.refused:
+            alike.setdefault(self._remedy(row), []).append(_what(row))
+        return "not written: " + "; nor ".join(
+            f"{', '.join(names)}; {remedy}" for remedy, names in alike.items()
+        )
+
+    def _remedy(self, row: ConversionRow) -> str:
+        """Return what to try where an artefact was refused."""
+        if row.wrong:
+            return WRONG
+        if row.lacking:
+            return LACKING
+        if row.bd_loss is None:
+            return NO_CURVE
+        if self.diagnoses and row.precision == "int8":
             worst = self.diagnoses[-1]
-            why = f"most of it by {worst.summary()}: try {worst.advice[0]}"
-        elif all(row.wrong for row in self.refused):
-            why = WRONG
-        elif all(row.lacking for row in self.refused):
-            why = LACKING
-        elif all(row.bd_loss is None for row in self.refused):
-            why = NO_CURVE
-        return f"not written: {what}; {why}"
+            return f"most of it by {worst.summary()}: try {worst.advice[0]}"
+        return ADVICE
 
     def table(self) -> str:
         """Return a table for the terminal, and below it what it means and what went wrong."""
@@ -189,11 +195,10 @@ class ConversionReport:
         ]
         for row in self.rows:
             if row.reason:
-                what = f"{row.target} {row.precision} {row.stage}"
-                lines.append(f"{row.status.upper()}: {what}: {row.reason}")
+                lines.append(f"{row.status.upper()}: {_what(row)}: {row.reason}")
         for row in self.rows:
             for warning in row.ops.warnings() if row.ops else ():
-                lines.append(f"SLOW: {row.target} {row.precision} {row.stage}: {warning}")
+                lines.append(f"SLOW: {_what(row)}: {warning}")
         if self.diagnoses:
             lines += ["", "what costs most:"]
         for diagnosis in self.diagnoses:
@@ -215,6 +220,10 @@ _HEAD = (
     "exact",
     "status",
 )
+
+
+def _what(row: ConversionRow) -> str:
+    return f"{row.target} {row.precision} {row.stage}"
 
 
 def _cells(row: ConversionRow) -> tuple[str, ...]:

@@ -117,15 +117,12 @@ def require(packages: Sequence[tuple[str, str]]) -> None:
             raise MissingDependencyError(package, extra)
 
 
-def lacks(target: Target, precision: Precision) -> str:
+def lacks(precision: Precision) -> str:
     """Return why no artefact of a precision could be judged on this machine, empty if it can.
 
     A runtime that lacks the arithmetic would be judged by something else that it computes instead.
-
-    Raises:
-        BackendUnavailableError: the runtime does not load.
     """
-    if precision != "bf16":
+    if precision in WITHOUT_BF16:
         return ""
     from edgecodec.runtimes.openvino_backend import OpenVinoBackend
 

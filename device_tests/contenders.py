@@ -17,7 +17,7 @@ from edgecodec.codec import Codec
 from edgecodec.errors import BackendError, BundleError
 from edgecodec.profiling import NETWORK_STAGES, Profile, Span, covered_s
 from edgecodec.runtimes.base import STAGES, StageName
-from edgecodec.runtimes.registry import backend_names
+from edgecodec.runtimes.registry import backend_names, get_backend
 
 UInt8Array = npt.NDArray[np.uint8]
 _T = TypeVar("_T")
@@ -106,16 +106,26 @@ class Contender:
 
 
 def expand_requests(names: Sequence[str], bundle: Bundle) -> list[Request]:
-    """Return what `--backends` names; `all` is `auto` and each backend in each precision."""
+    """Return what `--backends` names; `all` is `auto` and each artefact on its backend."""
     found: list[Request] = []
     for name in names:
         if name != ALL:
             found.append(Request.parse(name))
             continue
-        precisions = sorted({entry.precision for entry in bundle.manifest.artefacts})
         found.append(Request(AUTO))
-        found += [Request(b, p) for b in backend_names() for p in precisions]
+        for backend in backend_names():
+            held = {e.precision for e in bundle.manifest.artefacts if e.target == _target(backend)}
+            # What the bundle holds nothing for is named once, with that as the reason.
+            found += [Request(backend, p) for p in sorted(held) or ("fp32",)]
     return list(dict.fromkeys(found))
+
+
+def _target(backend: str) -> str:
+    """Return what artefacts a backend takes; empty where it does not load, which is told later."""
+    try:
+        return get_backend(backend).target
+    except BackendError:
+        return ""
 
 
 def open_codecs(

@@ -34,9 +34,13 @@ from edgecodec.runtimes.golden import Golden
 from edgecodec.runtimes.trial import is_risky, is_untried, try_in_child, try_untried
 from edgecodec.runtimes.vendor import BROKEN
 
-PREFER_FP32 = 1.1
-"""With `auto` precision, fp32 wins unless another is faster by more than this factor: noise alone
-must not decide about precision, least of all differently from run to run."""
+HANDICAPS = {"fp32": 1.0, "int8": 1.1}
+"""With `auto` precision, times count this much: noise alone must not decide about precision, least
+of all differently from run to run. fp32 wins unless int8 is faster by more than a tenth."""
+
+HALF_HANDICAP = 1.15
+"""Likewise of fp16 and bf16, which have to beat int8, too: its synthesis shows the same pixels on
+every machine and in every run."""
 
 PREFER_DEFAULT_THREADS = 1.03
 """Likewise for thread counts, whose slowest plausible time counts: on a busy machine the times of
@@ -141,7 +145,7 @@ def _speed(candidate: Candidate) -> float:
     seconds = candidate.median_s or 1.0
     if candidate.variant:
         seconds = PREFER_DEFAULT_THREADS * (candidate.high_s or seconds)
-    return seconds if candidate.entry.precision == "fp32" else PREFER_FP32 * seconds
+    return HANDICAPS.get(candidate.entry.precision, HALF_HANDICAP) * seconds
 
 
 def _try_out(

@@ -43,7 +43,7 @@ TOLERANCES = {
     "fp32": Tolerance(latents=1e-3, levels=1, rms_levels=0.33),
     # What is computed in half precision, sums too or not, is the runtime's to choose.
     "fp16": Tolerance(latents=3e-2, levels=8, rms_levels=1.0),
-    # bfloat16 keeps 8 bits; measured 0.005, 2 levels, 0.53.
+    # bfloat16 keeps 8 bits; measured 0.010 (z), 2 levels, 0.55.
     "bf16": Tolerance(latents=3e-2, levels=8, rms_levels=1.0),
     # Only where the bundle holds no integer result of its own to compare with.
     "int8": Tolerance(latents=0.5, levels=64, rms_levels=6.0),

@@ -200,9 +200,13 @@ def _is_running(marker: Path) -> bool:
 
 
 def trial_name(bundle: Bundle, stage: str, backend: str, precision: str) -> str:
-    """Return the name under which the trial of an artefact on a backend is marked."""
-    packages = json.dumps(_machine()["packages"], sort_keys=True)
-    return f"{stage} {backend} {precision} of bundle {bundle.content_id} with {packages}"
+    """Return the name under which the trial of an artefact on a backend is marked.
+
+    The machine is part of it: a folder may serve several, and what one processor lacks, and
+    therefore refuses in good order, another one runs.
+    """
+    machine = json.dumps(_machine(), sort_keys=True)
+    return f"{stage} {backend} {precision} of bundle {bundle.content_id} on {machine}"
 
 
 def forget_machine() -> None:

@@ -11,7 +11,14 @@ import pytest
 
 from edgecodec.converters.diagnosis import Diagnosis, GroupCost
 from edgecodec.converters.op_report import OpReport
-from edgecodec.converters.report import ADVICE, LACKING, NO_CURVE, ConversionReport, ConversionRow
+from edgecodec.converters.report import (
+    ADVICE,
+    LACKING,
+    NO_CURVE,
+    WRONG,
+    ConversionReport,
+    ConversionRow,
+)
 
 GOOD = OpReport({"Conv": 3}, {"QLinearConv": 2, "Conv": 1}, ("in",), (), 2, 2, {"last": "why"})
 SLOW = OpReport({"Conv": 3}, {"Conv": 3, "Transpose": 4}, tuple("abcd"), tuple("abcd"), 2, 0, {})
@@ -76,6 +83,26 @@ def test_operators_that_cost_time_are_told() -> None:
             [row(), row(status="refused", bd_loss=None, precision="bf16", lacking=True)],
             (),
             f"not written: onnx bf16 synthesis; {LACKING}",
+        ),
+        (
+            [
+                row(status="refused", bd_loss=None, wrong=True),
+                row(status="refused", bd_loss=None, precision="bf16", lacking=True),
+                row(status="refused", bd_loss=None, target="tflite", wrong=True),
+            ],
+            (),
+            f"not written: onnx int8 synthesis, tflite int8 synthesis; {WRONG}; "
+            f"nor onnx bf16 synthesis; {LACKING}",
+        ),
+        (
+            [
+                row(status="refused", bd_loss=None, precision="bf16", lacking=True),
+                row(status="refused", precision="fp16"),
+                row(status="refused"),
+            ],
+            (diagnosis(),),
+            f"not written: onnx bf16 synthesis; {LACKING}; nor onnx fp16 synthesis; {ADVICE}; "
+            "nor onnx int8 synthesis; most of it by a .. b (+6.00 %): try more photos",
         ),
         (
             [row(), row(status="refused", stage="analysis"), row(status="refused")],

@@ -8,6 +8,8 @@ import time
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -124,6 +126,11 @@ def test_requests_name_backends_and_precisions(shipped: Bundle) -> None:
     assert everything[0] == Request("auto")
     assert Request("openvino", "fp32") in everything
     assert len(set(everything)) == len(everything)
+    assert Request("torch", "int8") not in everything  # the bundle has none
+    kept = [e for e in shipped.manifest.artefacts if e.target != "tflite"]
+    few = SimpleNamespace(manifest=replace(shipped.manifest, artefacts=tuple(kept)))
+    found = [r for r in expand_requests(("all",), cast("Bundle", few)) if r.backend == "tflite"]
+    assert found == [Request("tflite", "fp32")]  # which says why it does not take part
 
 
 def test_backend_that_does_not_work_is_skipped_with_its_reason(photo_file: Path) -> None:

@@ -19,7 +19,6 @@ from edgecodec.errors import BackendError, BackendUnavailableError
 from edgecodec.manifest import Precision
 from edgecodec.runtimes import openvino_backend
 from edgecodec.runtimes.base import Artefact, SessionOptions
-from edgecodec.runtimes.device import probe_device
 from edgecodec.runtimes.layers import BFLOAT16, FLOAT32
 from edgecodec.runtimes.openvino_backend import OpenVinoBackend, OpenVinoSession, precision_hint
 from tests.runtimes.conftest import Tiny, with_bf16
@@ -120,8 +119,9 @@ def arithmetic(artefact: Artefact) -> set[str]:
 def test_convolutions_are_computed_in_the_precision_of_the_artefact(
     artefact: Callable[[Precision], Artefact],
 ) -> None:
-    pytest.importorskip("openvino")
-    if "avx512_bf16" not in probe_device().features or probe_device().features["avx512_fp16"]:
+    openvino = pytest.importorskip("openvino")
+    numbers = openvino_backend._numbers(openvino.Core())
+    if "BF16" not in numbers or "FP16" in numbers:
         pytest.skip("this processor has no bfloat16, or half precision, too")
     assert arithmetic(artefact("fp32")) == {FLOAT32}
     assert arithmetic(artefact("fp16")) == {FLOAT32}
@@ -138,6 +138,27 @@ def test_bf16_is_refused_by_a_processor_without_it(
         OpenVinoBackend().load(artefact("bf16"), SessionOptions())
     assert OpenVinoBackend().lacks("bf16") == reason
     assert OpenVinoBackend().lacks("fp16") == ""
+
+
+def test_openvino_that_does_not_answer_lacks_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It raises errors of its own where it has no CPU plugin."""
+
+    def numbers(core: object) -> list[str]:
+        raise RuntimeError("no device CPU\nsee there")
+
+    monkeypatch.setattr(openvino_backend, "_numbers", numbers)
+    monkeypatch.setattr(OpenVinoBackend, "_get_core", lambda self: None)
+    assert OpenVinoBackend().lacks("bf16") == (
+        "is installed but does not answer: no device CPU see there"
+    )
+    reason = "openvino is not installed"
+    missing = BackendUnavailableError("openvino", reason)
+    monkeypatch.setattr(OpenVinoBackend, "_get_core", lambda self: raise_(missing))
+    assert OpenVinoBackend().lacks("bf16") == reason
+
+
+def raise_(error: Exception) -> None:
+    raise error
 
 
 SCRIPT = """
@@ -159,7 +180,7 @@ print("alive")
 def test_processor_kept_from_its_instructions_crashes_nothing(tmp_path: Path) -> None:
     """oneDNN, told to do without AVX-512, has no bfloat16, which OpenVINO takes all the same."""
     pytest.importorskip("openvino")
-    if "avx512_bf16" not in probe_device().features:
+    if OpenVinoBackend().lacks("bf16"):
         pytest.skip("this processor has no bfloat16")
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "EDGECODEC_CACHE": ""}
     with Bundle(kit_model()) as bundle:

@@ -341,6 +341,32 @@ def test_precision_is_not_given_up_for_less_than_a_tenth(
     assert [c.precision for c in verdict.ranked] == ["fp32", "fp16"]
 
 
+def test_int8_is_not_given_up_for_noise(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pixels of int8 are the same in every run, those of a half precision are not."""
+    kinds = [("onnx", "fp32"), ("openvino", "bf16"), ("tflite", "int8")]
+    copy = with_artefacts(bundle, tmp_path, *(entry(bundle, *kind) for kind in kinds))
+    monkeypatch.setattr(openvino_backend, "_numbers", lambda core: ["BF16", "FP32"])
+    times = {"fp32": 2.0, "bf16": 1.0, "int8": 1.03}
+
+    def timed(candidates: Any, *_: object) -> None:
+        for candidate in candidates:
+            candidate.median_s = times[candidate.entry.precision]
+
+    monkeypatch.setattr(competition, "time_candidates", timed)
+
+    def ranked() -> list[str]:
+        verdict = choose(copy, stages=("synthesis",), threads=1, refresh=True).stages[0]
+        return [c.precision for c in verdict.ranked]
+
+    assert ranked() == ["int8", "bf16", "fp32"]
+    times["int8"] = 1.06
+    assert ranked() == ["bf16", "int8", "fp32"]
+    times |= {"fp32": 1.14, "int8": 2.0}
+    assert ranked() == ["fp32", "bf16", "int8"]
+
+
 def test_int8_must_match_its_own_golden_result_exactly(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 from edgecodec.bundle import Bundle
 from edgecodec.runtimes import competition, device, environment, registry, select, verdict_store
 from edgecodec.runtimes.candidates import Candidate, prove
-from edgecodec.runtimes.device import Device, package_versions
+from edgecodec.runtimes.device import Device, package_versions, probe_device
 from edgecodec.runtimes.select import choose, open_stage
 from edgecodec.runtimes.tflite_backend import TfliteBackend
 
@@ -226,6 +227,21 @@ def test_winner_that_a_process_died_of_is_not_trusted(bundle: Bundle, timings: l
     assert timings == [3, 3]
     assert choice.backend == "tflite"  # it passed in a process of its own
     assert not verdict_store.is_marked(died)
+
+
+def test_what_passed_on_one_machine_has_not_passed_on_another(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder may serve several machines: what one processor lacks may crash on the next."""
+    here = verdict_store.trial_name(bundle, "synthesis", "openvino", "bf16")
+    verdict_store.note_passed(here)
+    assert verdict_store.has_passed(here)
+    device = probe_device()
+    other = replace(device, features={**device.features, "avx512_bf16": None})
+    monkeypatch.setattr(verdict_store, "probe_device", lambda: other)
+    select.clear_cache()
+    there = verdict_store.trial_name(bundle, "synthesis", "openvino", "bf16")
+    assert not verdict_store.has_passed(there)
 
 
 def test_marker_of_a_running_process_is_no_death(tmp_path: Path) -> None:
