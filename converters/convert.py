@@ -23,9 +23,10 @@ from edgecodec.converters.report import ConversionReport, ConversionRow
 from edgecodec.converters.share_weights import share_weights
 from edgecodec.converters.targets import TARGETS, Target, lacks, plan, require
 from edgecodec.entropy import LatentCoder
-from edgecodec.errors import ParityError
+from edgecodec.errors import GoldenVectorError, ParityError
 from edgecodec.manifest import ArtefactEntry, Manifest, Precision
 from edgecodec.runtimes.base import STAGES, Artefact, StageName
+from edgecodec.runtimes.golden import Golden
 
 if TYPE_CHECKING:
     from edgecodec.converters.checkpoint_source import Source
@@ -88,7 +89,7 @@ def convert_checkpoint(
     Raises:
         ConversionError: the checkpoint or the photos cannot be read, a network cannot be
             converted, or no target has a precision; ParityError when one of fp32 or fp16 differs
-            from torch by more than it may.
+            from torch by more than it may, GoldenVectorError when every device would refuse it.
         MissingDependencyError: a package that a target needs is not installed.
         UnknownPluginError: no such target.
         ConfigError, BundleError, BackendError: nothing asked for; `out` cannot be written or
@@ -109,8 +110,8 @@ def convert_checkpoint(
         if any(precision == "int8" for _, precision in work):
             _add_int8(job)
         progress("making the golden vector")
-        _write_golden(job)
-        done = _write_artefacts(job, work)
+        golden = _write_golden(job)
+        done = _write_artefacts(job, work, golden)
         done = _judge(job, gate, done, max_loss)
         diagnoses = _diagnose(job, gate, [row for _, row in done])
         entries = [entry for entry, row in done if not row.refused]
@@ -168,7 +169,7 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'s' * (number != 1)}"
 
 
-def _write_golden(job: _Job) -> None:
+def _write_golden(job: _Job) -> Golden:
     from edgecodec.converters.golden import add_exact, make_golden, save_golden
 
     photo = job.photos.photos[0] if job.photos.demo is None else job.photos.demo
@@ -177,14 +178,15 @@ def _write_golden(job: _Job) -> None:
     if ("synthesis", "int8") in job.graphs:
         golden = add_exact(golden, job.graphs["synthesis", "int8"])
     save_golden(job.folder / GOLDEN, golden)
+    return Golden(golden, str(job.folder / GOLDEN))
 
 
 def _write_artefacts(
-    job: _Job, work: Sequence[tuple[Target, Precision]]
+    job: _Job, work: Sequence[tuple[Target, Precision]], golden: Golden
 ) -> list[tuple[ArtefactEntry, ConversionRow]]:
     from edgecodec.converters.parity import Reference
 
-    reference = Reference(job.source.modules, job.photos.photos, job.graphs)
+    reference = Reference(job.source.modules, job.photos.photos, job.graphs, golden)
     done = []
     for target, precision in work:
         lacking = lacks(precision)
@@ -223,7 +225,7 @@ def _write_one(
     failure = ""
     try:
         parity = check(artefact, target.backend, job.progress)
-    except ParityError as exc:
+    except (ParityError, GoldenVectorError) as exc:
         if precision not in ("int8", "bf16"):
             raise
         failure = str(exc)

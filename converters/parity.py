@@ -25,9 +25,15 @@ from torch import nn
 
 from edgecodec.converters.graph import Graph
 from edgecodec.converters.integer_oracle import run_oracle
-from edgecodec.errors import BackendError, BackendUnavailableError, ParityError
+from edgecodec.errors import (
+    BackendError,
+    BackendUnavailableError,
+    GoldenVectorError,
+    ParityError,
+)
 from edgecodec.manifest import Precision
 from edgecodec.runtimes.base import Artefact, Float32Array, Session, SessionOptions, StageName
+from edgecodec.runtimes.golden import Golden
 from edgecodec.runtimes.registry import get_backend
 
 Y_UNIT = 16
@@ -129,6 +135,7 @@ class Reference:
         modules: by stage.
         photos: (H, W, 3), sides multiples of 32.
         graphs: by stage and precision; of these the exact int8 synthesis is asked for.
+        golden: what a device will ask of every artefact.
     """
 
     def __init__(
@@ -136,7 +143,9 @@ class Reference:
         modules: Mapping[StageName, nn.Module],
         photos: Sequence[npt.NDArray[np.uint8]],
         graphs: Mapping[tuple[StageName, Precision], Graph],
+        golden: Golden,
     ) -> None:
+        self._golden = golden
         self._samples = make_samples(modules["analysis"], modules["synthesis"], photos)
         exact = graphs.get(("synthesis", "int8"))
         self._answers: list[_Pair] = []
@@ -154,7 +163,7 @@ class Reference:
         """Do what `check_artefact` does, with the oracle's answers for an exact artefact."""
         exact = artefact.precision == "int8" and artefact.stage == "synthesis"
         answers = self._answers if exact else ()
-        return check_artefact(artefact, backend, self._samples, warn, answers)
+        return check_artefact(artefact, backend, self._samples, warn, answers, self._golden)
 
 
 def check_artefact(
@@ -163,6 +172,7 @@ def check_artefact(
     samples: Sequence[Sample],
     warn: Callable[[str], None],
     answers: Sequence[_Pair] = (),
+    golden: Golden | None = None,
 ) -> dict[str, Any]:
     """Run an artefact and return its differences from the reference, by output name.
 
@@ -175,9 +185,11 @@ def check_artefact(
         samples: what it should give.
         warn: told when nothing could be checked.
         answers: y_hat and x_hat of a synthesis that must be exact.
+        golden: what a device will ask of it.
 
     Raises:
         ParityError: it differs by more than the tolerance of its precision, or from an answer.
+        GoldenVectorError: every device would refuse it.
         BackendError: the runtime refuses it.
     """
     runtime = get_backend(backend)
@@ -194,6 +206,8 @@ def check_artefact(
         measured = _measure(session, artefact, backend, samples)
         _judge(artefact, measured)
         _check_answers(session, artefact, answers)
+        if golden is not None:
+            _check_golden(session, artefact, golden)
     finally:
         session.close()
     return {
@@ -270,3 +284,13 @@ def _check_answers(session: Session, artefact: Artefact, answers: Sequence[_Pair
     if worst > 0:
         what = f"{artefact.target} int8 output x_hat, which must be exact,"
         raise ParityError(artefact.stage, what, worst, 0.0)
+
+
+def _check_golden(session: Session, artefact: Artefact, golden: Golden) -> None:
+    """Ask what a device asks before it trusts a runtime; its tolerances are relative, these not."""
+    outputs = [session.run(given) for given in golden.inputs(artefact.stage)]
+    if problem := golden.problem(artefact.stage, outputs, artefact.precision):
+        raise GoldenVectorError(
+            f"{artefact.target} {artefact.precision}: every device would refuse it, {problem}",
+            artefact.stage,
+        )

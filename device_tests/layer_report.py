@@ -121,7 +121,7 @@ def profile_networks(
         threads: of the runtimes; None leaves it to them.
         runs: how often.
     """
-    golden = Golden(bundle)
+    golden = Golden.of(bundle)
     wanted = dict.fromkeys((c.stage, c.backend, c.precision) for c in choices)
     found = []
     for stage, name, precision in wanted:

@@ -94,7 +94,7 @@ def measure_start(bundle: Bundle, threads: int | None, size: tuple[int, int]) ->
     begun = time.perf_counter()
     choose(bundle, threads=threads, size=size)
     found: dict[str, Any] = {"selection_s": time.perf_counter() - begun}
-    golden = Golden(bundle)
+    golden = Golden.of(bundle)
     with ExitStack() as sessions:
         requests = [r for r in expand_requests(("all",), bundle) if r.backend != "torch"]
         codecs, _ = open_codecs(requests, bundle, threads, sessions)

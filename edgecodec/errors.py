@@ -143,6 +143,10 @@ class UnsupportedOpError(ConversionError):
         self.op, self.place = op, place
 
 
+class GoldenVectorError(ConversionError):
+    """An artefact answers the golden vector with what every device would refuse."""
+
+
 class ParityError(ConversionError):
     """An artefact's results differ from the reference by more than allowed.
 

@@ -28,7 +28,7 @@ from edgecodec.runtimes.base import (
 )
 from edgecodec.runtimes.choice import Choice
 from edgecodec.runtimes.environment import AUTO, DISABLE, disabled_backends
-from edgecodec.runtimes.golden import TOLERANCES, Golden
+from edgecodec.runtimes.golden import Golden
 from edgecodec.runtimes.measure import time_side_by_side
 from edgecodec.runtimes.registry import UnavailableBackend, backend_names, get_backend
 from edgecodec.runtimes.vendor import one_line
@@ -206,9 +206,6 @@ def _of_named_backend(name: str, stage: StageName, entries: list[ArtefactEntry])
 def prove(candidate: Candidate, bundle: Bundle, golden: Golden) -> Session:
     """Load a candidate, which then holds its session, and compare it with the golden vector.
 
-    An artefact of any precision is held to the tolerance of its own precision: what it costs was
-    measured, and judged, when it was converted.
-
     Raises:
         BundleError: the files of the artefact are damaged.
         BackendError: it does not load, fails, or answers wrongly. No session is left open.
@@ -221,8 +218,7 @@ def prove(candidate: Candidate, bundle: Bundle, golden: Golden) -> Session:
             session = candidate.session = load(bundle, candidate)
             candidate.load_s = time.perf_counter() - begun
             outputs = [session.run(given) for given in golden.inputs(stage)]
-        limit = TOLERANCES.get(entry.precision, TOLERANCES["fp32"])
-        problem = golden.problem(stage, outputs, entry.precision, limit)
+        problem = golden.problem(stage, outputs, entry.precision)
     except EdgeCodecError:
         candidate.close()
         raise

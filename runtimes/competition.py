@@ -96,7 +96,7 @@ def compete(
         BackendUnavailableError: the backend named cannot be used here.
         BackendError: nothing works; lists every candidate with its reason.
     """
-    golden = Golden(bundle)
+    golden = Golden.of(bundle)
     candidates = find_candidates(
         bundle, request.stage, request.backend, request.precision, request.threads
     )

@@ -61,16 +61,17 @@ class Golden:
     """The golden vector of a bundle, as inputs and checks.
 
     Args:
-        bundle: where it is. Results of an artefact that is exact by construction may lie beside
-            the reference's under the name of the precision: `x_hat_int8`, `y_int8`, `z_int8`.
-            Latents of a second picture for the synthesis may lie there as `y_hat_extreme`.
+        arrays: as `Bundle.golden` returns them. Results of an artefact that is exact by
+            construction may lie beside the reference's under the name of the precision:
+            `x_hat_int8`, `y_int8`, `z_int8`. Latents of a second picture for the synthesis may lie
+            there as `y_hat_extreme`.
+        source: where they are from, for errors.
 
     Raises:
-        BundleError: it is missing, damaged or incomplete.
+        BundleError: it is incomplete.
     """
 
-    def __init__(self, bundle: Bundle) -> None:
-        arrays = bundle.golden()
+    def __init__(self, arrays: Mapping[str, npt.NDArray[Any]], source: str) -> None:
         try:
             x, y_hat = arrays["x"], arrays["y_hat"]
             fits = (
@@ -85,11 +86,20 @@ class Golden:
             fits = False
         if not fits:
             raise BundleError(
-                f"{bundle.path}: the golden vector lacks an array or has another shape; "
+                f"{source}: the golden vector lacks an array or has another shape; "
                 "convert the checkpoint again"
             )
         self._arrays = arrays
         self._pictures = ("", EXTREME) if f"y_hat{EXTREME}" in arrays else ("",)
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> Golden:
+        """Return that of a bundle.
+
+        Raises:
+            BundleError: it is missing, damaged or incomplete.
+        """
+        return cls(bundle.golden(), str(bundle.path))
 
     def _given(self, stage: StageName, picture: str = "") -> tuple[str, Float32Array]:
         name = "x" if stage == "analysis" else "y_hat"
@@ -117,16 +127,18 @@ class Golden:
         stage: StageName,
         outputs: Sequence[Mapping[str, npt.NDArray[Any]]],
         precision: str,
-        tolerance: Tolerance,
     ) -> str:
         """Return what is wrong with a session's results, empty when nothing is.
+
+        An artefact of any precision is held to the tolerance of its own precision: what it costs is
+        measured, and judged, when it is converted.
 
         Args:
             stage: which stage.
             outputs: results for each of `inputs(stage)`.
             precision: of the artefact; results stored under its name are demanded exactly.
-            tolerance: otherwise, how far results may be from the reference.
         """
+        tolerance = TOLERANCES.get(precision, TOLERANCES["fp32"])
         for picture, found in zip(self._pictures, outputs, strict=False):  # the analysis has one
             for name in ("y", "z") if stage == "analysis" else ("x_hat",):
                 reference = self._arrays.get(f"{name}{picture}_{precision}")

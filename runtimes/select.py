@@ -188,7 +188,7 @@ def open_choice(bundle: Bundle, choice: Choice) -> Session:
     trial = verdict_store.trial_name(bundle, choice.stage, *candidate.artefact)
     if verdict_store.is_marked(trial):
         raise BackendError(choice.backend, "an earlier process died of it")
-    session = prove(candidate, bundle, Golden(bundle))
+    session = prove(candidate, bundle, Golden.of(bundle))
     _proven.add(proof)
     return session
 

@@ -254,7 +254,7 @@ def _problem(bundle: Bundle, job: dict[str, Any]) -> str:
         (candidate,) = find_candidates(
             bundle, job["stage"], job["backend"], job["precision"], job["threads"]
         )
-        golden = Golden(bundle)
+        golden = Golden.of(bundle)
         session = prove(candidate, bundle, golden)
         session.run(golden.workload(candidate.stage, tuple(job["size"])))
         candidate.close()

@@ -20,6 +20,7 @@ from edgecodec.entropy import LatentCoder
 from edgecodec.errors import (
     BundleError,
     ConversionError,
+    GoldenVectorError,
     MissingDependencyError,
     ParityError,
 )
@@ -284,6 +285,27 @@ def test_nothing_is_left_when_an_artefact_is_wrong(
     monkeypatch.setitem(TOLERANCES, "fp32", Tolerance(-1.0, -1, -1.0))
     before = sorted(tmp_path.iterdir())
     with pytest.raises(ParityError, match="analysis: torch fp32 output y differs"):
+        convert(checkpoint, photos, tmp_path / "b")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("stage", ["analysis", "synthesis"])
+def test_what_every_device_would_refuse_is_not_written(
+    stage: str,
+    checkpoint: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The device's tolerances are shares of the largest value, the converter's are not."""
+    from edgecodec.runtimes.golden import TOLERANCES, Tolerance
+
+    none = {"analysis": Tolerance(-1.0, 255, 255.0), "synthesis": Tolerance(1e9, -1, -1.0)}
+    monkeypatch.setitem(TOLERANCES, "fp32", none[stage])
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(
+        GoldenVectorError, match=rf"^{stage}: torch fp32: every device would refuse it, [yx]"
+    ):
         convert(checkpoint, photos, tmp_path / "b")
     assert sorted(tmp_path.iterdir()) == before
 

@@ -246,7 +246,7 @@ def run(folder: Path, case: Contents) -> Outcome:
                 _attempt(lambda: LatentCoder(bundle.tables(), "c")),
                 _attempt(lambda: LatentCoder(bundle.tables(), "numpy")),
                 _attempt(lambda: Codec(bundle).close()),
-                _attempt(lambda: Golden(bundle)),
+                _attempt(lambda: Golden.of(bundle)),
                 *[_attempt(partial(bundle.artefact_file, entry)) for entry in entries[:4]],
                 _attempt(lambda: [bundle.file(name) for name in bundle.manifest.files]),
             )

@@ -114,7 +114,7 @@ def test_macs_of_convolutions() -> None:
 
 @pytest.fixture(scope="module")
 def golden(shipped: Bundle) -> Golden:
-    return Golden(shipped)
+    return Golden.of(shipped)
 
 
 def profile(shipped: Bundle, golden: Golden, name: str, stage: str) -> list[Layer]:

@@ -416,7 +416,7 @@ def test_latents_of_full_colours_without_their_pixels_are_a_damaged_bundle(
     arrays = bundle.golden()
     monkeypatch.setattr(bundle, "golden", lambda: {**arrays, "y_hat_extreme": arrays["y_hat"]})
     with pytest.raises(BundleError, match="lacks an array"):
-        Golden(bundle)
+        Golden.of(bundle)
 
 
 def test_size_class_is_the_nearest_by_area() -> None:
