@@ -285,6 +285,10 @@ def test_interruption_is_told_and_leaves_nothing(
         ("bench", "--minutes", "nan"),
         ("bench", "--compare", "a.json"),
         ("bench", "photo.png", "--compare", "a.json", "b.json"),
+        ("bench", "--compare", "a.json", "b.json", "--threads", "1"),
+        ("bench", "--compare", "a.json", "b.json", "--backends", "tflite"),
+        ("bench", "photo.png", "--json", "a.out", "--html", "a.out"),
+        ("bench", "photo.png", "--json", "-", "--trace", "-"),
         ("eval",),
         ("eval", "a", "--qualities", "10,200"),
         ("eval", "a", "--effort", "1,11"),
@@ -432,6 +436,8 @@ def test_bench_measures_and_writes_its_reports(folder: Path, call: Call) -> None
     assert call("bench", "--compare", "a.json", "a.json", "--json", "-") == 0
     rows = json.loads(call.out)["rows"]
     assert {row["verdict"] for row in rows} == {"no difference"}
+    assert call(*args, "--trace", "-") == 0
+    assert json.loads(call.out)["traceEvents"]
 
 
 def test_eval_prints_a_table(folder: Path, call: Call) -> None:
