@@ -148,7 +148,7 @@ def benchmark(
         files = {codec: c.data for codec, c in coded.items()}
         if options.cold_starts:
             report.cold_starts = _cold_starts(
-                contenders, images[0], files, options, cores, progress
+                contenders, (images[0], pixels), files, options, cores, progress
             )
     first = contenders[0].name
     return Outcome(report, coded[first].spans, (first, name))
@@ -193,7 +193,7 @@ def _picture(name: str, pixels: UInt8Array) -> Picture:
 
 def _cold_starts(
     contenders: Sequence[Contender],
-    image: Path,
+    picture: tuple[Path, UInt8Array],
     files: dict[str, bytes],
     options: Options,
     cores: tuple[int, ...] | None,
@@ -201,6 +201,7 @@ def _cold_starts(
 ) -> list[ColdStart]:
     with tempfile.TemporaryDirectory(prefix="edgecodec-bench-") as folder:
         jobs = []
+        image, pixels = picture
         for number, contender in enumerate(contenders):
             path = Path(folder) / str(number)
             path.write_bytes(files[contender.name])
@@ -215,6 +216,7 @@ def _cold_starts(
                 bundle=None if options.bundle is None else str(options.bundle),
                 threads=options.threads,
                 cores=cores,
+                size=(pixels.shape[0], pixels.shape[1]),
             )
             jobs += [common, replace(common, action="decode", input=str(path))]
         return measure_cold_starts(jobs, options.cold_starts, progress)

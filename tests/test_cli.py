@@ -20,6 +20,7 @@ from edgecodec import manifest
 from edgecodec._version import __version__
 from edgecodec.bundle import Bundle
 from edgecodec.cli import COMMANDS, main
+from edgecodec.cli.common import expand_images
 from edgecodec.codec import Codec
 from edgecodec.container import read_container, read_header
 
@@ -491,3 +492,9 @@ def test_show_numbers_joins_runs() -> None:
     assert show_numbers([]) == ""
     assert show_numbers([1, 2, 3, 7, 9, 10]) == "1-3, 7, 9-10"
     assert show_numbers(range(1, 100, 2), most=2) == "1, 3, ..."
+
+
+def test_folder_that_is_named_like_a_picture_is_none(tmp_path: Path) -> None:
+    (tmp_path / "a.png").mkdir()
+    (tmp_path / "b.png").write_bytes(b"")
+    assert expand_images([str(tmp_path)]) == [tmp_path / "b.png"]
