@@ -20,6 +20,7 @@ from typing import Any
 
 from edgecodec.bundle import Bundle, default_bundle_path, short_id
 from edgecodec.classical import load_rgb
+from edgecodec.codec import default_tile
 from edgecodec.device_tests.bench_report import BenchReport, Conditions, Picture
 from edgecodec.device_tests.chrome_trace import chrome_trace
 from edgecodec.device_tests.cold_start import ColdStart, Job, measure_cold_starts
@@ -122,29 +123,32 @@ def benchmark(
             ours = [our_contender(r, codec, options.quality) for r, codec in codecs.items()]
             contenders = (*ours, *classical)
             progress(f"steady state of {', '.join(c.name for c in contenders)}")
+            steady = measure_steady(contenders, pictures, options.limits)
+            name, pixels = next(iter(pictures.items()))
+            coded = {c.name: c.once(pixels) for c in contenders}
+            # Asked only now: `auto` chooses by the size of a picture, and what fails is replaced.
+            ours = [our_contender(r, codec, options.quality) for r, codec in codecs.items()]
+            contenders = (*ours, *classical)
+            choices = [c.choice(stage) for c in codecs.values() for stage in STAGES]
             report = BenchReport(
                 device,
                 _conditions(bundle, options, cores),
                 tuple(_picture(name, pixels) for name, pixels in pictures.items()),
                 contenders,
-                measure_steady(contenders, pictures, options.limits),
+                steady,
                 skipped=skipped,
             )
-            name, pixels = next(iter(pictures.items()))
-            coded = {c.name: c.once(pixels) for c in contenders}
-            choices = [c.choice(stage) for c in codecs.values() for stage in STAGES]
             if options.minutes:
                 progress(f"sustained work of {contenders[0].name}, {options.minutes:g} minutes")
                 report.sustained = measure_sustained(contenders[0], pictures, options.minutes)
         if options.layers:
             progress("layers of each network")
             report.peaks = measure_peaks(options.threads)
-            size = pixels.shape[0], pixels.shape[1]
-            report.layers = profile_networks(bundle, choices, size, options.threads)
+            report.layers = profile_networks(bundle, choices, _largest_tile(pixels))
         files = {codec: c.data for codec, c in coded.items()}
         if options.cold_starts:
             report.cold_starts = _cold_starts(
-                contenders, images[0], files, options, cores, progress
+                contenders, (images[0], pixels), files, options, cores, progress
             )
     first = contenders[0].name
     return Outcome(report, coded[first].spans, (first, name))
@@ -175,6 +179,13 @@ def _conditions(bundle: Bundle, options: Options, cores: tuple[int, ...] | None)
     )
 
 
+def _largest_tile(pixels: UInt8Array) -> tuple[int, int]:
+    """Return height and width of what the networks get of a picture at a time."""
+    height, width = pixels.shape[:2]
+    tile = default_tile(height, width)
+    return min(height, tile), min(width, tile)
+
+
 def _picture(name: str, pixels: UInt8Array) -> Picture:
     height, width = pixels.shape[:2]
     return Picture(name, width, height, hashlib.sha256(pixels.tobytes()).hexdigest())
@@ -182,7 +193,7 @@ def _picture(name: str, pixels: UInt8Array) -> Picture:
 
 def _cold_starts(
     contenders: Sequence[Contender],
-    image: Path,
+    picture: tuple[Path, UInt8Array],
     files: dict[str, bytes],
     options: Options,
     cores: tuple[int, ...] | None,
@@ -190,6 +201,7 @@ def _cold_starts(
 ) -> list[ColdStart]:
     with tempfile.TemporaryDirectory(prefix="edgecodec-bench-") as folder:
         jobs = []
+        image, pixels = picture
         for number, contender in enumerate(contenders):
             path = Path(folder) / str(number)
             path.write_bytes(files[contender.name])
@@ -204,6 +216,7 @@ def _cold_starts(
                 bundle=None if options.bundle is None else str(options.bundle),
                 threads=options.threads,
                 cores=cores,
+                size=(pixels.shape[0], pixels.shape[1]),
             )
             jobs += [common, replace(common, action="decode", input=str(path))]
         return measure_cold_starts(jobs, options.cold_starts, progress)

@@ -19,6 +19,7 @@ from edgecodec.device_tests.bench_charts import (
     short,
 )
 from edgecodec.device_tests.cold_start import PHASES
+from edgecodec.device_tests.contenders import used
 from edgecodec.html_page import html_page
 
 Report = Mapping[str, Any]
@@ -188,7 +189,7 @@ def _layers(report: Report) -> str:
     head = ("layer", "operator", "ms", "share", "GMAC/s", "of peak")
     parts = [f'<p class="soft small">Measured peaks: {escape(", ".join(peaks) or "none")}</p>']
     for profile in report["layers"]:
-        title = f"{profile['stage']}, {profile['backend']} {profile['precision']}"
+        title = f"{profile['stage']}, {used(profile)}"
         if profile["reason"]:
             parts.append(f"<p>{escape(title)}: not available ({escape(profile['reason'])})</p>")
             continue
@@ -244,6 +245,6 @@ def _facts(report: Report) -> str:
 def _settings(settings: Mapping[str, Any]) -> str:
     parts = []
     for key, value in settings.items():
-        shown = f"{value['backend']} {value['precision']}" if isinstance(value, dict) else value
+        shown = used(value) if isinstance(value, dict) else value
         parts.append(f"{key} {shown}")
     return ", ".join(parts)

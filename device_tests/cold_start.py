@@ -51,6 +51,7 @@ class Job:
         bundle: path of the bundle; None takes the shipped one.
         threads: None leaves it to the runtime.
         cores: to run on; None leaves it to the system.
+        size: height and width of the picture, which `auto` chooses by; None is that of a small one.
     """
 
     codec: str
@@ -62,6 +63,7 @@ class Job:
     bundle: str | None = None
     threads: int | None = None
     cores: tuple[int, ...] | None = None
+    size: tuple[int, int] | None = None
 
 
 @dataclass
@@ -188,9 +190,9 @@ def _loaded(job: Job, stack: ExitStack) -> Callable[[Any], object]:
         edgecodec.Codec(job.bundle, job.backend, job.precision, job.threads)
     )
     if job.action == "decode":
-        codec.choice("synthesis")
+        codec.choice("synthesis", job.size)
         return codec.decode
-    codec.choice("analysis")
+    codec.choice("analysis", job.size)
     return lambda pixels: codec.encode(pixels, job.quality)
 
 

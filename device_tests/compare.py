@@ -25,12 +25,17 @@ import numpy as np
 import numpy.typing as npt
 
 from edgecodec.device_tests.bench_report import FORMAT, KIND
+from edgecodec.device_tests.contenders import used
+from edgecodec.device_tests.report_check import check_report
 from edgecodec.device_tests.sampling import DRAWS, Interval, resampled_medians
 from edgecodec.errors import ConfigError
 
 LEVEL = 0.99
 MARGIN = 0.05
 RESOLUTION_S = 20e-6
+_LEAST_S = 1e-7
+"""Reports round to this: a stage that took nothing takes as much, so that ratios stay numbers."""
+
 FASTER, SLOWER, SAME, INCOMPARABLE = "faster", "slower", "no difference", "not comparable"
 Report = Mapping[str, Any]
 Samples = dict[str, list[tuple[float, float]]]
@@ -107,6 +112,8 @@ class Comparison:
         lines.append("{:<34}{:>10}{:>10}{:>8}  {:<18}{}".format(*head))
         lines += [row.text() for row in self.rows]
         counts = {v: sum(row.verdict == v for row in self.rows) for v in (FASTER, SLOWER, SAME)}
+        if left := sum(row.verdict == INCOMPARABLE for row in self.rows):
+            counts[INCOMPARABLE] = left
         lines += ["", ", ".join(f"{n} {verdict}" for verdict, n in counts.items())]
         return "\n".join(lines)
 
@@ -119,12 +126,14 @@ def load_report(path: str) -> Report:
     """
     try:
         report = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, RecursionError) as exc:
         raise ConfigError(f"{path}: not a report that can be read ({exc})") from exc
     for found in (report, report.get("bench")) if isinstance(report, dict) else ():
         if isinstance(found, dict) and found.get("kind") == KIND:
             if found.get("format") != FORMAT:
                 raise ConfigError(f"{path}: of another version of edgecodec; measure again")
+            if problem := check_report(found):
+                raise ConfigError(f"{path}: a damaged report: {problem}; measure again")
             return found
     raise ConfigError(f"{path}: not a report of edgecodec bench --json")
 
@@ -171,7 +180,7 @@ def ratio_of(a: Samples, b: Samples, level: float = LEVEL, seed: int = 0) -> Int
         level: of confidence.
         seed: of the random blocks.
     """
-    references = {name: _median({"": [*a[name], *b[name]]}) or 1.0 for name in a}
+    references = {name: max(_LEAST_S, _median({"": [*a[name], *b[name]]}) or 0.0) for name in a}
     series = [_in_time(samples, references) for samples in (a, b)]
     generator = np.random.default_rng(seed)
     of_a, of_b = (resampled_medians(values, DRAWS, generator) for values in series)
@@ -182,7 +191,11 @@ def ratio_of(a: Samples, b: Samples, level: float = LEVEL, seed: int = 0) -> Int
 
 def _in_time(samples: Samples, references: Mapping[str, float]) -> npt.NDArray[np.float64]:
     """Return samples of all pictures in the order they were taken, each over its reference."""
-    timed = [(start, s / references[name]) for name in samples for start, s in samples[name]]
+    timed = [
+        (start, max(_LEAST_S, s) / references[name])
+        for name in samples
+        for start, s in samples[name]
+    ]
     return np.asarray([value for _, value in sorted(timed)])
 
 
@@ -229,7 +242,10 @@ def _obstacle(a: Report, b: Report, codec: str) -> str:
     if of_a is None or of_b is None:
         return "in one report only"
     images = [sorted(image["sha256"] for image in report["images"]) for report in (a, b)]
-    where = [(how["threads"], how["cores"]) for how in (one, two)]
+    where = [
+        (r["conditions"]["threads"], r["conditions"]["cores"] or r["device"].get("usable_cores"))
+        for r in (a, b)
+    ]
     checks = [
         ("other device", a["identity"], b["identity"]),
         ("other images", images[0], images[1]),
@@ -267,5 +283,4 @@ def _used(contender: Mapping[str, Any]) -> str:
     settings = contender["settings"]
     if not contender["ours"]:
         return str(settings["library"])
-    stages = (settings[stage] for stage in ("analysis", "synthesis"))
-    return " / ".join(f"{stage['backend']} {stage['precision']}" for stage in stages)
+    return " / ".join(used(settings[stage]) for stage in ("analysis", "synthesis"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -103,6 +103,19 @@ class Contender:
         networks = covered_s(span for span in stages if span.name in NETWORK_STAGES)
         seconds[f"outside/{action}"] = max(0.0, whole_s - networks)
         return result, {action: whole_s, **seconds}, profile.spans
+
+
+def used(choice: Mapping[str, Any]) -> str:
+    """Return what ran a stage, from its settings: `tflite int8`, with threads where they are set.
+
+    >>> used({"backend": "tflite", "precision": "int8", "threads": 2})
+    'tflite int8, 2 threads'
+    """
+    name = f"{choice['backend']} {choice['precision']}"
+    threads = choice.get("threads")
+    if threads is None:
+        return name
+    return f"{name}, {threads} thread{'' if threads == 1 else 's'}"
 
 
 def expand_requests(names: Sequence[str], bundle: Bundle) -> list[Request]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgecodec.bundle import Bundle
+from edgecodec.device_tests.contenders import used
 from edgecodec.errors import EdgeCodecError
 from edgecodec.runtimes.base import Artefact, SessionOptions, StageName
 from edgecodec.runtimes.choice import Choice
@@ -27,9 +28,10 @@ class NetworkProfile:
         stage: `analysis` or `synthesis`.
         backend: its name.
         precision: of the artefact.
-        size: height and width of the picture in pixels.
+        size: height and width in pixels of what it is given: a picture, or a tile of a large one.
         layers: in the order of the plan; empty where there is no profile.
         reason: why there is none.
+        threads: of the runtime; None left it to it.
     """
 
     stage: StageName
@@ -38,6 +40,7 @@ class NetworkProfile:
     size: tuple[int, int]
     layers: tuple[Layer, ...]
     reason: str = ""
+    threads: int | None = None
 
     @property
     def total_s(self) -> float:
@@ -58,6 +61,7 @@ class NetworkProfile:
             "backend": self.backend,
             "precision": self.precision,
             "size": list(self.size),
+            "threads": self.threads,
             "reason": self.reason,
             "total_s": self.total_s,
             "layers": [
@@ -79,7 +83,8 @@ class NetworkProfile:
     def text(self, peaks: Mapping[str, Peak]) -> str:
         """Return two tables for a terminal: kinds of operators, and the slowest layers."""
         height, width = self.size
-        title = f"{self.stage}, {self.backend} {self.precision}, {width} x {height} pixels"
+        what = used({"backend": self.backend, "precision": self.precision, "threads": self.threads})
+        title = f"{self.stage}, {what}, {width} x {height} pixels"
         if not self.layers:
             return f"{title}: not available ({self.reason})"
         runs = len(self.layers[0].samples_s)
@@ -109,29 +114,28 @@ def profile_networks(
     bundle: Bundle,
     choices: Sequence[Choice],
     size: tuple[int, int],
-    threads: int | None,
     runs: int = RUNS,
 ) -> list[NetworkProfile]:
     """Profile networks by layer; one that cannot be says why.
 
     Args:
         bundle: where the artefacts are.
-        choices: which stage on which backend in which precision; each is profiled once.
-        size: height and width of the picture in pixels.
-        threads: of the runtimes; None leaves it to them.
+        choices: which stage on which backend in which precision, with how many threads; each is
+            profiled once.
+        size: height and width in pixels of what a network is given.
         runs: how often.
     """
     golden = Golden.of(bundle)
-    wanted = dict.fromkeys((c.stage, c.backend, c.precision) for c in choices)
+    wanted = dict.fromkeys((c.stage, c.backend, c.precision, c.threads) for c in choices)
     found = []
-    for stage, name, precision in wanted:
+    for stage, name, precision, threads in wanted:
         layers: Sequence[Layer] = ()
         reason = ""
         try:
             layers = _profile(bundle, golden, (stage, name, precision), size, threads, runs)
         except EdgeCodecError as exc:
             reason = str(exc).removeprefix(f"{name}: ")
-        found.append(NetworkProfile(stage, name, precision, size, tuple(layers), reason))
+        found.append(NetworkProfile(stage, name, precision, size, tuple(layers), reason, threads))
     return found
 
 

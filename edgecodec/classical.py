@@ -34,6 +34,7 @@ from edgecodec.errors import (
     UnknownPluginError,
 )
 from edgecodec.files import write_output
+from edgecodec.image import to_eight_bits
 from edgecodec.metrics import Uint8Image
 
 _P = ParamSpec("_P")
@@ -217,7 +218,7 @@ def load_rgb(path: Path) -> Uint8Image:
     """
     try:
         with Image.open(path) as image:
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+            return np.array(to_eight_bits(ImageOps.exif_transpose(image)).convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as exc:
         raise ConfigError(f"cannot read the image {path}: {exc}") from exc
 

@@ -123,13 +123,21 @@ class Codec:
                 )
             return self._runners[stage]
 
-    def choice(self, stage: StageName) -> Choice:
-        """Return what ran a stage last, or would run a picture of 768 x 512, opening it if needed.
+    def choice(self, stage: StageName, size: tuple[int, int] | None = None) -> Choice:
+        """Return what runs a stage, opening it if needed.
+
+        Args:
+            stage: which network.
+            size: height and width in pixels of a picture to come; None takes what ran last, or
+                what would run a picture of 768 x 512.
 
         Raises:
             BackendError: none works; says what was tried.
         """
-        return self._runner(stage).open()
+        if size is not None:
+            tile = default_tile(*size)
+            size = min(size[0], tile), min(size[1], tile)
+        return self._runner(stage).open(size)
 
     def run_stage(
         self,

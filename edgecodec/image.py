@@ -92,11 +92,7 @@ def _from_array(array: npt.NDArray[Any]) -> Picture:
 
 def _flatten(image: Image.Image) -> Image.Image:
     """Drop an alpha channel that hides nothing, bring 16-bit grey to 8 bits."""
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.nan_to_num(np.asarray(image, np.float64))
-        if image.mode.startswith("I;16") or values.max(initial=0) > 255:
-            values = values / 257.0
-        return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
+    image = to_eight_bits(image)
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         if rgba.getchannel("A").getextrema() != (255, 255):
@@ -106,6 +102,16 @@ def _flatten(image: Image.Image) -> Image.Image:
             )
         return rgba
     return image
+
+
+def to_eight_bits(image: Image.Image) -> Image.Image:
+    """Bring grey of 16 or 32 bits, whole or real, to 8; Pillow alone would clip what is above."""
+    if not image.mode.startswith("I") and image.mode != "F":
+        return image
+    values = np.nan_to_num(np.asarray(image, np.float64))
+    if image.mode.startswith("I;16") or values.max(initial=0) > 255:
+        values = values / 257.0
+    return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
 
 
 def _metadata(image: Image.Image) -> dict[str, bytes]:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgecodec.errors import BackendUnavailableError
+from edgecodec.runtimes.device import usable_cores
 from edgecodec.runtimes.layers import FLOAT32, INT8
 from edgecodec.runtimes.vendor import import_vendor
 
@@ -70,7 +71,7 @@ def _ort_peak(ort: Any, arithmetic: str, threads: int | None, side: int) -> Peak
         model = product_model("MatMulInteger", _UINT8, _INT8, _INT32, constant)
     settings = ort.SessionOptions()
     settings.log_severity_level = 3
-    settings.intra_op_num_threads = threads or 0
+    settings.intra_op_num_threads = min(threads or 0, usable_cores())
     try:
         session = ort.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
         best = _best(lambda: session.run(None, {"a": given}))

@@ -28,7 +28,8 @@ from edgecodec.runtimes.base import STAGES, Session, StageName
 from edgecodec.runtimes.candidates import Candidate, load, prove
 from edgecodec.runtimes.choice import Choice, StageVerdict, Verdict
 from edgecodec.runtimes.competition import Request, compete
-from edgecodec.runtimes.environment import AUTO, wanted_backend
+from edgecodec.runtimes.device import usable_cores
+from edgecodec.runtimes.environment import AUTO, call_limit, wanted_backend
 from edgecodec.runtimes.golden import Golden
 from edgecodec.runtimes.registry import get_backend
 
@@ -91,7 +92,8 @@ def choose(
         bundle: the artefacts and their golden vector.
         backend: a name or `auto`, which EDGECODEC_BACKEND may replace by a name.
         precision: a precision or `auto`, the fastest that passed the converter's judgement.
-        threads: for the runtimes; None measures with `auto`, and leaves it to a backend named.
+        threads: for the runtimes, at most as many as there are cores to run on; None measures
+            with `auto`, and leaves it to a backend named.
         stages: which stages to decide.
         size: height and width of the pictures to come; timed at their `size_class`.
         budget_s: seconds of timing per stage, beside loading, and as many for thread counts.
@@ -99,7 +101,7 @@ def choose(
 
     Raises:
         UnknownPluginError: no backend of that name.
-        ConfigError: `threads` is not positive.
+        ConfigError: `threads` is not positive, or EDGECODEC_TIMEOUT no number of seconds.
         BundleError: no artefact of that kind, or damaged.
         BackendUnavailableError: the backend named cannot be used here.
         BackendError: nothing works; lists every candidate with its reason.
@@ -247,6 +249,9 @@ def _request(
 ) -> Request:
     if threads is not None and threads < 1:
         raise ConfigError(f"threads must be at least 1, this is {threads}")
+    call_limit()  # refused here, a wrong variable is not taken for the fault of each candidate
+    if threads is not None:
+        threads = min(threads, usable_cores())  # more would wait for each other, spinning
     return Request(stage, wanted_backend(backend), precision, threads, size_class(*size))
 
 

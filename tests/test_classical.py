@@ -168,3 +168,10 @@ def test_device_side_modules_import_no_heavy_package() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int32])
+def test_load_rgb_brings_deep_grey_to_eight_bits(kind: type, tmp_path: Path) -> None:
+    levels = np.arange(0, 256, dtype=np.uint8).reshape(16, 16)
+    Image.fromarray(levels.astype(kind) * 257).save(tmp_path / "deep.tif")
+    assert np.array_equal(load_rgb(tmp_path / "deep.tif"), np.repeat(levels[:, :, None], 3, 2))

@@ -20,6 +20,7 @@ from edgecodec import manifest
 from edgecodec._version import __version__
 from edgecodec.bundle import Bundle
 from edgecodec.cli import COMMANDS, main
+from edgecodec.cli.common import expand_images
 from edgecodec.codec import Codec
 from edgecodec.container import read_container, read_header
 
@@ -285,6 +286,10 @@ def test_interruption_is_told_and_leaves_nothing(
         ("bench", "--minutes", "nan"),
         ("bench", "--compare", "a.json"),
         ("bench", "photo.png", "--compare", "a.json", "b.json"),
+        ("bench", "--compare", "a.json", "b.json", "--threads", "1"),
+        ("bench", "--compare", "a.json", "b.json", "--backends", "tflite"),
+        ("bench", "photo.png", "--json", "a.out", "--html", "a.out"),
+        ("bench", "photo.png", "--json", "-", "--trace", "-"),
         ("eval",),
         ("eval", "a", "--qualities", "10,200"),
         ("eval", "a", "--effort", "1,11"),
@@ -432,6 +437,8 @@ def test_bench_measures_and_writes_its_reports(folder: Path, call: Call) -> None
     assert call("bench", "--compare", "a.json", "a.json", "--json", "-") == 0
     rows = json.loads(call.out)["rows"]
     assert {row["verdict"] for row in rows} == {"no difference"}
+    assert call(*args, "--trace", "-") == 0
+    assert json.loads(call.out)["traceEvents"]
 
 
 def test_eval_prints_a_table(folder: Path, call: Call) -> None:
@@ -485,3 +492,9 @@ def test_show_numbers_joins_runs() -> None:
     assert show_numbers([]) == ""
     assert show_numbers([1, 2, 3, 7, 9, 10]) == "1-3, 7, 9-10"
     assert show_numbers(range(1, 100, 2), most=2) == "1, 3, ..."
+
+
+def test_folder_that_is_named_like_a_picture_is_none(tmp_path: Path) -> None:
+    (tmp_path / "a.png").mkdir()
+    (tmp_path / "b.png").write_bytes(b"")
+    assert expand_images([str(tmp_path)]) == [tmp_path / "b.png"]

@@ -34,6 +34,7 @@ from edgecodec.errors import (
 from edgecodec.metrics import psnr_rgb
 from edgecodec.runtimes.checked_session import CheckedSession
 from edgecodec.runtimes.registry import backend_names, get_backend
+from edgecodec.runtimes.stage_runner import StageRunner
 
 UInt8Array = npt.NDArray[np.uint8]
 SIZES = [(1, 1), (1, 7), (7, 1), (31, 33), (32, 32), (100, 37), (129, 65), (257, 129)]
@@ -449,3 +450,12 @@ def test_rate_and_quality_rise_strictly(codec: Codec) -> None:
         values.append(psnr_rgb(photo, np.asarray(codec.decode(data))))
     assert all(a < b for a, b in itertools.pairwise(sizes))
     assert all(a < b for a, b in itertools.pairwise(values))
+
+
+def test_choice_is_that_of_a_tile_of_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(StageRunner, "open", lambda self, size=None: asked.append(size))
+    with Codec() as codec:
+        for size in (None, (61, 50), (3000, 4000)):
+            codec.choice("analysis", size)
+    assert asked == [None, (61, 50), (1024, 1024)]

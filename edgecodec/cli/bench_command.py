@@ -17,6 +17,12 @@ from edgecodec.cli.common import (
     write_json,
 )
 
+_MEASURING = (
+    "images", "backends", "against", "quality", "runs", "seconds", "cold_starts", "minutes",
+    "layers", "bundle", "threads", "html", "trace",
+)  # fmt: skip
+"""What says how to measure, and means nothing to a comparison."""
+
 
 def add_parser(sub: Any) -> None:
     """Register the command."""
@@ -49,12 +55,15 @@ def add_parser(sub: Any) -> None:
     add("--trace", metavar="FILE", help="one picture as a Chrome trace, for ui.perfetto.dev")
     add("--compare", nargs=2, metavar=("A", "B"),
         help="measure nothing: compare two JSON reports stage by stage")  # fmt: skip
-    parser.set_defaults(run=run, wrong_usage=parser.error)
+    parser.set_defaults(run=run, wrong_usage=parser.error, default_of=parser.get_default)
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print, or compare and print."""
-    for name in filter(None, (args.json, args.html, args.trace)):
+    outputs = [name for name in (args.json, args.html, args.trace) if name]
+    if len(set(outputs)) < len(outputs):
+        args.wrong_usage("--json, --html and --trace need outputs of their own")
+    for name in outputs:
         refuse_overwriting(name, force=True)
     return _compare(args) if args.compare else _measure(args)
 
@@ -62,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
 def _compare(args: argparse.Namespace) -> int:
     from edgecodec.device_tests.compare import compare, load_report
 
-    if args.images or args.html or args.trace or args.minutes or args.layers:
+    if any((getattr(args, n) or None) != (args.default_of(n) or None) for n in _MEASURING):
         args.wrong_usage("--compare takes two reports and --json, nothing else")
     a, b = (load_report(path) for path in args.compare)
     comparison = compare(a, b, tuple(args.compare))
@@ -92,7 +101,8 @@ def _measure(args: argparse.Namespace) -> int:
     )
     images = expand_images(args.images) if args.images else [DEMO_PHOTO]
     outcome = benchmark(images, options, _say if args.verbose else lambda line: None)
-    if args.json != "-":  # first: whatever becomes of the files, minutes of work are not lost
+    # First: whatever becomes of the files, minutes of work are not lost.
+    if "-" not in (args.json, args.html, args.trace):
         print(outcome.report.text())
     if args.json:
         write_json(args.json, outcome.report.to_dict())

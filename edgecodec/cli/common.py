@@ -190,7 +190,8 @@ def expand_images(names: list[str]) -> list[Path]:
     for name in names:
         path = Path(name)
         if path.is_dir():
-            found += sorted(p for p in path.iterdir() if p.suffix.lower() in suffixes)
+            inside = (p for p in path.iterdir() if p.suffix.lower() in suffixes)
+            found += sorted(p for p in inside if p.is_file())  # a folder may be called a.png
         elif path.is_file():
             found.append(path)
         else:

@@ -89,8 +89,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_here(args: argparse.Namespace) -> int:
-    from edgecodec.classical import load_rgb
-    from edgecodec.device_tests.bench import DEMO_PHOTO
+    from edgecodec.device_tests.bench import DEMO_PHOTO, load_pictures
     from edgecodec.device_tests.conformance import check_conformance
     from edgecodec.device_tests.kit import check_kit, kit_model, open_pictures
     from edgecodec.device_tests.kit_pictures import extreme_pictures
@@ -106,7 +105,7 @@ def _run_here(args: argparse.Namespace) -> int:
     if args.matrix and not args.images and bundle is None:
         images, bundle, tile = open_pictures(), kit_model(), 64
     else:
-        images = {path.name: load_rgb(path) for path in paths}
+        images = load_pictures(paths)
     if args.extremes:
         images |= extreme_pictures(512, 768)
     kit = check_kit(threads=args.threads)

@@ -12,6 +12,8 @@ VARIABLES = """environment:
   EDGECODEC_BACKEND=NAME     the backend to use wherever none is named
   EDGECODEC_DISABLE=NAME,..  backends never to use
   EDGECODEC_RISKY=NAME,..    backends to try in a process of their own first
+  EDGECODEC_TRUST=NAME,..    backends not to try in a process of their own the first time
+  EDGECODEC_TIMEOUT=SECONDS  watch every call, and give up one that takes longer; 0 waits for ever
   EDGECODEC_CACHE=FOLDER     where measurements are kept; empty keeps none
 """
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from PIL import Image
 
 from edgecodec.bundle import Bundle
 from edgecodec.codec import Codec
+from edgecodec.device_tests import bench, steady
 from edgecodec.device_tests.bench import DEMO_PHOTO, Options, benchmark, load_pictures
 from edgecodec.device_tests.bench_page import render_page
 from edgecodec.device_tests.cold_start import PHASES, ColdStart
@@ -28,6 +29,8 @@ from edgecodec.device_tests.steady import Limits
 from edgecodec.device_tests.sustained import Sustained
 from edgecodec.errors import BackendError, ConfigError, EdgeCodecError
 from edgecodec.profiling import Profile, Span
+from edgecodec.runtimes.base import StageName
+from edgecodec.runtimes.choice import Choice
 from edgecodec.runtimes.device_facts import Conditions
 from tests.device_tests.fakes import Clock, report_of, series
 
@@ -83,7 +86,7 @@ def test_layers_are_in_the_report(photo_file: Path, monkeypatch: pytest.MonkeyPa
     values = json.loads(json.dumps(report.to_dict(), allow_nan=False))
     assert all(len(p["layers"]) > 10 for p in values["layers"])
     assert values["peaks"]["float32"]["gmacs_per_s"] > 0
-    assert "synthesis, onnxruntime fp32, 61 x 50 pixels" in report.text()
+    assert "synthesis, onnxruntime fp32, 1 thread, 61 x 50 pixels" in report.text()
     assert "peak of matrix products here, by ONNX Runtime" in report.text()
     page = render_page(values)
     assert "Measured peaks: float32" in page
@@ -263,3 +266,34 @@ def test_outside_is_the_time_in_which_no_network_is_at_work(
     assert seconds["outside/encode"] == 3.0
     assert seconds["encode/other"] == 1.0
     assert seconds["outside/decode"] == seconds["decode"] == 0.0
+
+
+def test_report_names_what_ran_the_pictures_not_what_was_opened_before(
+    photo_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Choices go by the size of a picture, and what fails in use is replaced."""
+    ask = Codec.choice
+    coded: list[object] = []
+
+    def choice(self: Codec, stage: StageName) -> Choice:
+        return replace(ask(self, stage), threads=7 if coded else 3)
+
+    measure = steady.measure_steady
+
+    def measure_steady(*args: Any) -> Any:
+        coded.append(args)
+        return measure(*args)
+
+    monkeypatch.setattr(Codec, "choice", choice)
+    monkeypatch.setattr(bench, "measure_steady", measure_steady)
+    report = benchmark([photo_file], QUICK).report
+    (contender,) = report.contenders
+    assert contender.settings["analysis"]["threads"] == 7
+    shown = "onnxruntime:fp32: onnxruntime fp32, 7 threads / onnxruntime fp32, 7 threads"
+    assert shown in report.text()
+
+
+def test_layers_are_those_of_a_tile_of_a_large_picture() -> None:
+    assert bench._largest_tile(np.zeros((3000, 4000, 3), np.uint8)) == (1024, 1024)
+    assert bench._largest_tile(np.zeros((1000, 1500, 3), np.uint8)) == (1000, 1500)
+    assert bench._largest_tile(np.zeros((50, 4000, 3), np.uint8)) == (50, 4000)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from edgecodec.codec import Codec
+from edgecodec.device_tests import cold_start
 from edgecodec.device_tests.cold_start import PHASES, Job, child, measure_cold_starts, run_child
 from edgecodec.errors import BackendError
 
@@ -62,3 +65,16 @@ def test_child_that_fails_or_hangs_is_an_error_of_ours(job: Job) -> None:
         run_child(replace(job, input="absent.png"))
     with pytest.raises(BackendError, match=r"over 0\.01 s"):
         run_child(job, timeout_s=0.01)
+
+
+def test_what_is_loaded_is_what_runs_a_picture_of_that_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else the first call would pay for loading another backend."""
+    asked: list[object] = []
+    monkeypatch.setattr(Codec, "choice", lambda self, *what: asked.append(what))
+    for action in ("encode", "decode"):
+        job = Job("auto", action, "x", 60, backend="auto", size=(3000, 4000))
+        with ExitStack() as stack:
+            cold_start._loaded(job, stack)
+    assert asked == [("analysis", (3000, 4000)), ("synthesis", (3000, 4000))]

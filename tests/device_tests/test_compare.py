@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -181,3 +183,90 @@ def test_load_report_takes_a_bench_or_what_holds_one(tmp_path: Path) -> None:
             load_report(str(path))
     with pytest.raises(ConfigError, match="absent"):
         load_report(str(tmp_path / "absent.json"))
+
+
+def _cut(values: Any, *path: Any) -> Any:
+    place = values
+    for key in path[:-1]:
+        place = place[key]
+    del place[path[-1]]
+    return values
+
+
+def _put(values: Any, *path: Any) -> Any:
+    *keys, last, value = path
+    place = values
+    for key in keys:
+        place = place[key]
+    place[last] = value
+    return values
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda v: _cut(v, "measurements"), "has no 'measurements'"),
+        (lambda v: _cut(v, "yardsticks"), "has no 'yardsticks'"),
+        (lambda v: _cut(v, "identity"), "has no 'identity'"),
+        (lambda v: _cut(v, "conditions", "cores"), "has no 'cores'"),
+        (lambda v: _cut(v, "contenders", 0, "settings", "quality"), "has no 'quality'"),
+        (lambda v: _put(v, "device", None), "of another kind"),
+        (lambda v: _put(v, "images", []), "auto on p.png: of nothing that is listed"),
+        (lambda v: _put(v, "contenders", 0, "settings", "analysis", 7), "of another kind"),
+        (lambda v: _put(v, "summaries", ["encode"]), "of another kind"),
+        (lambda v: _cut(v, "measurements", 0, "starts_s", 0), "encode: 100 samples of 99 runs"),
+        (lambda v: _put(v, "measurements", 0, "stages_s", "encode", []), "encode: no samples"),
+        (lambda v: _put(v, "measurements", 0, "stages_s", "decode", 3, "1"), "'1' is no number"),
+        (lambda v: _put(v, "measurements", 0, "stages_s", "decode", 3, math.nan), "nan is no"),
+        (lambda v: _put(v, "measurements", 0, "starts_s", 3, math.inf), "inf is no number"),
+        (lambda v: _put(v, "yardsticks", 0, "seconds", []), "serial (fixed): no samples"),
+        (lambda v: _put(v, "yardsticks", 0, "seconds", 0, -1.0), "-1.0 is no number of seconds"),
+    ],
+)
+def test_damaged_report_is_refused_in_a_line(
+    damage: Callable[[Any], Any], message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(damage(report(busy(1)))))
+    with pytest.raises(ConfigError, match="a damaged report") as caught:
+        load_report(str(path))
+    assert message in str(caught.value)
+
+
+def test_report_nested_without_end_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("[" * 100_000)
+    with pytest.raises(ConfigError, match="not a report that can be read"):
+        load_report(str(tmp_path / "a.json"))
+
+
+def test_stage_that_takes_nothing_still_has_a_ratio() -> None:
+    nothing, something = np.zeros(COUNT), np.full(COUNT, 0.001)
+    a = report(busy(1), encode_other=nothing, encode_hyper=nothing)
+    b = report(busy(2), encode_other=nothing, encode_hyper=something)
+    found = compare(a, b)
+    rows = {row.stage: row for row in found.rows if row.codec == "auto"}
+    assert rows["encode/other"].ratio is not None
+    assert rows["encode/other"].ratio.value == 1.0
+    assert verdicts(found)["auto", "encode/hyper"] == SLOWER
+    assert verdicts(compare(b, a))["auto", "encode/hyper"] == FASTER
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_other_thread_count_that_was_chosen_is_listed() -> None:
+    a, b = report(busy(1)), report(busy(1))
+    b["contenders"][0]["settings"]["synthesis"]["threads"] = 1
+    assert compare(a, b).differences == (
+        "auto: tflite fp32 / tflite fp32 -> tflite fp32 / tflite fp32, 1 thread",
+    )
+
+
+def test_fewer_cores_to_run_on_do_not_compare_unless_both_are_pinned() -> None:
+    a, b = report(busy(1)), report(busy(2))
+    b["device"]["usable_cores"] = a["device"]["usable_cores"] + 1
+    assert set(verdicts(compare(a, b)).values()) == {SAME}  # on cores 0 and 1, both
+    for values in (a, b):
+        values["conditions"]["cores"] = None
+    found = compare(a, b)
+    assert {row.reason for row in found.rows} == {"other threads or cores"}
+    last = found.text().splitlines()[-1]
+    assert last == "0 faster, 0 slower, 0 no difference, 4 not comparable"

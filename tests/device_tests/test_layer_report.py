@@ -14,9 +14,11 @@ from edgecodec.device_tests.layer_report import (
     profile_networks,
     speed,
 )
+from edgecodec.runtimes.base import Artefact, SessionOptions
 from edgecodec.runtimes.choice import Choice
 from edgecodec.runtimes.layers import FLOAT32, INT8, Layer
 from edgecodec.runtimes.peak import Peak
+from edgecodec.runtimes.registry import get_backend
 
 PEAKS = {FLOAT32: Peak(FLOAT32, 100.0, "test")}
 LAYERS = (
@@ -55,13 +57,38 @@ def test_tables() -> None:
 
 
 def test_networks_are_profiled_once_and_the_rest_says_why(shipped: Bundle) -> None:
-    def choice(backend: str) -> Choice:
-        return Choice("synthesis", backend, "fp32", True, "")
+    def choice(backend: str, threads: int | None = 1) -> Choice:
+        return Choice("synthesis", backend, "fp32", True, "", threads=threads)
 
     names = ("onnxruntime", "torch", "onnxruntime")
-    profiles = profile_networks(shipped, [choice(n) for n in names], (64, 64), 1, runs=1)
+    profiles = profile_networks(shipped, [choice(n) for n in names], (64, 64), runs=1)
     assert [p.backend for p in profiles] == ["onnxruntime", "torch"]
     assert profiles[0].layers
     assert profiles[0].kinds()[0][0] == "Conv"
     assert not profiles[1].layers
     assert profiles[1].text({}).endswith("not available (this backend has no profiler)")
+
+
+def test_networks_are_profiled_with_the_threads_that_were_chosen(
+    shipped: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[int | None] = []
+    backend = get_backend("onnxruntime")
+
+    def profile_layers(artefact: Artefact, options: SessionOptions, *rest: object) -> list[Layer]:
+        given.append(options.threads)
+        return list(LAYERS)
+
+    monkeypatch.setattr(backend, "profile_layers", profile_layers)
+    chosen = [
+        Choice("analysis", "onnxruntime", "fp32", True, "", threads=n) for n in (1, 2, None, 2)
+    ]
+    profiles = profile_networks(shipped, chosen, (64, 64))
+    assert given == [1, 2, None] == [p.threads for p in profiles]
+    titles = [p.text(PEAKS).partition(" pixels")[0] for p in profiles]
+    assert titles == [
+        "analysis, onnxruntime fp32, 1 thread, 64 x 64",
+        "analysis, onnxruntime fp32, 2 threads, 64 x 64",
+        "analysis, onnxruntime fp32, 64 x 64",
+    ]
+    assert profiles[1].to_dict(PEAKS)["threads"] == 2

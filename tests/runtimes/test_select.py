@@ -24,7 +24,7 @@ from edgecodec.errors import (
 )
 from edgecodec.image import to_levels
 from edgecodec.manifest import ArtefactEntry
-from edgecodec.runtimes import competition, openvino_backend, registry
+from edgecodec.runtimes import competition, openvino_backend, registry, select
 from edgecodec.runtimes.base import Artefact, Availability, Session, SessionOptions
 from edgecodec.runtimes.device import probe_device
 from edgecodec.runtimes.golden import Golden
@@ -562,3 +562,27 @@ def test_variable_that_names_no_backend_is_refused(
         choose(bundle, stages=("synthesis",))
     with pytest.raises(UnknownPluginError, match=variable):
         devices_report(bundle)
+
+
+def test_wrong_time_limit_is_told_as_such_and_costs_nothing(
+    shipped: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = choose(shipped, backend="onnxruntime", precision="fp32", threads=1, stages=["analysis"])
+    clear_cache()
+    with monkeypatch.context() as wrong:
+        wrong.setenv("EDGECODEC_TIMEOUT", "soon")
+        with pytest.raises(ConfigError, match="EDGECODEC_TIMEOUT must be"):
+            open_stage(shipped, "analysis", "onnxruntime", "fp32", 1)
+    again = choose(shipped, backend="onnxruntime", precision="fp32", threads=1, stages=["analysis"])
+    assert again == known
+
+
+def test_no_more_threads_than_cores_to_run_on(
+    shipped: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(select, "usable_cores", lambda: 2)
+    for asked, given in ((1, 1), (2, 2), (1000, 2)):
+        verdict = choose(
+            shipped, backend="onnxruntime", precision="fp32", threads=asked, stages=["analysis"]
+        )
+        assert verdict.of("analysis").best.threads == given
