@@ -61,6 +61,8 @@ def _check_target(target: Path, force: bool) -> None:
 def _holds_manifest(path: Path) -> bool:
     if path.is_dir():
         return (path / MANIFEST).is_file()
+    if not path.is_file():  # a pipe would be waited for
+        return False
     try:
         with zipfile.ZipFile(path) as archive:
             return MANIFEST in archive.namelist()

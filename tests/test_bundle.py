@@ -346,6 +346,23 @@ def test_writing_bundle_refuses_what_it_could_spoil_or_not_write(
     assert {p: p.is_file() and p.read_bytes() for p in tmp_path.rglob("*")} == before
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_writing_bundle_does_not_wait_for_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "b.zip")
+    with pytest.raises(BundleError, match="not a zipped bundle"):
+        begin_writing(tmp_path / "b.zip", force=True)
+
+
+def test_writing_bundle_keeps_a_link_and_replaces_what_it_leads_to(copy: Path) -> None:
+    link = copy.with_name("link")
+    link.symlink_to(copy)
+    with writing_bundle(link, force=True) as folder:
+        (folder / MANIFEST).write_text("{}")
+    assert link.is_symlink()
+    assert (copy / MANIFEST).read_text() == "{}"
+    assert sorted(copy.parent.iterdir()) == sorted([copy, link])
+
+
 def test_writing_bundle_replaces_a_bundle_only_when_forced(copy: Path) -> None:
     for target in (copy, pack(copy, copy.with_suffix(".zip"))):
         with pytest.raises(BundleError, match="--force"):
