@@ -138,8 +138,10 @@ def read_photo(path: Path) -> UInt8Array:
     try:
         with Image.open(path) as image:
             photo = np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as exc:
-        reason = " ".join(str(exc).split())
+    except MemoryError:
+        raise
+    except Exception as exc:  # on damaged files Pillow's plugins raise whatever comes
+        reason = " ".join(str(exc).split()) or type(exc).__name__
         raise ConversionError(f"{path}: not a readable photo ({reason})") from exc
     if min(photo.shape[:2]) < _MULTIPLE:
         raise ConversionError(f"{path}: smaller than {_MULTIPLE} pixels; leave it out")

@@ -136,7 +136,10 @@ def read_tables(given: object) -> tuple[bytes, Tables]:
 def _network(value: object, stage: StageName) -> nn.Module:
     if not isinstance(value, nn.Module):
         raise ConversionError(f"is a {type(value).__name__}, not a torch.nn.Module", stage)
-    return value.cpu().float().eval()
+    try:
+        return value.cpu().float().eval()
+    except Exception as exc:  # weights without data, as of the meta device; scripted modules
+        raise ConversionError(f"cannot be moved to the CPU, {told(exc)}", stage) from exc
 
 
 def _try(network: nn.Module, shape: Sequence[int], stage: StageName) -> list[Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -27,7 +28,10 @@ def writing_bundle(target: Path, *, force: bool = False) -> Iterator[Path]:
     """
     try:
         _check_target(target, force)
-        place = target.resolve()  # `.` has no name
+        # `.` has no name; `Path.resolve` has an error of its own for a link that leads to itself.
+        place = Path(os.path.realpath(target))
+        if place.is_symlink():
+            raise BundleError(f"{target}: a link that leads to itself; choose another name")
         with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}-") as scratch:
             folder = Path(scratch) / "bundle"
             folder.mkdir()
@@ -57,6 +61,8 @@ def _check_target(target: Path, force: bool) -> None:
 def _holds_manifest(path: Path) -> bool:
     if path.is_dir():
         return (path / MANIFEST).is_file()
+    if not path.is_file():  # a pipe would be waited for
+        return False
     try:
         with zipfile.ZipFile(path) as archive:
             return MANIFEST in archive.namelist()
@@ -74,12 +80,12 @@ def _move(folder: Path, target: Path, zipped: bool) -> None:
         packed.replace(target)
         return
     old = folder.with_name("old")
-    if target.is_dir():
-        target.rename(old)
     try:
+        if target.is_dir():
+            target.rename(old)
         folder.rename(target)
-    except OSError:
-        if old.exists():
+    except BaseException:  # also of who interrupts between the two
+        if old.exists() and not target.exists():
             old.rename(target)
         raise
 

@@ -25,6 +25,8 @@ CODE_LIMIT = 127
 _HEAD = struct.Struct("<8sH")
 _ENTRY = struct.Struct("<II3I")
 _FACTOR = np.dtype("<f4")
+_BLOCK = 1 << 16
+"""Numbers predicted at a time, in eight bytes each: a list from anyone may name a huge tensor."""
 
 Float32Array = npt.NDArray[np.float32]
 Int8Array = npt.NDArray[np.int8]
@@ -61,12 +63,7 @@ class Prediction:
         Args:
             weights: likewise.
         """
-        with np.errstate(over="ignore", invalid="ignore"):  # in a file from anyone
-            scaled = weights.astype(np.float64) * self.rows[:, None, None]
-            scaled *= self.columns[None, :, None]
-            np.nan_to_num(scaled, copy=False)
-        np.rint(scaled, out=scaled)
-        return np.clip(scaled, -CODE_LIMIT, CODE_LIMIT, out=scaled).astype(np.int8)
+        return _codes(weights, self.rows, self.columns)
 
     def restore(self, differences: bytes, weights: BinaryIO) -> bytes:
         """Return the tensor's bytes.
@@ -82,13 +79,43 @@ class Prediction:
             raise ValueError(f"{self.size} bytes are predicted of {len(differences)}")
         if self.base + 2 * self.size > weights.seek(0, io.SEEK_END):
             raise ValueError(f"a prediction is from beyond its end, at byte {self.base}")
-        weights.seek(self.base)
-        planes = np.frombuffer(weights.read(2 * self.size), np.uint8).reshape(2, -1)
-        halves = np.empty((self.size, 2), np.uint8)
-        halves[:, 0], halves[:, 1] = planes
-        codes = self.codes(halves.view("<f2").reshape(self.shape)).reshape(-1).view(np.uint8)
-        # Modulo 256, so that every difference has a byte.
-        return (np.frombuffer(differences, np.uint8) + codes).tobytes()
+        restored, at = np.frombuffer(differences, np.uint8).copy(), 0
+        for rows, columns, rest in self._blocks():
+            shape = len(rows), len(columns), rest
+            count = math.prod(shape)
+            halves = np.empty((count, 2), np.uint8)
+            for plane in range(2):
+                weights.seek(self.base + plane * self.size + at)
+                halves[:, plane] = np.frombuffer(weights.read(count), np.uint8)
+            codes = _codes(halves.view("<f2").reshape(shape), rows, columns)
+            # Modulo 256, so that every difference has a byte.
+            restored[at : at + count] += codes.reshape(-1).view(np.uint8)
+            at += count
+        return restored.tobytes()
+
+    def _blocks(self) -> Iterator[tuple[Float32Array, Float32Array, int]]:
+        """Yield factors of outputs and inputs, and how much of a filter, in C order.
+
+        Blocks have _BLOCK numbers at most and lie in one piece.
+        """
+        outputs, inputs, rest = self.shape
+        high = max(1, _BLOCK // (inputs * rest))
+        wide = min(inputs, max(1, _BLOCK // rest))
+        for o in range(0, outputs, high):
+            for i in range(0, inputs, wide):
+                for r in range(0, rest, _BLOCK):
+                    yield self.rows[o : o + high], self.columns[i : i + wide], min(_BLOCK, rest - r)
+
+
+def _codes(
+    weights: npt.NDArray[np.float16], rows: Float32Array, columns: Float32Array
+) -> Int8Array:
+    with np.errstate(over="ignore", invalid="ignore"):  # in a file from anyone
+        scaled = weights.astype(np.float64) * rows[:, None, None]
+        scaled *= columns[None, :, None]
+        np.nan_to_num(scaled, copy=False)
+    np.rint(scaled, out=scaled)
+    return np.clip(scaled, -CODE_LIMIT, CODE_LIMIT, out=scaled).astype(np.int8)
 
 
 class Predictions:
@@ -137,12 +164,15 @@ def _parse(data: bytes) -> Iterator[Prediction]:
     signature, count = _HEAD.unpack_from(data)
     if signature != SIGNATURE:
         raise ValueError("its first bytes are not the signature")
-    at = _HEAD.size
+    at, offsets = _HEAD.size, set()
     for _ in range(count):
         offset, base, *sizes = _ENTRY.unpack_from(data, at)
         outputs, inputs, rest = sizes
         if not min(sizes):
             raise ValueError(f"shape {tuple(sizes)} cannot be")
+        if offset in offsets:
+            raise ValueError(f"two of them are of the tensor at byte {offset}")
+        offsets.add(offset)
         at += _ENTRY.size
         end = at + _FACTOR.itemsize * (outputs + inputs)
         if end > len(data):  # before anything is allocated

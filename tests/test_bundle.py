@@ -326,6 +326,7 @@ def begin_writing(target: Path, force: bool) -> None:
         ("text.zip", "not a zipped bundle"),
         ("folder.zip", "not a zipped bundle"),
         ("n" * 300, "cannot be written"),
+        ("loop", "leads to itself"),
     ],
 )
 def test_writing_bundle_refuses_what_it_could_spoil_or_not_write(
@@ -335,6 +336,7 @@ def test_writing_bundle_refuses_what_it_could_spoil_or_not_write(
     (tmp_path / "photos" / "holiday.jpg").write_text("x")
     (tmp_path / "folder.zip").mkdir()
     (tmp_path / "text.zip").write_text("x")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
         archive.writestr("a", "b")
     before = {p: p.is_file() and p.read_bytes() for p in tmp_path.rglob("*")}
@@ -342,6 +344,23 @@ def test_writing_bundle_refuses_what_it_could_spoil_or_not_write(
         begin_writing(tmp_path / name, force)
     assert "\n" not in str(caught.value)
     assert {p: p.is_file() and p.read_bytes() for p in tmp_path.rglob("*")} == before
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_writing_bundle_does_not_wait_for_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "b.zip")
+    with pytest.raises(BundleError, match="not a zipped bundle"):
+        begin_writing(tmp_path / "b.zip", force=True)
+
+
+def test_writing_bundle_keeps_a_link_and_replaces_what_it_leads_to(copy: Path) -> None:
+    link = copy.with_name("link")
+    link.symlink_to(copy)
+    with writing_bundle(link, force=True) as folder:
+        (folder / MANIFEST).write_text("{}")
+    assert link.is_symlink()
+    assert (copy / MANIFEST).read_text() == "{}"
+    assert sorted(copy.parent.iterdir()) == sorted([copy, link])
 
 
 def test_writing_bundle_replaces_a_bundle_only_when_forced(copy: Path) -> None:
@@ -368,19 +387,30 @@ def test_writing_bundle_takes_an_empty_folder_and_the_current_one(
     assert list(tmp_path.iterdir()) == [empty]
 
 
+@pytest.mark.parametrize(
+    ("exception", "failure", "message"),
+    [
+        (OSError(28, "No space left"), BundleError, "cannot be written.*No space left"),
+        (KeyboardInterrupt(), KeyboardInterrupt, None),
+    ],
+)
 def test_writing_bundle_tells_what_the_system_refuses(
-    copy: Path, monkeypatch: pytest.MonkeyPatch
+    copy: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    exception: BaseException,
+    failure: type[BaseException],
+    message: str | None,
 ) -> None:
-    """And an earlier bundle is still there."""
+    """And an earlier bundle is still there, also after an interruption."""
     real = Path.rename
 
     def rename(self: Path, target: Path) -> Path:
         if self.name == "bundle":
-            raise OSError(28, "No space left on device")
+            raise exception
         return real(self, target)
 
     monkeypatch.setattr(Path, "rename", rename)
-    with pytest.raises(BundleError, match=r"cannot be written.*No space left"):  # noqa: SIM117
+    with pytest.raises(failure, match=message):  # noqa: SIM117
         with writing_bundle(copy, force=True) as folder:
             (folder / MANIFEST).write_text("{}")
     assert Bundle(copy).tables()

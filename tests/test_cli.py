@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import subprocess
 import sys
@@ -23,6 +24,8 @@ from edgecodec.cli import COMMANDS, main
 from edgecodec.cli.common import expand_images
 from edgecodec.codec import Codec
 from edgecodec.container import read_container, read_header
+from edgecodec.converters.report import ConversionReport
+from edgecodec.errors import ConfigError
 
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
 FAST = ("--backend", "onnxruntime", "--precision", "fp32", "--threads", "1")
@@ -209,6 +212,18 @@ FAILURES = {
     "unknown in bench": (("bench", "photo.png", "--backends", "cuda"), "onnxruntime"),
     "demo over a file": (("demo", "-o", "text.txt"), "is a file"),
     "convert nothing": (("convert", "absent.pt", "-o", "x.bundle"), "no such file"),
+    "convert over its checkpoint": (
+        ("convert", "text.txt", "-o", "x.bundle", "--json", "text.txt"),
+        "would replace text.txt",
+    ),
+    "convert over its code": (
+        ("convert", "text.txt:load", "-o", "x.bundle", "--json", "./text.txt"),
+        "would replace text.txt",
+    ),
+    "convert to one file twice": (
+        ("convert", "text.txt", "-o", "x.zip", "--json", "x.zip"),
+        "would replace x.zip",
+    ),
     "train on nothing": (("train", "--images", "absent", "--out", "x.pt"), "absent"),
 }
 
@@ -227,6 +242,50 @@ def test_convert_of_no_checkpoint_ends_in_one_line(folder: Path, call: Call) -> 
     assert call("convert", "text.txt", "-o", "x.bundle") == 1
     assert call.err.splitlines()[-1].startswith("edgecodec: text.txt: not a readable checkpoint")
     assert names(folder) == before
+
+
+def convert_nothing(monkeypatch: pytest.MonkeyPatch, bundle: str) -> None:
+    """Let a conversion take no time."""
+    report = ConversionReport(Path(bundle), "n", "m", "t", {"judged": 1}, 1, 1, (), 0.0, math.inf)
+    monkeypatch.setattr("edgecodec.converters.convert.convert_checkpoint", lambda *_, **__: report)
+
+
+def test_convert_shows_its_table_when_the_report_cannot_be_written(
+    folder: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise ConfigError("r.json: cannot be written (No space left on device)")
+
+    convert_nothing(monkeypatch, "x.bundle")
+    monkeypatch.setattr("edgecodec.cli.convert_command.write_json", full)
+    assert call("convert", "text.txt", "-o", "x.bundle", "--json", "r.json") == 1
+    assert "written to x.bundle" in call.out
+    assert "No space left" in call.err
+
+
+@pytest.mark.parametrize("loss", ["-1", "-inf", "nan", "four"])
+def test_convert_allows_no_loss_below_none(folder: Path, call: Call, loss: str) -> None:
+    assert call("convert", "text.txt", "-o", "x.bundle", f"--max-bd-loss={loss}") == 2
+    assert "is no percentage from 0" in call.err
+
+
+def test_names_that_are_no_text_are_printed_all_the_same(environment: dict[str, str]) -> None:
+    """A table at the end of minutes of work does not end in an encoding error."""
+    program = """
+import sys
+from edgecodec.cli import convert_command, entry_point
+convert_command.run = lambda args: print("written to " + args.output) or 0
+sys.argv = ["edgecodec", "convert", "text.txt", "-o", "caf\\udce9 \\u2603"]
+entry_point()
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        check=False,
+        env=environment | {"PYTHONIOENCODING": "ascii:strict"},
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == rb"written to caf\udce9 \u2603" + os.linesep.encode()
 
 
 def test_precision_that_the_bundle_lacks(folder: Path, call: Call, shipped: Bundle) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import struct
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,6 +62,38 @@ def test_any_tensor_comes_back(seed: int, outputs: int, inputs: int, rest: int) 
     (again,) = Predictions.from_bytes(Predictions([entry]).to_bytes(), "x")
     weights = to_planes(halves.tobytes(), 2) + differences
     assert restore(again, weights) == codes.tobytes()
+
+
+@pytest.mark.parametrize("shape", [(5, 3, 2), (3, 17, 1), (2, 2, 31), (1, 1, 40), (2, 9, 4)])
+def test_a_large_tensor_comes_back_in_blocks(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, int]
+) -> None:
+    """Of some outputs, of some inputs of one, or of a piece of one filter."""
+    whole = np.random.default_rng(1).normal(0, 9, shape).astype(np.float16)
+    rows, columns = (np.linspace(1, 4, n, dtype=np.float32) for n in shape[:2])
+    entry = Prediction(2 * whole.size, 0, shape, rows, columns)
+    expected = entry.codes(whole).tobytes()
+    monkeypatch.setattr("edgecodec.predicted._BLOCK", 8)
+    assert restore(entry, to_planes(whole.tobytes(), 2) + bytes(whole.size)) == expected
+
+
+def test_a_huge_tensor_takes_little_more_memory_than_itself() -> None:
+    """A list from anyone may name one; float64 of all of it would be eight times as much."""
+    size = 4 << 20
+    one = np.ones(1, np.float32)
+    weights = io.BytesIO(bytes(2 * size))
+    tracemalloc.start()
+    try:
+        Prediction(0, 0, (1, 1, size), one, one).restore(bytes(size), weights)
+        assert tracemalloc.get_traced_memory()[1] < 4 * size
+    finally:
+        tracemalloc.stop()
+
+
+def test_two_predictions_of_one_tensor_are_refused() -> None:
+    raw = struct.pack("<H", 2) + 2 * Predictions([ENTRY]).to_bytes()[10:]
+    with pytest.raises(BundleError, match="two of them are of the tensor at byte 8"):
+        Predictions.from_bytes(Predictions().to_bytes()[:8] + raw, "x")
 
 
 @given(st.data())

@@ -10,6 +10,7 @@ import argparse
 import atexit
 import contextlib
 import importlib
+import io
 import logging
 import os
 import sys
@@ -88,7 +89,7 @@ def _drop_output() -> None:
 
 
 def _open_standard_streams() -> None:
-    """Give numbers 0 to 2 to the null device where they are closed.
+    """Give numbers 0 to 2 to the null device where they are closed; let stdout take any name.
 
     Otherwise the next file to be opened gets such a number, and with it what runtimes say on
     stderr; and messages for a stderr that is not there would go to stdout, among the result.
@@ -100,6 +101,9 @@ def _open_standard_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
     if sys.stderr is None:
         sys.stderr = os.fdopen(2, "w")
+    # Names of files need not be text of the terminal's encoding, or of any; what is done is done.
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def entry_point() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -162,14 +163,22 @@ def tell(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def check_json(target: str | None) -> None:
+def check_json(target: str | None, *others: str | None) -> None:
     """Stop before work is done whose result could not be written.
 
+    Args:
+        target: of --json.
+        others: what the command reads and writes besides, which it may not replace.
+
     Raises:
-        ConfigError: its folder is missing, or it is one.
+        ConfigError: its folder is missing, or it is one, or one of the others.
     """
-    if target:
-        refuse_overwriting(target, force=True)
+    if not target:
+        return
+    refuse_overwriting(target, force=True)
+    for other in others if target != "-" else ():
+        if other and os.path.realpath(target) == os.path.realpath(other):
+            raise ConfigError(f"--json {target}: would replace {other}; give another name")
 
 
 def write_json(target: str, value: Any) -> None:

@@ -13,13 +13,13 @@ from edgecodec.errors import ConfigError
 
 
 def _percent(text: str) -> float:
-    """Parse a number; inf is one, nan is none."""
+    """Parse a number from 0; inf is one, nan is none."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if math.isnan(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is no percentage")
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no percentage from 0")
     return value
 
 
@@ -68,7 +68,8 @@ def run(args: argparse.Namespace) -> int:
     """Convert."""
     from edgecodec.converters.convert import DEFAULT_MAX_LOSS, convert_checkpoint
 
-    check_json(args.json)
+    code = args.checkpoint.rpartition(":")[0]
+    check_json(args.json, args.checkpoint, code, args.output, args.calibration)
     if ":" not in args.checkpoint and not Path(args.checkpoint).is_file():
         raise ConfigError(f"{args.checkpoint}: no such file")
 
@@ -86,10 +87,12 @@ def run(args: argparse.Namespace) -> int:
         progress=progress,
         max_loss=DEFAULT_MAX_LOSS if args.max_bd_loss is None else args.max_bd_loss,
     )
-    if args.json:
-        write_json(args.json, report.to_dict())
-    if args.json != "-":
-        print(report.table())
+    try:
+        if args.json:
+            write_json(args.json, report.to_dict())
+    finally:  # minutes of work are not to be lost with a disk that is full
+        if args.json != "-":
+            print(report.table(), flush=True)
     if report.refused:
         print(f"edgecodec: {report.refusal()}", file=sys.stderr)
         return 1

@@ -85,6 +85,21 @@ def test_a_corrupt_photo_among_good_ones_is_named_and_left_out(tmp_path: Path) -
         load_calibration(tmp_path, quiet)
 
 
+@pytest.mark.parametrize("error", [RuntimeError("Missing image item"), KeyError(), EOFError()])
+def test_whatever_a_damaged_photo_raises_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """A damaged AVIF file raises RuntimeError, whatever its suffix."""
+
+    def convert(self: Image.Image, mode: str) -> Image.Image:
+        raise error
+
+    path = save(tmp_path / "a.png", 32, 32)
+    monkeypatch.setattr(Image.Image, "convert", convert)
+    with pytest.raises(ConversionError, match=r"a\.png: not a readable photo \([A-Z]"):
+        read_photo(path)
+
+
 def test_ranges_and_losses_see_different_photos(tmp_path: Path) -> None:
     for i in range(5):
         save(tmp_path / f"{i}.png", 32, 32, i)

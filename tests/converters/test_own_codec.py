@@ -199,6 +199,10 @@ def test_codec_with_hyper_latents_is_read(monkeypatch: pytest.MonkeyPatch) -> No
 
 WRONG_NETWORKS: dict[str, tuple[dict[str, Callable[[], Any]], str]] = {
     "function": ({"analysis": lambda: len}, "^analysis: is a builtin_.*, not a torch.nn.Module"),
+    "no data": (
+        {"synthesis": lambda: synthesis().to("meta")},
+        "^synthesis: cannot be moved to the CPU, NotImplementedError: Cannot copy out of meta",
+    ),
     "nothing": ({"synthesis": lambda: None}, "^synthesis: is a NoneType, not a torch.nn.Module"),
     "stride": (
         {"analysis": lambda: analysis(stride=8)},
