@@ -32,7 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgecodec.bundle import Bundle
-from edgecodec.cli.common import check_json, name_list, whole_number, write_json
+from edgecodec.cli.common import check_outputs, name_list, whole_number, write_json
 from edgecodec.codec import Codec
 from edgecodec.device_tests.large_photo import textured
 from edgecodec.errors import BackendError, BundleError, EdgeCodecError
@@ -374,7 +374,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--bundle")
     add("--json", metavar="FILE", help="write the results; - is stdout")
     args = parser.parse_args(argv)
-    check_json(args.json)
+    check_outputs({"--json": args.json})
     with Bundle(args.bundle) as bundle:
         result = long_run(bundle, args.cycles, args.backends, args.reopen)
     print(result.text(), file=sys.stderr if args.json == "-" else sys.stdout)

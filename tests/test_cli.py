@@ -224,6 +224,25 @@ FAILURES = {
         ("convert", "text.txt", "-o", "x.zip", "--json", "x.zip"),
         "would replace x.zip",
     ),
+    "eval over a picture": (("eval", "photo.png", "--csv", "photo.png"), "would replace photo.png"),
+    "eval over its cache": (
+        ("eval", "photo.png", "--cache", "c.json", "--json", "./c.json"),
+        "would replace c.json",
+    ),
+    "bench over a picture": (("bench", ".", "--trace", "photo.png"), "would replace photo.png"),
+    "bench to one file twice": (
+        ("bench", "photo.png", "--html", "x", "--trace", "./x"),
+        "would replace that of --html",
+    ),
+    "bench to stdout twice": (
+        ("bench", "photo.png", "--json", "-", "--html", "-"),
+        "that of --json",
+    ),
+    "compare over a report": (
+        ("bench", "--compare", "good.ecx", "text.txt", "--json", "text.txt"),
+        "would replace text.txt",
+    ),
+    "test over a picture": (("device-test", "photo.png", "--json", "photo.png"), "would replace"),
     "train on nothing": (("train", "--images", "absent", "--out", "x.pt"), "absent"),
 }
 
@@ -347,8 +366,6 @@ def test_interruption_is_told_and_leaves_nothing(
         ("bench", "photo.png", "--compare", "a.json", "b.json"),
         ("bench", "--compare", "a.json", "b.json", "--threads", "1"),
         ("bench", "--compare", "a.json", "b.json", "--backends", "tflite"),
-        ("bench", "photo.png", "--json", "a.out", "--html", "a.out"),
-        ("bench", "photo.png", "--json", "-", "--trace", "-"),
         ("eval",),
         ("eval", "a", "--qualities", "10,200"),
         ("eval", "a", "--effort", "1,11"),

@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 from edgecodec.cli.common import (
     add_bundle_option,
+    check_outputs,
     expand_images,
     name_list,
     number_from,
-    refuse_overwriting,
     whole_number,
     write_json,
 )
@@ -60,12 +61,10 @@ def add_parser(sub: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print, or compare and print."""
-    outputs = [name for name in (args.json, args.html, args.trace) if name]
-    if len(set(outputs)) < len(outputs):
-        args.wrong_usage("--json, --html and --trace need outputs of their own")
-    for name in outputs:
-        refuse_overwriting(name, force=True)
-    return _compare(args) if args.compare else _measure(args)
+    images = expand_images(args.images) if args.images and not args.compare else []
+    targets = {"--json": args.json, "--html": args.html, "--trace": args.trace}
+    check_outputs(targets, [*images, *(args.compare or ())])
+    return _compare(args) if args.compare else _measure(args, images)
 
 
 def _compare(args: argparse.Namespace) -> int:
@@ -82,7 +81,7 @@ def _compare(args: argparse.Namespace) -> int:
     return 0
 
 
-def _measure(args: argparse.Namespace) -> int:
+def _measure(args: argparse.Namespace, images: list[Path]) -> int:
     from edgecodec.device_tests.bench import DEMO_PHOTO, Options, benchmark
     from edgecodec.device_tests.bench_page import render_page
     from edgecodec.device_tests.steady import Limits
@@ -99,8 +98,9 @@ def _measure(args: argparse.Namespace) -> int:
         minutes=args.minutes,
         layers=args.layers,
     )
-    images = expand_images(args.images) if args.images else [DEMO_PHOTO]
-    outcome = benchmark(images, options, _say if args.verbose else lambda line: None)
+    outcome = benchmark(
+        images or [DEMO_PHOTO], options, _say if args.verbose else lambda line: None
+    )
     # First: whatever becomes of the files, minutes of work are not lost.
     if "-" not in (args.json, args.html, args.trace):
         print(outcome.report.text())

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -163,22 +163,27 @@ def tell(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def check_json(target: str | None, *others: str | None) -> None:
+def check_outputs(
+    targets: Mapping[str, str | None], inputs: Iterable[str | Path | None] = ()
+) -> None:
     """Stop before work is done whose result could not be written.
 
     Args:
-        target: of --json.
-        others: what the command reads and writes besides, which it may not replace.
+        targets: what each option names, None where it is not given.
+        inputs: what the command reads, and writes besides, which none of them may replace.
 
     Raises:
-        ConfigError: its folder is missing, or it is one, or one of the others.
+        ConfigError: the folder of one is missing, or it is one, or an input, or that of another.
     """
-    if not target:
-        return
-    refuse_overwriting(target, force=True)
-    for other in others if target != "-" else ():
-        if other and os.path.realpath(target) == os.path.realpath(other):
-            raise ConfigError(f"--json {target}: would replace {other}; give another name")
+    taken = {os.path.realpath(name): str(name) for name in inputs if name}
+    for option, target in targets.items():
+        if not target:
+            continue
+        refuse_overwriting(target, force=True)
+        place = target if target == "-" else os.path.realpath(target)
+        if place in taken:
+            raise ConfigError(f"{option} {target}: would replace {taken[place]}; give another name")
+        taken[place] = f"that of {option}"
 
 
 def write_json(target: str, value: Any) -> None:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from edgecodec.cli.common import check_json, name_list, write_json
+from edgecodec.cli.common import check_outputs, name_list, write_json
 from edgecodec.errors import ConfigError
 
 
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     from edgecodec.converters.convert import DEFAULT_MAX_LOSS, convert_checkpoint
 
     code = args.checkpoint.rpartition(":")[0]
-    check_json(args.json, args.checkpoint, code, args.output, args.calibration)
+    check_outputs({"--json": args.json}, (args.checkpoint, code, args.output, args.calibration))
     if ":" not in args.checkpoint and not Path(args.checkpoint).is_file():
         raise ConfigError(f"{args.checkpoint}: no such file")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from edgecodec.cli.common import (
     add_bundle_option,
-    check_json,
+    check_outputs,
     expand_images,
     name_list,
     whole_number,
@@ -80,7 +80,7 @@ def add_parser(sub: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check and print; 1 if anything disagrees."""
-    check_json(args.json)
+    check_outputs({"--json": args.json}, args.images)
     if args.host is not None:
         return _run_there(args)
     if args.ssh != ["ssh"] or args.extras or args.wheels or args.remote_python or args.remote_dir:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from edgecodec.cli.common import (
     add_backend_options,
+    check_outputs,
     expand_images,
     make_codec,
     name_list,
-    refuse_overwriting,
     whole_number,
     whole_numbers,
 )
@@ -74,10 +74,9 @@ def run(args: argparse.Namespace) -> int:
     from edgecodec.files import write_output
     from edgecodec.rd_page import render_page, text_table
 
-    outputs = [name for name in (args.json, args.csv, args.html) if name]
-    for name in outputs:
-        refuse_overwriting(name, force=True)
     images = expand_images(args.images)
+    targets = {"--json": args.json, "--csv": args.csv, "--html": args.html}
+    check_outputs(targets, [*images, args.cache])
 
     def progress(row: Row) -> None:
         psnr = "identical" if row.psnr is None else f"{row.psnr:.2f} dB"
@@ -99,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
             workers=args.workers,
             progress=progress if args.verbose else None,
         )
-    if "-" not in outputs:  # first: whatever becomes of the files, the work is not lost
+    if "-" not in targets.values():  # first: whatever becomes of the files, the work is not lost
         print(text_table(result))
     if args.json:
         write_output(args.json, result.to_json().encode())
