@@ -68,6 +68,7 @@ def convert_checkpoint(
     progress: Callable[[str], None],
     force: bool = False,
     max_loss: float = DEFAULT_MAX_LOSS,
+    metric: str = "psnr",
 ) -> ConversionReport:
     """Write a bundle; it appears whole or not at all.
 
@@ -85,6 +86,7 @@ def convert_checkpoint(
         progress: told one line per step.
         force: replace a bundle that is there already.
         max_loss: BD-rate in percent that an artefact may cost against the reference.
+        metric: what losses are measured by, `psnr` or `ms-ssim`.
 
     Raises:
         ConversionError: the checkpoint or the photos cannot be read, a network cannot be
@@ -106,7 +108,7 @@ def convert_checkpoint(
         photos = load_calibration(calibration, progress)
         (folder / TABLES).write_bytes(source.tables)
         job = _Job(source, photos, folder, _float_graphs(source), progress)
-        gate = _reference_files(job)
+        gate = _reference_files(job, metric)
         if any(precision == "int8" for _, precision in work):
             _add_int8(job)
         progress("making the golden vector")
@@ -135,6 +137,7 @@ def convert_checkpoint(
         tuple(row for _, row in done),
         time.perf_counter() - started,
         max_loss,
+        metric,
         diagnoses,
     )
 
@@ -143,13 +146,14 @@ def _float_graphs(source: Source) -> Graphs:
     return {(stage, p): graph for stage, graph in source.graphs.items() for p in FLOAT}
 
 
-def _reference_files(job: _Job) -> Gate:
+def _reference_files(job: _Job, metric: str) -> Gate:
     """Return the files that the reference makes of the held-out photos."""
     from edgecodec.converters.gate import Gate
 
     held_out = job.photos.held_out
     job.progress(f"running the reference on {_count(len(held_out), 'photo')}")
-    return Gate(job.source.tables, held_out, job.source.analyse, job.source.synthesise)
+    source = job.source
+    return Gate(source.tables, held_out, source.analyse, source.synthesise, metric=metric)
 
 
 def _add_int8(job: _Job) -> None:

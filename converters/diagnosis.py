@@ -36,13 +36,13 @@ class GroupCost:
         group: what it is called.
         layers: its convolutions.
         loss: BD-rate in percent; infinite where the picture is destroyed.
-        psnr_loss: in dB, averaged over qualities, whatever the bits.
+        quality_loss: by the gate's metric, averaged over qualities, whatever the bits.
     """
 
     group: str
     layers: tuple[str, ...]
     loss: float
-    psnr_loss: float
+    quality_loss: float
 
 
 @dataclass(frozen=True)
@@ -114,15 +114,15 @@ def diagnose(
     whole = _cost(stage, target, draft.finish(), part)[0]
     costs = []
     for group in groups:
-        loss, psnr_loss = _cost(stage, target, with_group(draft, group), part)
-        costs.append(GroupCost(group.name, group.layers, loss, psnr_loss))
-    costs.sort(key=lambda cost: (cost.loss, cost.psnr_loss), reverse=True)
+        loss, quality_loss = _cost(stage, target, with_group(draft, group), part)
+        costs.append(GroupCost(group.name, group.layers, loss, quality_loss))
+    costs.sort(key=lambda cost: (cost.loss, cost.quality_loss), reverse=True)
     advice = advise(target, stage, costs, whole, refused, photos)
     return Diagnosis(target.name, stage, len(part.photos), whole, tuple(costs), advice)
 
 
 def _cost(stage: StageName, target: Target, graph: Graph, gate: Gate) -> tuple[float, float]:
-    """Return BD-rate and mean loss of PSNR of a graph in the place of the reference's."""
+    """Return BD-rate and mean loss of quality of a graph in the place of the reference's."""
     precision: Precision = "int8" if graph.has_codes else "fp32"
     with tempfile.TemporaryDirectory(prefix="edgecodec-") as folder:
         path = Path(folder) / f"{stage}.{precision}.{target.suffix}"
@@ -132,11 +132,11 @@ def _cost(stage: StageName, target: Target, graph: Graph, gate: Gate) -> tuple[f
                 found = gate.encoded(analyser(session))
             else:
                 found = gate.decoded(synthesiser(session))
-    return gate.loss(found), _psnr(gate.points) - _psnr(found)
+    return gate.loss(found), _score(gate.points) - _score(found)
 
 
-def _psnr(curves: Curves) -> float:
-    return float(np.mean([[point.psnr for point in curve] for curve in curves]))
+def _score(curves: Curves) -> float:
+    return float(np.mean([[point.score for point in curve] for curve in curves]))
 
 
 def advise(

@@ -1,4 +1,4 @@
-"""What a conversion costs as a codec: bits and PSNR of real files, against the torch reference.
+"""What a conversion costs as a codec: bits and quality of real files, against the torch reference.
 
 Tensor errors say little: a latent may move by half without a trace, and a trunk off by one level
 shows in every file. So each pair of artefacts encodes and decodes held-out photos at several
@@ -19,11 +19,11 @@ from edgecodec.converters.running import Analyse, Int16Array, Synthesise, UInt8A
 from edgecodec.entropy import LatentCoder
 from edgecodec.errors import ConfigError
 from edgecodec.image import to_levels
-from edgecodec.metrics import bd_rate, psnr_rgb, quality_overlap
+from edgecodec.metrics import METRICS, MS_SSIM_MIN_SIDE, bd_rate, quality_overlap
 
 QUALITIES = (10, 30, 50, 70, 85, 100)
 LEAST_RISE = 1.0
-"""dB between the worst and the best quality; trained codecs have ten."""
+"""dB between the worst and the best quality; trained codecs have ten, of PSNR as of MS-SSIM."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Verdict:
         worst_level: largest difference of a pixel on the reference's files.
         qualities: at which files were made.
         photos: how many.
+        metric: what the quality was measured by, a name of `edgecodec.metrics.METRICS`.
     """
 
     analysis_loss: float
@@ -49,6 +50,7 @@ class Verdict:
     worst_level: int
     qualities: tuple[int, ...]
     photos: int
+    metric: str
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-compatible values; None is an infinite loss."""
@@ -64,13 +66,13 @@ class Point:
 
     Attributes:
         rate: bits per pixel.
-        psnr: in dB.
+        score: how good it is, by the gate's metric.
         y_hat: (h, w, M), what the file holds.
         picture: (H, W, 3), what it decodes to.
     """
 
     rate: float
-    psnr: float
+    score: float
     y_hat: Int16Array
     picture: UInt8Array
 
@@ -101,6 +103,8 @@ class Gate:
         analyse: the reference's.
         synthesise: the reference's.
         qualities: at which to make files.
+        metric: of `edgecodec.metrics.METRICS`; what the codec was trained for. For `ms-ssim` photos
+            of less than 161 pixels a side are left out.
 
     Attributes:
         photos: those compared with; there may be none.
@@ -115,14 +119,19 @@ class Gate:
         analyse: Analyse,
         synthesise: Synthesise,
         qualities: Sequence[int] = QUALITIES,
+        metric: str = "psnr",
     ) -> None:
         self.coder = LatentCoder(tables)
         self.qualities = tuple(qualities)
+        self.metric, (self._score, self._decibels) = metric, METRICS[metric]
         self._synthesise = synthesise
-        curves = [self._curve(photo, analyse, synthesise) for photo in photos]
-        self.sample = photos[0], curves[0][len(self.qualities) // 2].y_hat
-        kept = [i for i, curve in enumerate(curves) if _rises(curve)]
-        self.photos = [photos[i] for i in kept]
+        middle = self.qualities[len(self.qualities) // 2]
+        (_, y_hat), *_ = make_files(self.coder, photos[0], analyse, [middle])
+        self.sample = photos[0], y_hat
+        fit = [p for p in photos if metric == "psnr" or min(p.shape[:2]) >= MS_SSIM_MIN_SIDE]
+        curves = [self._curve(photo, analyse, synthesise) for photo in fit]
+        kept = [i for i, curve in enumerate(curves) if self._rises(curve)]
+        self.photos = [fit[i] for i in kept]
         self.points = [curves[i] for i in kept]
 
     def part(self, photos: int) -> Gate:
@@ -136,7 +145,7 @@ class Gate:
         for data, y_hat in make_files(self.coder, photo, analyse, self.qualities):
             picture = to_levels(synthesise(y_hat))
             rate = 8.0 * len(data) / (photo.shape[0] * photo.shape[1])
-            points.append(Point(rate, psnr_rgb(photo, picture), y_hat, picture))
+            points.append(Point(rate, self._score(photo, picture), y_hat, picture))
         return points
 
     def encoded(self, analyse: Analyse, synthesise: Synthesise | None = None) -> Curves:
@@ -151,7 +160,7 @@ class Gate:
             pictures = [to_levels(synthesise(point.y_hat)) for point in points]
             curves.append(
                 [
-                    Point(point.rate, psnr_rgb(photo, picture), point.y_hat, picture)
+                    Point(point.rate, self._score(photo, picture), point.y_hat, picture)
                     for point, picture in zip(points, pictures, strict=True)
                 ]
             )
@@ -159,11 +168,11 @@ class Gate:
 
     def loss(self, found: Curves) -> float:
         """Return the BD-rate in percent; infinite where nothing can be compared any more."""
-        return _loss(self.points, found)
+        return self._loss(self.points, found)
 
     def losses(self, found: Curves) -> list[float]:
         """Return the same for each photo."""
-        return [_loss([a], [b]) for a, b in zip(self.points, found, strict=True)]
+        return [self._loss([a], [b]) for a, b in zip(self.points, found, strict=True)]
 
     def _added(self, alone: Curves, both: Curves) -> list[float]:
         """Return the loss of one beyond another: on average, then for each photo."""
@@ -190,26 +199,29 @@ class Gate:
             max(moved),
             self.qualities,
             len(self.photos),
+            self.metric,
         )
 
+    def _rises(self, curve: Sequence[Point]) -> bool:
+        """Return whether more bits give a picture that is better by something to speak of."""
+        points = self._averaged([curve])
+        try:
+            low, high = quality_overlap(*points, *points)
+        except ConfigError:
+            return False
+        return high - low >= LEAST_RISE
 
-def _rises(curve: Sequence[Point]) -> bool:
-    """Return whether more bits give a picture that is better by something to speak of."""
-    points = [p.rate for p in curve], [p.psnr for p in curve]
-    try:
-        low, high = quality_overlap(*points, *points)
-    except ConfigError:
-        return False
-    return high - low >= LEAST_RISE
+    def _averaged(self, curves: Curves) -> tuple[list[float], list[float]]:
+        """Return rate and quality in dB of the average over photos."""
+        rates = np.mean([[p.rate for p in points] for points in curves], 0)
+        scores = np.mean([[p.score for p in points] for points in curves], 0)
+        return rates.tolist(), [self._decibels(score) for score in scores.tolist()]
 
-
-def _loss(reference: Curves, found: Curves) -> float:
-    """Return the BD-rate of averaged curves; infinite where nothing can be compared any more."""
-    curves = []
-    for photos in (reference, found):
-        curves += [np.mean([[p.rate for p in points] for points in photos], 0)]
-        curves += [np.mean([[p.psnr for p in points] for points in photos], 0)]
-    try:
-        return bd_rate(*(curve.tolist() for curve in curves))
-    except ConfigError:  # no common range of quality, or no curve at all
-        return math.inf
+    def _loss(self, reference: Curves, found: Curves) -> float:
+        """Return the BD-rate of averages; infinite where nothing can be compared any more."""
+        if not reference:
+            return math.inf
+        try:
+            return bd_rate(*self._averaged(reference), *self._averaged(found))
+        except ConfigError:  # no common range of quality
+            return math.inf

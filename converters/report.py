@@ -122,6 +122,7 @@ class ConversionReport:
         rows: one per artefact.
         seconds: in all.
         max_loss: what an artefact was allowed to cost.
+        metric: by which losses were measured.
         diagnoses: of int8 artefacts that were refused, what costs most.
     """
 
@@ -135,6 +136,7 @@ class ConversionReport:
     rows: tuple[ConversionRow, ...]
     seconds: float
     max_loss: float
+    metric: str
     diagnoses: tuple[Diagnosis, ...] = ()
 
     @property
@@ -182,8 +184,8 @@ class ConversionReport:
         photos = self.calibration["judged"]
         lines += [
             "",
-            f"BD loss: bits at equal PSNR of real files against torch, on {photos} "
-            f"photo{'s' * (photos != 1)} apart from those that set ranges",
+            f"BD loss: bits at equal {self.metric.upper()} of real files against torch, on "
+            f"{photos} photo{'s' * (photos != 1)} apart from those that set ranges",
             "moved: share of symbols at a step of 1, or of pixels, that round to another integer",
             "ms: per call at 512x768, 2 threads; speed-up over fp32 of the same target",
             "float: convolutions of an int8 artefact that stay in float32; layout: operations that",

@@ -7,7 +7,8 @@ equal inputs give results that agree to about 1e-6 between machines).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -104,6 +105,22 @@ def ms_ssim(a: Uint8Image, b: Uint8Image) -> float:
 def ms_ssim_db(value: float) -> float:
     """Return an MS-SSIM value on the usual logarithmic scale, `-10 log10(1 - value)` dB."""
     return math.inf if value >= 1.0 else -10.0 * math.log10(1.0 - value)
+
+
+class Metric(NamedTuple):
+    """How good a picture is beside the original.
+
+    Attributes:
+        measure: of one picture; what pictures are averaged by.
+        decibels: brings an average to the scale that BD-rates are computed on.
+    """
+
+    measure: Callable[[Uint8Image, Uint8Image], float]
+    decibels: Callable[[float], float]
+
+
+METRICS = {"psnr": Metric(psnr_rgb, float), "ms-ssim": Metric(ms_ssim, ms_ssim_db)}
+"""By name."""
 
 
 def bd_rate(

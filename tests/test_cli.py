@@ -265,7 +265,9 @@ def test_convert_of_no_checkpoint_ends_in_one_line(folder: Path, call: Call) -> 
 
 def convert_nothing(monkeypatch: pytest.MonkeyPatch, bundle: str) -> None:
     """Let a conversion take no time."""
-    report = ConversionReport(Path(bundle), "n", "m", "t", {"judged": 1}, 1, 1, (), 0.0, math.inf)
+    report = ConversionReport(
+        Path(bundle), "n", "m", "t", {"judged": 1}, 1, 1, (), 0.0, math.inf, "psnr"
+    )
     monkeypatch.setattr("edgecodec.converters.convert.convert_checkpoint", lambda *_, **__: report)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from edgecodec.cli.common import check_outputs, name_list, write_json
 from edgecodec.errors import ConfigError
+from edgecodec.metrics import METRICS
 
 
 def _percent(text: str) -> float:
@@ -57,6 +58,9 @@ def add_parser(sub: Any) -> None:
     add("--max-bd-loss", type=_percent, metavar="PERCENT",
         help="most bits at equal quality that an artefact may cost, 2.5 times as much on a single "
         "photo; inf writes all (default: 4)")  # fmt: skip
+    add("--metric", choices=METRICS, default="psnr",
+        help="what losses are measured by: psnr (default), or ms-ssim for a codec trained for "
+        "it")  # fmt: skip
     add("-f", "--force", action="store_true", help="replace an existing BUNDLE")
     add("--name", default="custom", help="what to call the model")
     add("--json", metavar="FILE",
@@ -86,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
         force=args.force,
         progress=progress,
         max_loss=DEFAULT_MAX_LOSS if args.max_bd_loss is None else args.max_bd_loss,
+        metric=args.metric,
     )
     try:
         if args.json:

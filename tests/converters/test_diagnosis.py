@@ -46,7 +46,7 @@ def test_a_bad_block_of_the_synthesis_is_named_first(target: str, tmp_path: Path
     assert worst.group == "g_s.4.enter .. g_s.4.leave"
     assert worst.layers == ("g_s.4.enter", "g_s.4.depthwise", "g_s.4.leave")
     assert worst.loss > 10 * abs(second.loss)
-    assert worst.psnr_loss > 0.1
+    assert worst.quality_loss > 0.1
     # What is wrong with the whole is wrong with this block.
     assert found.loss == pytest.approx(worst.loss, rel=0.2)
     assert (found.target, found.stage, found.photos) == (target, "synthesis", 2)

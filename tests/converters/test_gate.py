@@ -14,6 +14,7 @@ from edgecodec.converters.checkpoint_source import Source, read_source
 from edgecodec.converters.gate import Gate, Verdict
 from edgecodec.converters.graph import Float32Array
 from edgecodec.converters.running import Int16Array, UInt8Array
+from edgecodec.metrics import bd_rate, ms_ssim, ms_ssim_db
 from edgecodec.model.checkpoint import save_checkpoint
 from edgecodec.model.network import NeuralCodec
 from tests.converters.painting import CONFIG
@@ -120,3 +121,27 @@ def test_a_verdict_is_written_as_json(gate: Gate) -> None:
     found = gate.judge(means, with_noise(1.0)).to_dict()
     assert found["pair_loss"] == pytest.approx(found["synthesis_loss"] + found["analysis_loss"])
     assert set(found) >= {"synthesis_worst", "analysis_worst", "worst_level", "photos"}
+
+
+def test_a_codec_trained_for_ms_ssim_is_judged_by_it(tables: bytes) -> None:
+    """By the average over photos, in dB afterwards, as `edgecodec eval` does."""
+    small = photos()[0]
+    large = [np.tile(photo, (3, 2, 1)) for photo in photos()]
+    gate = Gate(tables, [small, *large], means, paint, QUALITIES, "ms-ssim")
+    assert [photo.shape for photo in gate.photos] == [(192, 192, 3)] * 2
+    assert gate.sample[0] is small
+    found = gate.decoded(with_noise(1.0))
+    curves = []
+    for points in (gate.points, found):
+        curves.append([float(np.mean([c[q].rate for c in points])) for q in range(len(QUALITIES))])
+        similar = [
+            np.mean([ms_ssim(photo, c[q].picture) for photo, c in zip(large, points, strict=True)])
+            for q in range(len(QUALITIES))
+        ]
+        curves.append([ms_ssim_db(float(value)) for value in similar])
+    verdict = gate.judge(means, with_noise(1.0))
+    assert verdict.synthesis_loss == pytest.approx(bd_rate(*curves)) != 0
+    assert verdict.metric == verdict.to_dict()["metric"] == "ms-ssim"
+    by_psnr = Gate(tables, large, means, paint, QUALITIES)
+    assert by_psnr.judge(means, with_noise(1.0)).synthesis_loss != verdict.synthesis_loss
+    assert Gate(tables, [small], means, paint, QUALITIES, "ms-ssim").photos == []

@@ -38,7 +38,7 @@ def report(*rows: ConversionRow, **changes: Any) -> ConversionReport:
     given: dict[str, Any] = {
         "bundle": Path("b"), "name": "n", "model_id": "m", "tables_id": "t",
         "calibration": {"photos": 3, "judged": 2}, "stored_bytes": 1, "plain_bytes": 2,
-        "rows": rows, "seconds": 3.0, "max_loss": 4.0,
+        "rows": rows, "seconds": 3.0, "max_loss": 4.0, "metric": "psnr",
     }  # fmt: skip
     return ConversionReport(**{**given, **changes})
 
