@@ -19,7 +19,7 @@ from edgecodec.converters.running import Analyse, Int16Array, Synthesise, UInt8A
 from edgecodec.entropy import LatentCoder
 from edgecodec.errors import ConfigError
 from edgecodec.image import to_levels
-from edgecodec.metrics import METRICS, MS_SSIM_MIN_SIDE, bd_rate, quality_overlap
+from edgecodec.metrics import METRICS, bd_rate, quality_overlap
 
 QUALITIES = (10, 30, 50, 70, 85, 100)
 LEAST_RISE = 1.0
@@ -103,8 +103,8 @@ class Gate:
         analyse: the reference's.
         synthesise: the reference's.
         qualities: at which to make files.
-        metric: of `edgecodec.metrics.METRICS`; what the codec was trained for. For `ms-ssim` photos
-            of less than 161 pixels a side are left out.
+        metric: of `edgecodec.metrics.METRICS`; what the codec was trained for. Photos too small for
+            it are left out.
 
     Attributes:
         photos: those compared with; there may be none.
@@ -123,12 +123,12 @@ class Gate:
     ) -> None:
         self.coder = LatentCoder(tables)
         self.qualities = tuple(qualities)
-        self.metric, (self._score, self._decibels) = metric, METRICS[metric]
+        self.metric, (self._score, self._decibels, least_side) = metric, METRICS[metric]
         self._synthesise = synthesise
         middle = self.qualities[len(self.qualities) // 2]
         (_, y_hat), *_ = make_files(self.coder, photos[0], analyse, [middle])
         self.sample = photos[0], y_hat
-        fit = [p for p in photos if metric == "psnr" or min(p.shape[:2]) >= MS_SSIM_MIN_SIDE]
+        fit = [photo for photo in photos if min(photo.shape[:2]) >= least_side]
         curves = [self._curve(photo, analyse, synthesise) for photo in fit]
         kept = [i for i, curve in enumerate(curves) if self._rises(curve)]
         self.photos = [fit[i] for i in kept]

@@ -20,7 +20,7 @@ from typing import Any
 
 from edgecodec.bundle import Bundle, default_bundle_path, short_id
 from edgecodec.classical import load_rgb
-from edgecodec.codec import default_tile
+from edgecodec.codec import largest_tile
 from edgecodec.device_tests.bench_report import BenchReport, Conditions, Picture
 from edgecodec.device_tests.chrome_trace import chrome_trace
 from edgecodec.device_tests.cold_start import ColdStart, Job, measure_cold_starts
@@ -144,7 +144,7 @@ def benchmark(
         if options.layers:
             progress("layers of each network")
             report.peaks = measure_peaks(options.threads)
-            report.layers = profile_networks(bundle, choices, _largest_tile(pixels))
+            report.layers = profile_networks(bundle, choices, largest_tile(*pixels.shape[:2]))
         files = {codec: c.data for codec, c in coded.items()}
         if options.cold_starts:
             report.cold_starts = _cold_starts(
@@ -177,13 +177,6 @@ def _conditions(bundle: Bundle, options: Options, cores: tuple[int, ...] | None)
         seconds=options.limits.seconds,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-
-
-def _largest_tile(pixels: UInt8Array) -> tuple[int, int]:
-    """Return height and width of what the networks get of a picture at a time."""
-    height, width = pixels.shape[:2]
-    tile = default_tile(height, width)
-    return min(height, tile), min(width, tile)
 
 
 def _picture(name: str, pixels: UInt8Array) -> Picture:

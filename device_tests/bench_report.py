@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 
 from edgecodec.device_tests.cold_start import PHASES, ColdStart
-from edgecodec.device_tests.contenders import Contender, used
+from edgecodec.device_tests.contenders import Contender, used_by
 from edgecodec.device_tests.layer_report import NetworkProfile
 from edgecodec.device_tests.sampling import Interval, Summary, median_interval, summarise
 from edgecodec.device_tests.steady import Steady
 from edgecodec.device_tests.sustained import Sustained
 from edgecodec.profiling import DECODE_STAGES, ENCODE_STAGES
-from edgecodec.runtimes.base import STAGES
 from edgecodec.runtimes.device import Device
 from edgecodec.runtimes.peak import Peak
 
@@ -326,8 +325,7 @@ def _described(contender: Contender) -> str:
     settings = contender.settings
     if not contender.ours:
         return f"{contender.name}: quality {settings['quality']}, {settings['library']}"
-    stages = " / ".join(used(settings[stage]) for stage in STAGES)
-    return f"{contender.name}: {stages}"
+    return f"{contender.name}: {used_by(settings)}"
 
 
 def _row(cells: Sequence[str], first: int = 22, width: int = 9) -> str:

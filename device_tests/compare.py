@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgecodec.device_tests.bench_report import FORMAT, KIND
-from edgecodec.device_tests.contenders import used
+from edgecodec.device_tests.contenders import used_by
 from edgecodec.device_tests.report_check import check_report
 from edgecodec.device_tests.sampling import DRAWS, Interval, resampled_medians
 from edgecodec.errors import ConfigError
@@ -283,4 +283,4 @@ def _used(contender: Mapping[str, Any]) -> str:
     settings = contender["settings"]
     if not contender["ours"]:
         return str(settings["library"])
-    return " / ".join(used(settings[stage]) for stage in ("analysis", "synthesis"))
+    return used_by(settings)

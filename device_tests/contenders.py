@@ -17,6 +17,7 @@ from edgecodec.codec import Codec
 from edgecodec.errors import BackendError, BundleError
 from edgecodec.profiling import NETWORK_STAGES, Profile, Span, covered_s
 from edgecodec.runtimes.base import STAGES, StageName
+from edgecodec.runtimes.choice import describe
 from edgecodec.runtimes.registry import backend_names, get_backend
 
 UInt8Array = npt.NDArray[np.uint8]
@@ -106,16 +107,13 @@ class Contender:
 
 
 def used(choice: Mapping[str, Any]) -> str:
-    """Return what ran a stage, from its settings: `tflite int8`, with threads where they are set.
+    """Return what ran a stage, from what a report holds of it; see `describe`."""
+    return describe(choice["backend"], choice["precision"], choice.get("threads"))
 
-    >>> used({"backend": "tflite", "precision": "int8", "threads": 2})
-    'tflite int8, 2 threads'
-    """
-    name = f"{choice['backend']} {choice['precision']}"
-    threads = choice.get("threads")
-    if threads is None:
-        return name
-    return f"{name}, {threads} thread{'' if threads == 1 else 's'}"
+
+def used_by(settings: Mapping[str, Any]) -> str:
+    """Return what ran the stages of one of ours."""
+    return " / ".join(used(settings[stage]) for stage in STAGES)
 
 
 def expand_requests(names: Sequence[str], bundle: Bundle) -> list[Request]:

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgecodec.bundle import Bundle
-from edgecodec.device_tests.contenders import used
 from edgecodec.errors import EdgeCodecError
 from edgecodec.runtimes.base import Artefact, SessionOptions, StageName
-from edgecodec.runtimes.choice import Choice
+from edgecodec.runtimes.choice import Choice, describe
 from edgecodec.runtimes.golden import Golden
 from edgecodec.runtimes.layers import Layer, LayerProfiler
 from edgecodec.runtimes.peak import Peak
@@ -83,7 +82,7 @@ class NetworkProfile:
     def text(self, peaks: Mapping[str, Peak]) -> str:
         """Return two tables for a terminal: kinds of operators, and the slowest layers."""
         height, width = self.size
-        what = used({"backend": self.backend, "precision": self.precision, "threads": self.threads})
+        what = describe(self.backend, self.precision, self.threads)
         title = f"{self.stage}, {what}, {width} x {height} pixels"
         if not self.layers:
             return f"{title}: not available ({self.reason})"

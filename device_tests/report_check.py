@@ -6,8 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from edgecodec.device_tests.contenders import used
-from edgecodec.runtimes.base import STAGES
+from edgecodec.device_tests.contenders import used_by
 
 
 def check_report(report: Mapping[str, Any]) -> str:
@@ -56,8 +55,7 @@ def _check_contender(contender: Mapping[str, Any]) -> str:
     name, settings = contender["codec"], contender["settings"]
     hash((name, settings["quality"]))
     if contender["ours"]:
-        for stage in STAGES:
-            used(settings[stage])
+        used_by(settings)
     else:
         settings["library"]
     return str(name)

@@ -138,9 +138,9 @@ class Bundle:
         self._put_together = 0
         if not self.path.exists():
             raise BundleError(f"{self.path}: no such bundle")
-        if not (self.path.is_dir() or self.path.is_file()):  # a pipe may never end
-            raise BundleError(f"{self.path}: neither a folder nor a zip file")
         packed = not self.path.is_dir()
+        if packed and not self.path.is_file():  # a pipe may never end
+            raise BundleError(f"{self.path}: neither a folder nor a zip file")
         self.root = self._temporary("bundle") if packed else self.path
         try:
             self.manifest = self._unpack() if packed else self._read_manifest()

@@ -134,10 +134,7 @@ class Codec:
         Raises:
             BackendError: none works; says what was tried.
         """
-        if size is not None:
-            tile = default_tile(*size)
-            size = min(size[0], tile), min(size[1], tile)
-        return self._runner(stage).open(size)
+        return self._runner(stage).open(size and largest_tile(*size))
 
     def run_stage(
         self,
@@ -162,7 +159,7 @@ class Codec:
 
     def _opened(self, stages: tuple[StageName, ...], header: Header) -> RunStage:
         """Return `run_stage` for a picture, all loaded, so that loading is in no stage's time."""
-        largest = min(header.height, header.tile), min(header.width, header.tile)
+        largest = largest_tile(header.height, header.width, header.tile)
         for name in stages:
             self._runner(name).open(largest)
         return partial(self.run_stage, size=largest)
@@ -332,6 +329,16 @@ def default_tile(height: int, width: int) -> int:
     side = -(-max(height, width) // HYPER_STRIDE) * HYPER_STRIDE
     small = height * width <= WHOLE_PIXELS and side <= MAX_TILE
     return max(DEFAULT_TILE, side) if small else DEFAULT_TILE
+
+
+def largest_tile(height: int, width: int, tile: int | None = None) -> tuple[int, int]:
+    """Return height and width of what the networks get of a picture at a time.
+
+    >>> largest_tile(512, 768), largest_tile(3000, 4000), largest_tile(3000, 4000, 3200)
+    ((512, 768), (1024, 1024), (3000, 3200))
+    """
+    tile = tile or default_tile(height, width)
+    return min(height, tile), min(width, tile)
 
 
 def _whole(name: str, value: Any, low: int, high: int) -> int:

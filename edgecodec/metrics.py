@@ -113,13 +113,18 @@ class Metric(NamedTuple):
     Attributes:
         measure: of one picture; what pictures are averaged by.
         decibels: brings an average to the scale that BD-rates are computed on.
+        least_side: in pixels, of pictures that can be measured.
     """
 
     measure: Callable[[Uint8Image, Uint8Image], float]
     decibels: Callable[[float], float]
+    least_side: int = 1
 
 
-METRICS = {"psnr": Metric(psnr_rgb, float), "ms-ssim": Metric(ms_ssim, ms_ssim_db)}
+METRICS = {
+    "psnr": Metric(psnr_rgb, float),
+    "ms-ssim": Metric(ms_ssim, ms_ssim_db, MS_SSIM_MIN_SIDE),
+}
 """By name."""
 
 

@@ -8,6 +8,16 @@ from typing import Any
 from edgecodec.runtimes.base import StageName
 
 
+def describe(backend: str, precision: str, threads: int | None) -> str:
+    """Return backend and precision, and threads where they are set.
+
+    >>> describe("tflite", "int8", 2), describe("tflite", "int8", None)
+    ('tflite int8, 2 threads', 'tflite int8')
+    """
+    name = f"{backend} {precision}"
+    return name if threads is None else f"{name}, {threads} thread{'' if threads == 1 else 's'}"
+
+
 @dataclass(frozen=True)
 class Choice:
     """One artefact on one backend, and what became of it.
@@ -40,10 +50,7 @@ class Choice:
     @property
     def what(self) -> str:
         """Backend and precision, and threads where they are set: `tflite int8, 2 threads`."""
-        name = f"{self.backend} {self.precision}"
-        if self.threads is None:
-            return name
-        return f"{name}, {self.threads} thread{'s' if self.threads > 1 else ''}"
+        return describe(*self.settings)
 
     def __str__(self) -> str:
         """Return backend, precision, threads and reason."""

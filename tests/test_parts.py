@@ -97,17 +97,23 @@ def test_the_page_of_the_format_is_kept() -> None:
     assert b"".join(GOOD.chunks(io.BytesIO(bytes(8) + PLANES))) == WHOLE
 
 
-@given(st.data())
-def test_damaged_parts_are_a_bundle_error_or_bounded(data: st.DataObject) -> None:
-    """Cut or changed anywhere: refused, or a file whose size was known before it was made."""
-    raw = bytearray(GOOD.to_bytes())
+def damaged(data: st.DataObject, content: bytes) -> bytes:
+    """Cut content short, or change one of its bytes."""
+    raw = bytearray(content)
     if data.draw(st.booleans()):
         del raw[data.draw(st.integers(0, len(raw) - 1)) :]
     else:
         raw[data.draw(st.integers(0, len(raw) - 1))] ^= data.draw(st.integers(1, 255))
+    return bytes(raw)
+
+
+@given(st.data())
+def test_damaged_parts_are_a_bundle_error_or_bounded(data: st.DataObject) -> None:
+    """Cut or changed anywhere: refused, or a file whose size was known before it was made."""
+    raw = damaged(data, GOOD.to_bytes())
     message = ""
     try:
-        parts = Parts.from_bytes(bytes(raw), "x")
+        parts = Parts.from_bytes(raw, "x")
         assert len(b"".join(parts.chunks(io.BytesIO(bytes(8) + PLANES)))) == parts.size
     except ValueError as exc:
         message = str(exc)

@@ -99,14 +99,11 @@ def test_two_predictions_of_one_tensor_are_refused() -> None:
 @given(st.data())
 def test_damaged_lists_are_a_bundle_error(data: st.DataObject) -> None:
     """Cut or changed anywhere: refused, or other differences for the hash to find."""
-    raw = bytearray(Predictions([ENTRY, replace(ENTRY, offset=12)]).to_bytes())
-    if data.draw(st.booleans()):
-        del raw[data.draw(st.integers(0, len(raw) - 1)) :]
-    else:
-        raw[data.draw(st.integers(0, len(raw) - 1))] ^= data.draw(st.integers(1, 255))
+    listed = Predictions([ENTRY, replace(ENTRY, offset=12)]).to_bytes()
+    raw = test_parts.damaged(data, listed)
     message = ""
     try:
-        for entry in Predictions.from_bytes(bytes(raw), "x"):
+        for entry in Predictions.from_bytes(raw, "x"):
             restore(entry, STORED + STORED[8:])
     except BundleError as exc:
         message = str(exc)

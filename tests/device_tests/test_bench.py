@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from edgecodec.bundle import Bundle
-from edgecodec.codec import Codec
+from edgecodec.codec import Codec, largest_tile
 from edgecodec.device_tests import bench, steady
 from edgecodec.device_tests.bench import DEMO_PHOTO, Options, benchmark, load_pictures
 from edgecodec.device_tests.bench_page import render_page
@@ -294,6 +294,6 @@ def test_report_names_what_ran_the_pictures_not_what_was_opened_before(
 
 
 def test_layers_are_those_of_a_tile_of_a_large_picture() -> None:
-    assert bench._largest_tile(np.zeros((3000, 4000, 3), np.uint8)) == (1024, 1024)
-    assert bench._largest_tile(np.zeros((1000, 1500, 3), np.uint8)) == (1000, 1500)
-    assert bench._largest_tile(np.zeros((50, 4000, 3), np.uint8)) == (50, 4000)
+    assert largest_tile(3000, 4000) == (1024, 1024)
+    assert largest_tile(1000, 1500) == (1000, 1500)
+    assert largest_tile(50, 4000) == (50, 4000)
