@@ -6,7 +6,7 @@ Heavy packages are imported when a conversion starts, so that a missing one is r
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from edgecodec.converters.op_report import report_operators
 from edgecodec.converters.precision import FLOAT
 from edgecodec.converters.report import ConversionReport, ConversionRow
 from edgecodec.converters.share_weights import share_weights
-from edgecodec.converters.targets import TARGETS, Target, lacks, plan, require
+from edgecodec.converters.targets import TARGETS, Planned, Target, lacks, plan, require
 from edgecodec.entropy import LatentCoder
 from edgecodec.errors import GoldenVectorError, ParityError
 from edgecodec.manifest import ArtefactEntry, Manifest, Precision
@@ -80,7 +80,8 @@ def convert_checkpoint(
             own (docs/own-codec.md).
         out: folder, or a .zip file; refused, before anything is read, where it cannot be written.
         targets: among `onnx`, `openvino`, `tflite`, `torch`; torch in fp32 is always written.
-        precisions: among `fp32`, `fp16`, `bf16` (of openvino alone) and `int8`.
+        precisions: among `fp32`, `fp16`, `bf16` (of openvino alone) and `int8`; `int8:analysis`
+            is for that stage alone.
         calibration: photos to measure ranges and losses on; None takes the demo photo.
         name: what people call the model.
         progress: told one line per step.
@@ -109,8 +110,8 @@ def convert_checkpoint(
         (folder / TABLES).write_bytes(source.tables)
         job = _Job(source, photos, folder, _float_graphs(source), progress)
         gate = _reference_files(job, metric)
-        if any(precision == "int8" for _, precision in work):
-            _add_int8(job)
+        if stages := {s for part in work if part.precision == "int8" for s in part.stages}:
+            _add_int8(job, stages)
         progress("making the golden vector")
         golden = _write_golden(job)
         done = _write_artefacts(job, work, golden)
@@ -156,15 +157,16 @@ def _reference_files(job: _Job, metric: str) -> Gate:
     return Gate(source.tables, held_out, source.analyse, source.synthesise, metric=metric)
 
 
-def _add_int8(job: _Job) -> None:
-    """Quantize both stages by what the photos set aside for that need."""
+def _add_int8(job: _Job, stages: Container[StageName]) -> None:
+    """Quantize stages by what the photos set aside for that need."""
     from edgecodec.converters.gate import make_files
     from edgecodec.converters.int8_graphs import int8_drafts
 
     ranges, coder = job.photos.for_ranges, LatentCoder(job.source.tables)
     files = [file for photo in ranges for file in make_files(coder, photo, job.source.analyse)]
     latents = [y_hat for _, y_hat in files]
-    job.drafts.update(int8_drafts(job.source.graphs, ranges, latents, job.progress))
+    graphs = {stage: graph for stage, graph in job.source.graphs.items() if stage in stages}
+    job.drafts.update(int8_drafts(graphs, ranges, latents, job.progress))
     for stage, draft in job.drafts.items():
         job.graphs[stage, "int8"] = draft.finish()
 
@@ -186,19 +188,19 @@ def _write_golden(job: _Job) -> Golden:
 
 
 def _write_artefacts(
-    job: _Job, work: Sequence[tuple[Target, Precision]], golden: Golden
+    job: _Job, work: Sequence[Planned], golden: Golden
 ) -> list[tuple[ArtefactEntry, ConversionRow]]:
     from edgecodec.converters.parity import Reference
 
     reference = Reference(job.source.modules, job.photos.photos, job.graphs, golden)
     done = []
-    for target, precision in work:
-        lacking = lacks(precision)
-        for stage in STAGES:
+    for part in work:
+        lacking = lacks(part.precision)
+        for stage in part.stages:
             if lacking:
-                entry, row = _not_written(job, target, precision, stage, lacking)
+                entry, row = _not_written(job, part.target, part.precision, stage, lacking)
             else:
-                entry, row = _write_one(job, target, precision, stage, reference.check)
+                entry, row = _write_one(job, part.target, part.precision, stage, reference.check)
             job.progress(row.line())
             done.append((entry, row))
     return done

@@ -124,7 +124,7 @@ class Gate:
         self.coder = LatentCoder(tables)
         self.qualities = tuple(qualities)
         self.metric, (self._score, self._decibels, least_side) = metric, METRICS[metric]
-        self._synthesise = synthesise
+        self._analyse, self._synthesise = analyse, synthesise
         middle = self.qualities[len(self.qualities) // 2]
         (_, y_hat), *_ = make_files(self.coder, photos[0], analyse, [middle])
         self.sample = photos[0], y_hat
@@ -179,8 +179,12 @@ class Gate:
         losses = [[self.loss(curves), *self.losses(curves)] for curves in (alone, both)]
         return [b - a if math.isfinite(a) else math.inf for a, b in zip(*losses, strict=True)]
 
-    def judge(self, analyse: Analyse, synthesise: Synthesise) -> Verdict:
-        """Return what a pair of artefacts costs, if there is a photo to tell by."""
+    def judge(self, analyse: Analyse | None, synthesise: Synthesise | None) -> Verdict:
+        """Return what a pair of artefacts costs, if there is a photo to tell by.
+
+        None stands for the reference's, which costs nothing.
+        """
+        analyse, synthesise = analyse or self._analyse, synthesise or self._synthesise
         alone, pair = self.decoded(synthesise), self.encoded(analyse, synthesise)
         added = self._added(alone, pair)
         if math.isinf(self.loss(pair)):  # the synthesis may be to blame for that alone

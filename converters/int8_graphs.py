@@ -1,4 +1,4 @@
-"""Both stages of a codec as int8, their ranges measured on photos."""
+"""Stages of a codec as int8, their ranges measured on photos."""
 
 from __future__ import annotations
 

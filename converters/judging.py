@@ -49,7 +49,7 @@ def judge_pairs(
     Args:
         folder: the bundle, its artefacts written.
         gate: the reference's files.
-        done: artefacts, the two stages of a target and precision next to each other.
+        done: artefacts.
         max_loss: BD-rate in percent; the reference itself is never refused.
         progress: told one line per pair.
     """
@@ -105,12 +105,17 @@ def _unjudged(row: ConversionRow, max_loss: float) -> ConversionRow:
 
 
 def _verdict(folder: Path, gate: Gate, entries: Sequence[ArtefactEntry], pair: Pair) -> Verdict:
-    chosen = {e.stage: e for e in entries if (e.target, e.precision) == pair}
-    with (
-        _session(folder, chosen["analysis"]) as analysis,
-        _session(folder, chosen["synthesis"]) as synthesis,
-    ):
-        return gate.judge(analyser(analysis), synthesiser(synthesis))
+    with contextlib.ExitStack() as stack:
+        opened = {
+            entry.stage: stack.enter_context(_session(folder, entry))
+            for entry in entries
+            if (entry.target, entry.precision) == pair
+        }
+        analysis, synthesis = opened.get("analysis"), opened.get("synthesis")
+        return gate.judge(
+            None if analysis is None else analyser(analysis),
+            None if synthesis is None else synthesiser(synthesis),
+        )
 
 
 def _session(

@@ -18,6 +18,7 @@ from edgecodec.errors import (
     UnknownPluginError,
 )
 from edgecodec.manifest import PRECISIONS, Precision
+from edgecodec.runtimes.base import STAGES, StageName
 
 
 class Writer(Protocol):
@@ -129,14 +130,33 @@ def lacks(precision: Precision) -> str:
     return OpenVinoBackend().lacks(precision)
 
 
-def plan(targets: Sequence[str], precisions: Sequence[str]) -> list[tuple[Target, Precision]]:
+@dataclass(frozen=True)
+class Planned:
+    """Artefacts to write.
+
+    Attributes:
+        target: of all of them.
+        precision: likewise.
+        stages: one artefact each.
+    """
+
+    target: Target
+    precision: Precision
+    stages: tuple[StageName, ...] = STAGES
+
+
+def plan(targets: Sequence[str], precisions: Sequence[str]) -> list[Planned]:
     """Return what to write, the torch reference first; it is always part of a bundle.
 
     A precision that only some of the targets have is planned for these.
 
+    Args:
+        targets: names.
+        precisions: each for both stages, or for one: `int8:analysis`.
+
     Raises:
         UnknownPluginError: no such target.
-        ConversionError: no such precision, or none of the targets has it.
+        ConversionError: no such precision or stage, or none of the targets has the precision.
         ConfigError: nothing asked for.
         MissingDependencyError: a package that a writer needs is not installed.
     """
@@ -145,16 +165,32 @@ def plan(targets: Sequence[str], precisions: Sequence[str]) -> list[tuple[Target
     for name in targets:
         if name not in TARGETS:
             raise UnknownPluginError("target", name, tuple(TARGETS))
-    for precision in precisions:
-        _check_offered(check_precision(precision), targets)
-    chosen: list[tuple[Target, Precision]] = [(TARGETS["torch"], "fp32")]
+    wanted: dict[Precision, set[StageName]] = {}
+    for text in precisions:
+        precision, stages = _parsed(text)
+        _check_offered(precision, targets)
+        wanted.setdefault(precision, set()).update(stages)
+    chosen = [Planned(TARGETS["torch"], "fp32")]
     for name in dict.fromkeys(targets):
         target = TARGETS[name]
         require(target.requires)
         if name != "torch":
-            wanted = [p for p in PRECISIONS if p in precisions and p in target.precisions]
-            chosen += [(target, p) for p in wanted]
+            chosen += [
+                Planned(target, p, tuple(stage for stage in STAGES if stage in wanted[p]))
+                for p in PRECISIONS
+                if p in wanted and p in target.precisions
+            ]
     return chosen
+
+
+def _parsed(text: str) -> tuple[Precision, tuple[StageName, ...]]:
+    """Return precision and stages of `int8` or `int8:analysis`."""
+    name, colon, stage = text.partition(":")
+    precision = check_precision(name)
+    stages = tuple(s for s in STAGES if not colon or s == stage)
+    if not stages:
+        raise ConversionError(f"no stage named {stage!r}; there are: {', '.join(STAGES)}")
+    return precision, stages
 
 
 def _check_offered(precision: Precision, targets: Sequence[str]) -> None:

@@ -50,8 +50,8 @@ def add_parser(sub: Any) -> None:
     add("--to", type=name_list, default=("onnx", "openvino", "tflite"), metavar="TARGETS",
         help="default: onnx,openvino,tflite; torch in fp32 always comes with them")  # fmt: skip
     add("--precision", type=name_list, default=("fp32",), metavar="LIST",
-        help="fp32, fp16, int8, and for openvino bf16, made on a CPU that has bfloat16 "
-        "(default: fp32)")  # fmt: skip
+        help="fp32, fp16, int8, and for openvino bf16, made on a CPU that has bfloat16; "
+        "int8:analysis or int8:synthesis is for that network alone (default: fp32)")  # fmt: skip
     add("--calibration", metavar="DIR",
         help="20 to 40 photos like those of your users: half set the ranges of int8, on the "
         "others losses are measured (default: the demo photo, too little for int8)")  # fmt: skip

@@ -18,7 +18,7 @@ from edgecodec.codec import Codec
 from edgecodec.converters import parity
 from edgecodec.converters.convert import DEFAULT_MAX_LOSS, convert_checkpoint
 from edgecodec.converters.report import ConversionReport
-from edgecodec.errors import ConversionError
+from edgecodec.errors import BundleError, ConversionError
 from edgecodec.model.network import NeuralCodec
 from edgecodec.runtimes.base import Artefact, Session
 from tests.converters.painting import (
@@ -113,6 +113,33 @@ def test_every_runtime_decodes_the_same_pixels(converted: Bundle) -> None:
     assert decoded[0].shape == image.shape
     assert np.array_equal(decoded[0], decoded[1])
     assert np.array_equal(decoded[0], decoded[2])
+
+
+@pytest.mark.parametrize("stage", ["analysis", "synthesis"])
+def test_one_stage_alone_may_be_int8(
+    stage: str, checkpoint: Path, photos: Path, tmp_path: Path
+) -> None:
+    told: list[str] = []
+    options: dict[str, Any] = {"targets": ["onnx"], "progress": told.append}
+    precisions = ["fp32", f"int8:{stage}"]
+    report = convert(checkpoint, photos, tmp_path / "b", precisions=precisions, **options)
+    assert not report.refused
+    (row,) = (row for row in report.rows if row.precision == "int8")
+    assert row.stage == stage
+    assert row.bd_loss is not None
+    assert row.speed_up is not None
+    (measured,) = (line for line in told if line.startswith("measuring the ranges"))
+    assert measured.startswith(f"measuring the ranges of the {stage} on ")
+    with Bundle(tmp_path / "b") as bundle:
+        assert ("x_hat_int8" in bundle.golden()) == (stage == "synthesis")
+        image = picture(9, 70, 100)
+        with Codec(bundle, backend="onnxruntime") as codec:
+            assert codec.decode(codec.encode(image)).size == image.size
+        with Codec(bundle, backend="onnxruntime", precision="int8") as codec:
+            other = "synthesis" if stage == "analysis" else "analysis"
+            codec.choice(stage)  # type: ignore[arg-type]
+            with pytest.raises(BundleError, match=f"int8.*{other}|{other}.*int8"):
+                codec.choice(other)  # type: ignore[arg-type]
 
 
 def arguments(checkpoint: Path, photos: Path, tmp_path: Path, *more: str) -> list[str]:

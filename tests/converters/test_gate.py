@@ -76,6 +76,14 @@ def test_the_reference_itself_costs_nothing(gate: Gate) -> None:
     assert [len(curve) for curve in gate.points] == [len(QUALITIES)] * 2
 
 
+def test_where_a_stage_is_missing_the_reference_stands_for_it(gate: Gate) -> None:
+    noisy = with_noise(1.0)
+    alone, both = gate.judge(None, noisy), gate.judge(means, noisy)
+    assert alone == both
+    assert alone.synthesis_loss > 0
+    assert gate.judge(means, None) == gate.judge(means, paint)
+
+
 def test_the_loss_grows_with_the_noise(gate: Gate) -> None:
     verdicts = [gate.judge(means, with_noise(deviation)) for deviation in (0.5, 1.0, 2.0)]
     losses = [verdict.synthesis_loss for verdict in verdicts]

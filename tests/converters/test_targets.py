@@ -18,6 +18,7 @@ from edgecodec.errors import (
     UnknownPluginError,
 )
 from edgecodec.manifest import Precision
+from edgecodec.runtimes.base import StageName
 
 
 @pytest.mark.parametrize("target", sorted(TARGETS))
@@ -63,7 +64,10 @@ def test_two_outputs_keep_their_names(target: str, run_artefact: Any) -> None:
 
 
 def test_plan_puts_the_reference_first_and_once() -> None:
-    chosen = [(t.name, p) for t, p in plan(["tflite", "torch", "onnx", "tflite"], ["fp16", "fp32"])]
+    chosen = [
+        (part.target.name, part.precision)
+        for part in plan(["tflite", "torch", "onnx", "tflite"], ["fp16", "fp32"])
+    ]
     assert chosen == [
         ("torch", "fp32"),
         ("tflite", "fp32"),
@@ -74,12 +78,15 @@ def test_plan_puts_the_reference_first_and_once() -> None:
 
 
 def test_plan_knows_int8_of_all_but_torch() -> None:
-    chosen = [(t.name, p) for t, p in plan(["onnx", "torch"], ["int8"])]
+    chosen = [(part.target.name, part.precision) for part in plan(["onnx", "torch"], ["int8"])]
     assert chosen == [("torch", "fp32"), ("onnx", "int8")]
 
 
 def test_plan_knows_bf16_of_openvino_alone() -> None:
-    chosen = [(t.name, p) for t, p in plan(["onnx", "openvino"], ["bf16", "fp32", "int8"])]
+    chosen = [
+        (part.target.name, part.precision)
+        for part in plan(["onnx", "openvino"], ["bf16", "fp32", "int8"])
+    ]
     assert chosen == [
         ("torch", "fp32"),
         ("onnx", "fp32"),
@@ -93,6 +100,25 @@ def test_plan_knows_bf16_of_openvino_alone() -> None:
         plan(["onnx", "tflite"], ["fp32", "bf16"])
     with pytest.raises(ConversionError, match="'int8' is not available for torch; it is for: onnx"):
         plan(["torch"], ["fp32", "int8"])
+
+
+def test_plan_takes_a_precision_for_one_stage_alone() -> None:
+    both: tuple[StageName, ...] = ("analysis", "synthesis")
+    for asked, stages in (
+        (["fp32", "int8:analysis"], ("analysis",)),
+        (["int8:synthesis", "fp32"], ("synthesis",)),
+        (["int8:synthesis", "fp32", "int8:analysis"], both),
+        (["int8:analysis", "int8", "fp32"], both),
+    ):
+        found = plan(["onnx"], asked)
+        assert [(part.precision, part.stages) for part in found] == [
+            ("fp32", both),
+            ("fp32", both),
+            ("int8", stages),
+        ]
+    for stage in ("decoder", ""):
+        with pytest.raises(ConversionError, match=f"^no stage named '{stage}'; there are: analy"):
+            plan(["onnx"], [f"int8:{stage}"])
 
 
 def test_plan_refuses_unknown_names() -> None:
