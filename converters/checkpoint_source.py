@@ -76,8 +76,8 @@ class Source:
         return Tables.from_bytes(self.tables)
 
     @property
-    def analysis_halo(self) -> int:
-        """Pixels that the analysis of a tile must see around it, a multiple of HYPER_STRIDE."""
+    def analysis_field(self) -> int:
+        """Pixels that the analysis of a tile can see around it, a multiple of HYPER_STRIDE."""
         pixels = halo(self.graphs["analysis"], HYPER_STRIDE, {"y": LATENTS_PER_HYPER, "z": 1})
         return -(-pixels // HYPER_STRIDE) * HYPER_STRIDE
 

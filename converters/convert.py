@@ -122,7 +122,8 @@ def convert_checkpoint(
         share_weights(folder, job.graphs, entries)
         hashes |= hash_files(folder)
         calibration_used = {**photos.describe(), "judged": len(gate.photos)}
-        manifest = _manifest(source, calibration_used, name, entries, hashes)
+        halo = _analysis_halo(source, photos)
+        manifest = _manifest(source, calibration_used, name, entries, hashes, halo)
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         _read_back(folder)
         stored = size_of(folder)
@@ -288,12 +289,20 @@ def _diagnose(job: _Job, gate: Gate, rows: Sequence[ConversionRow]) -> tuple[Dia
     return tuple(found)
 
 
+def _analysis_halo(source: Source, photos: Calibration) -> int:
+    from edgecodec.converters.effective_halo import effective_halo
+
+    field = source.analysis_field
+    return effective_halo(source.analyse, photos.photos, source.parsed_tables, field)
+
+
 def _manifest(
     source: Source,
     calibration: dict[str, Any],
     name: str,
     entries: Sequence[ArtefactEntry],
     hashes: Mapping[str, str],
+    analysis_halo: int,
 ) -> Manifest:
     from edgecodec.converters.own_stages import LATENT_STRIDE
 
@@ -305,7 +314,7 @@ def _manifest(
         hyper_channels=source.parsed_tables.hyper_channels,
         latent_stride=LATENT_STRIDE,
         hyper_stride=HYPER_STRIDE,
-        analysis_halo=source.analysis_halo,
+        analysis_halo=analysis_halo,
         synthesis_halo=source.synthesis_halo,
         artefacts=tuple(entries),
         calibration=calibration,

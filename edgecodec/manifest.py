@@ -59,7 +59,7 @@ class Manifest:
         hyper_channels: Z.
         latent_stride: pixels per latent.
         hyper_stride: pixels per hyper-latent; images are padded to a multiple of it.
-        analysis_halo: pixels around a tile that the analysis must see, multiple of hyper_stride.
+        analysis_halo: pixels around a tile that the analysis is given, multiple of hyper_stride.
         synthesis_halo: latents around a tile that the synthesis must see.
         artefacts: the graphs.
         calibration: what the conversion was checked on.

@@ -10,6 +10,7 @@ import numpy as np
 from edgecodec.errors import BackendError, BackendUnavailableError
 from edgecodec.runtimes.base import Artefact, Availability, Float32Array, Session, SessionOptions
 from edgecodec.runtimes.checked_session import CheckedSession, Dims, load_error
+from edgecodec.runtimes.device import usable_cores
 from edgecodec.runtimes.layers import Layer
 from edgecodec.runtimes.vendor import BROKEN, import_vendor, one_line, version_of
 
@@ -142,6 +143,10 @@ class OpenVinoBackend:
         }
         if options.threads is not None:
             settings["INFERENCE_NUM_THREADS"] = str(options.threads)
+            if options.threads < usable_cores():
+                # Else the threads of every model, here and in other processes, are pinned to the
+                # same first cores: two models with a thread each took turns on one of them.
+                settings["ENABLE_CPU_PINNING"] = "NO"
         model = core.read_model(str(artefact.path))
         try:
             return core.compile_model(

@@ -48,8 +48,13 @@ __all__ = [
 DEFAULT_SIZE = (512, 768)
 
 CLASSES = range(14, 21)
-"""Size classes, as powers of two of pixels. Larger pictures are timed at a megapixel: more would
-only take memory, of several runtimes at once."""
+"""Size classes, as powers of two of pixels. Larger pictures have tiles, so more than a megapixel
+would only take memory, of several runtimes at once."""
+
+TILE = (1088, 1088)
+"""What the largest class is timed at: what an analysis sees of a tile of the default size. At
+1024 x 1024 planes lie a power of two of bytes apart, where OpenVINO takes a tenth longer per pixel
+than at any size that a tile has, and something else looks faster."""
 
 DEFAULT_BUDGET_S = 0.5
 """Seconds of timing per stage: a few runs of three candidates on a laptop."""
@@ -63,16 +68,16 @@ _measuring = threading.RLock()
 
 
 def size_class(height: int, width: int) -> tuple[int, int]:
-    """Return height and width that pictures of this area are timed at: a power of two of pixels.
+    """Return height and width that pictures of this area are timed at.
 
     >>> size_class(480, 640), size_class(512, 768), size_class(4000, 6000)
-    ((512, 512), (512, 1024), (1024, 1024))
+    ((512, 512), (512, 1024), (1088, 1088))
     """
     area = max(1, height * width)
     lower = min(max(area.bit_length() - 1, CLASSES[0]), CLASSES[-1])
     # The nearer by ratio: above the geometric mean the next one.
     power = lower + (area * area > 2 ** (2 * lower + 1) and lower < CLASSES[-1])
-    return 1 << power // 2, 1 << (power + 1) // 2
+    return TILE if power == CLASSES[-1] else (1 << power // 2, 1 << (power + 1) // 2)
 
 
 def choose(

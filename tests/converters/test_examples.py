@@ -202,7 +202,7 @@ def test_compressai_state_becomes_a_source(
     run_example(COMPRESSAI, ["model.pth.tar", photos, "fitted.pt", "--steps", 2, "--size", 64])
     monkeypatch.setenv("FITTED", "fitted.pt")
     source = read_source(f"{COMPRESSAI}:load_codec")
-    assert (source.analysis_halo, source.synthesis_halo) == (64, 2)
+    assert (source.analysis_field, source.synthesis_halo) == (64, 2)
     assert source.parsed_tables.latent_channels == 12
     x = torch.rand(1, 3, 64, 96) * 255
     with torch.inference_mode():

@@ -174,7 +174,7 @@ def test_codec_without_hyper_latents_is_read(monkeypatch: pytest.MonkeyPatch) ->
     own = codec()
     monkeypatch.setattr(checkpoint_source, "load_own_codec", lambda text: own)
     source = read_source("own.py:load")
-    assert (source.analysis_halo, source.synthesis_halo) == (0, 1)
+    assert (source.analysis_field, source.synthesis_halo) == (0, 1)
     assert (source.parsed_tables.latent_channels, source.parsed_tables.hyper_channels) == (6, 1)
     photo = np.random.default_rng(2).integers(0, 256, (64, 96, 3), dtype=np.uint8)
     y, z = source.analyse(photo)

@@ -91,7 +91,7 @@ def test_a_tile_with_its_halo_is_computed_as_in_the_whole(source: Source) -> Non
     """At the edges of what it is given, the networks put zeros of their own."""
     rng = np.random.default_rng(3)
     photo = rng.integers(0, 256, (256, 320, 3), dtype=np.uint8)
-    assert (source.analysis_halo, source.synthesis_halo) == (64, 3)
+    assert (source.analysis_field, source.synthesis_halo) == (64, 3)
     y, z = source.analyse(photo)
     part_y, part_z = source.analyse(photo[32:224, 64:256])
     assert np.allclose(part_y[4:8, 4:8], y[6:10, 8:12], atol=1e-4)

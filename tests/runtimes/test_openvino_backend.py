@@ -19,6 +19,7 @@ from edgecodec.errors import BackendError, BackendUnavailableError
 from edgecodec.manifest import Precision
 from edgecodec.runtimes import openvino_backend
 from edgecodec.runtimes.base import Artefact, SessionOptions
+from edgecodec.runtimes.device import usable_cores
 from edgecodec.runtimes.layers import BFLOAT16, FLOAT32
 from edgecodec.runtimes.openvino_backend import OpenVinoBackend, OpenVinoSession, precision_hint
 from tests.runtimes.conftest import Tiny, with_bf16
@@ -191,3 +192,12 @@ def test_processor_kept_from_its_instructions_crashes_nothing(tmp_path: Path) ->
     *told, last = result.stdout.decode().splitlines()
     assert last == "alive"
     assert [line.split()[0] for line in told] in ([], ["bf16"])
+
+
+@pytest.mark.skipif(usable_cores() < 2, reason="one core has no other to be pinned to")
+def test_threads_are_not_pinned_where_cores_are_left(
+    artefact: Callable[[Precision], Artefact],
+) -> None:
+    """Else two models of one thread each would share a core."""
+    compiled = OpenVinoBackend()._compile(artefact("fp32"), SessionOptions(1))
+    assert not compiled.get_property("ENABLE_CPU_PINNING")
