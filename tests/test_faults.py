@@ -340,7 +340,7 @@ def at_work(
             assert process.poll() is None, process.stderr and process.stderr.read()
             assert time.monotonic() < end
             time.sleep(0.02)
-        time.sleep(0.5)
+        time.sleep(0.2)  # it loads and codes for longer than that
         assert process.poll() is None
         return process
 
