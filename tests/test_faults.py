@@ -331,9 +331,14 @@ def at_work(
 
     def start() -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "edgecodec", "encode", "large.png", "out.ecx", "-e", "9"]
-        process = subprocess.Popen(
-            [*command, *FAST], cwd=place, env=variables, text=True, stderr=subprocess.PIPE
-        )
+        # What a shell starts in the background ignores SIGINT, and so would this process.
+        inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            process = subprocess.Popen(
+                [*command, *FAST], cwd=place, env=variables, text=True, stderr=subprocess.PIPE
+            )
+        finally:
+            signal.signal(signal.SIGINT, inherited)
         started.append(process)
         end = time.monotonic() + 60
         while not list(Path(variables["TMPDIR"]).glob("edgecodec-*/graphs/onnx/*")):
