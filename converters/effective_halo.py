@@ -31,7 +31,7 @@ def effective_halo(
     tables: Tables,
     field: int,
 ) -> int:
-    """Return the least halo that moves no latent of a tile by more than LIMIT.
+    """Return the least halo that moves no latent of a tile by more than LIMIT, in float32.
 
     Args:
         analyse: maps (H, W, 3) uint8 to y (h, w, M) and z (h / 2, w / 2, Z) float32.
@@ -71,4 +71,5 @@ def _scaled(
 
 
 def _distance(a: Sequence[Float32Array], b: Sequence[Float32Array]) -> float:
-    return max(float(np.abs(x - y).max()) for x, y in zip(a, b, strict=True))
+    """Return the largest difference; NaN where a value is."""
+    return float(np.max([np.abs(x - y).max() for x, y in zip(a, b, strict=True)]))

@@ -52,9 +52,9 @@ CLASSES = range(14, 21)
 would only take memory, of several runtimes at once."""
 
 TILE = (1088, 1088)
-"""What the largest class is timed at: what an analysis sees of a tile of the default size. At
-1024 x 1024 planes lie a power of two of bytes apart, where OpenVINO takes a tenth longer per pixel
-than at any size that a tile has, and something else looks faster."""
+"""What the largest class is timed at: what the default analysis sees of a tile of the default size.
+At 1024 x 1024 planes lie a power of two of bytes apart, where OpenVINO takes a tenth longer per
+pixel than at sizes near it, and something else looks faster."""
 
 DEFAULT_BUDGET_S = 0.5
 """Seconds of timing per stage: a few runs of three candidates on a laptop."""
