@@ -13,8 +13,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from edgecodec.container import HYPER_STRIDE
+from edgecodec.container import HYPER_STRIDE, Tile
+from edgecodec.runtimes.checked_session import LATENT_STRIDE
 from edgecodec.tables import Tables
+from edgecodec.tiling import cut
 
 Float32Array = npt.NDArray[np.float32]
 UInt8Array = npt.NDArray[np.uint8]
@@ -23,6 +25,7 @@ LIMIT = 1 / 16
 """Of a step at the finest quality. Another symbol comes out only where a value lies that near to
 the middle between two; runtimes differ by about as much in int8."""
 _SIDE = 4 * HYPER_STRIDE
+_TILE = Tile(0, 0, _SIDE, _SIDE)
 
 
 def effective_halo(
@@ -44,8 +47,8 @@ def effective_halo(
     windows = [window for photo in photos if (window := _middle(photo, field)) is not None]
     wholes = [_scaled(analyse(window), gains, field) for window in windows]
     for halo in range(0, field if windows else 0, HYPER_STRIDE):
-        cut = field - halo
-        parts = (_scaled(analyse(w[cut:-cut, cut:-cut]), gains, halo) for w in windows)
+        out = field - halo
+        parts = (_scaled(analyse(w[out:-out, out:-out]), gains, halo) for w in windows)
         if all(_distance(part, whole) <= LIMIT for part, whole in zip(parts, wholes, strict=True)):
             return halo
     return field
@@ -62,12 +65,8 @@ def _scaled(
     latents: tuple[Float32Array, Float32Array], gains: tuple[Float32Array, Float32Array], halo: int
 ) -> list[Float32Array]:
     """Return y and z of the tile within its window, in steps."""
-    found = []
-    for values, gain in zip(latents, gains, strict=True):
-        cells = len(values) * HYPER_STRIDE // (_SIDE + 2 * halo)  # per HYPER_STRIDE
-        first, end = (n * cells // HYPER_STRIDE for n in (halo, halo + _SIDE))
-        found.append(values[first:end, first:end] * gain)
-    return found
+    parts = zip(latents, gains, (LATENT_STRIDE, HYPER_STRIDE), strict=True)
+    return [cut(values, halo, halo, _TILE, stride) * gain for values, gain, stride in parts]
 
 
 def _distance(a: Sequence[Float32Array], b: Sequence[Float32Array]) -> float:

@@ -124,7 +124,7 @@ class Gate:
         self.coder = LatentCoder(tables)
         self.qualities = tuple(qualities)
         self.metric, (self._score, self._decibels, least_side) = metric, METRICS[metric]
-        self._analyse, self._synthesise = analyse, synthesise
+        self._synthesise = synthesise
         middle = self.qualities[len(self.qualities) // 2]
         (_, y_hat), *_ = make_files(self.coder, photos[0], analyse, [middle])
         self.sample = photos[0], y_hat
@@ -184,11 +184,12 @@ class Gate:
 
         None stands for the reference's, which costs nothing.
         """
-        analyse, synthesise = analyse or self._analyse, synthesise or self._synthesise
-        alone, pair = self.decoded(synthesise), self.encoded(analyse, synthesise)
+        alone = self.points if synthesise is None else self.decoded(synthesise)
+        pair = alone if analyse is None else self.encoded(analyse, synthesise)
         added = self._added(alone, pair)
         if math.isinf(self.loss(pair)):  # the synthesis may be to blame for that alone
-            added = self._added(self.points, self.encoded(analyse))
+            own = self.points if analyse is None else self.encoded(analyse)
+            added = self._added(self.points, own)
         moved = [
             int(np.abs(a.picture.astype(np.int16) - b.picture).max())
             for curve, points in zip(alone, self.points, strict=True)
