@@ -58,19 +58,28 @@ def with_dcr_shuffles(graph: Graph) -> Graph:
     return graph
 
 
-def _rewrite_depth_to_space(graph: Graph, node: DepthToSpace) -> Graph:
+def with_dcr_order(graph: Graph, node: DepthToSpace) -> Graph | None:
+    """Return an equal graph in which one shuffle has the order `dcr`, and no other node is new.
+
+    None where no convolution before it can bear the permutation.
+    """
     order = dcr_order(graph.values[node.output].channels, node.block)
-    if _is_identity(order):
-        return _substitute(graph, node, [replace(node, order="dcr")])
-    sources = _permutable_sources(graph, node.inputs[0])
-    if not sources:
-        permute = _permutation(graph, node, node.inputs[0], order)
-        return _substitute(
-            graph, node, [permute, replace(node, order="dcr", inputs=(permute.output,))]
-        )
-    for source in sources:
-        graph = _substitute(graph, source, [_with_outputs(source, order)])
+    if node.order == "crd" and not _is_identity(order):
+        sources = _permutable_sources(graph, node.inputs[0])
+        if not sources:
+            return None
+        for source in sources:
+            graph = _substitute(graph, source, [_with_outputs(source, order)])
     return _substitute(graph, node, [replace(node, order="dcr")])
+
+
+def _rewrite_depth_to_space(graph: Graph, node: DepthToSpace) -> Graph:
+    moved = with_dcr_order(graph, node)
+    if moved is not None:
+        return moved
+    order = dcr_order(graph.values[node.output].channels, node.block)
+    permute = _permutation(graph, node, node.inputs[0], order)
+    return _substitute(graph, node, [permute, replace(node, order="dcr", inputs=(permute.output,))])
 
 
 def _permutable_sources(graph: Graph, value: str) -> list[Node]:

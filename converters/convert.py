@@ -21,6 +21,7 @@ from edgecodec.converters.op_report import report_operators
 from edgecodec.converters.precision import FLOAT
 from edgecodec.converters.report import ConversionReport, ConversionRow
 from edgecodec.converters.share_weights import share_weights
+from edgecodec.converters.square_outputs import with_square_output
 from edgecodec.converters.targets import TARGETS, Planned, Target, lacks, plan, require
 from edgecodec.entropy import LatentCoder
 from edgecodec.errors import GoldenVectorError, ParityError
@@ -227,7 +228,10 @@ def _write_one(
     started = time.perf_counter()
     path = job.path(target, precision, stage)
     path.parent.mkdir(exist_ok=True)
-    operators = target.load_writer()(job.graphs[stage, precision], path, precision)
+    graph = job.graphs[stage, precision]
+    if target.squares:
+        graph = with_square_output(graph)
+    operators = target.load_writer()(graph, path, precision)
     artefact = Artefact(stage, target.name, precision, path)
     failure = ""
     try:
@@ -238,7 +242,7 @@ def _write_one(
         failure = str(exc)
         parity = {"checked": False, "reason": failure}
     executed = executed_operations(artefact) if parity["checked"] else None
-    ops = report_operators(job.graphs[stage, precision], operators, executed)
+    ops = report_operators(graph, operators, executed)
     size = sum(p.stat().st_size for p in path.parent.glob(f"{path.stem}.*"))
     entry = ArtefactEntry(
         stage,

@@ -35,6 +35,7 @@ from edgecodec.manifest import Precision
 from edgecodec.runtimes.base import Artefact, Float32Array, Session, SessionOptions, StageName
 from edgecodec.runtimes.golden import Golden
 from edgecodec.runtimes.registry import get_backend
+from edgecodec.samples import as_picture
 
 Y_UNIT = 16
 """y_hat counts in units of 1/16 (see edgecodec.runtimes.base)."""
@@ -227,6 +228,7 @@ def _measure(
     for sample in samples:
         inputs, expected = sample.of(artefact.stage)
         found = session.run(inputs)
+        found = {name: as_picture(v) if name == "x_hat" else v for name, v in found.items()}
         for name, array in expected.items():
             if name not in found or found[name].shape != array.shape:
                 raise BackendError(backend, f"{artefact.path.name} gives no {name} of its shape")
@@ -278,7 +280,8 @@ def _judge(artefact: Artefact, measured: Mapping[str, Mapping[str, float]]) -> N
 
 def _check_answers(session: Session, artefact: Artefact, answers: Sequence[_Pair]) -> None:
     differences = [
-        np.abs(session.run({"y_hat": y_hat})["x_hat"] - x_hat) for y_hat, x_hat in answers
+        np.abs(as_picture(session.run({"y_hat": y_hat})["x_hat"]) - x_hat)
+        for y_hat, x_hat in answers
     ]
     worst = max((float(difference.max()) for difference in differences), default=0.0)
     if worst > 0:

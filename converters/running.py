@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from edgecodec.runtimes.base import Artefact, Float32Array, Session, SessionOptions
 from edgecodec.runtimes.registry import get_backend
+from edgecodec.samples import as_picture
 
 UInt8Array = npt.NDArray[np.uint8]
 Int16Array = npt.NDArray[np.int16]
@@ -47,7 +48,6 @@ def synthesiser(session: Session) -> Synthesise:
     """Return a synthesis as a function."""
 
     def synthesise(y_hat: Int16Array) -> Float32Array:
-        x_hat: Float32Array = session.run({"y_hat": y_hat[None].astype(np.float32)})["x_hat"][0]
-        return x_hat
+        return as_picture(session.run({"y_hat": y_hat[None].astype(np.float32)})["x_hat"][0])
 
     return synthesise

@@ -41,6 +41,7 @@ class Target:
         requires: packages the writer imports, each with the extra that brings it.
         precisions: those it has an honest form of.
         minimum: version of the runtime from which on it reads the artefacts.
+        squares: whether a synthesis gives squares, see `converters.square_outputs`.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Target:
     requires: tuple[tuple[str, str], ...]
     precisions: tuple[Precision, ...] = WITHOUT_BF16
     minimum: str = ""
+    squares: bool = False
 
     def load_writer(self) -> Writer:
         """Import the writer.
@@ -74,6 +76,7 @@ TARGETS = {
             "onnxruntime",
             (("onnx", "convert"),),
             minimum="1.17",
+            squares=True,
         ),
         Target(
             "openvino",
@@ -91,6 +94,7 @@ TARGETS = {
             "tflite",
             (("ai_edge_litert", "tflite"), ("flatbuffers", "convert")),
             minimum="2.14",
+            squares=True,
         ),
         Target(
             "torch",

@@ -29,7 +29,7 @@ from edgecodec.container import (
 )
 from edgecodec.decoding import TileDecoder
 from edgecodec.effort import PLANS
-from edgecodec.encoding import RunStage, TileEncoder
+from edgecodec.encoding import TileEncoder
 from edgecodec.entropy import LatentCoder
 from edgecodec.errors import (
     BundleError,
@@ -142,7 +142,7 @@ class Codec:
         inputs: dict[str, npt.NDArray[np.float32]],
         size: tuple[int, int] | None = None,
     ) -> dict[str, npt.NDArray[np.float32]]:
-        """Run one network alone; names and shapes as in `edgecodec.runtimes.base`.
+        """Run one network alone; names and shapes as in `edgecodec.runtimes.base`, x_hat as pixels.
 
         With the backend left open, one that fails gives way to the next, with a warning.
 
@@ -157,12 +157,10 @@ class Codec:
         """
         return self._runner(stage).run(inputs, size)
 
-    def _opened(self, stages: tuple[StageName, ...], header: Header) -> RunStage:
-        """Return `run_stage` for a picture, all loaded, so that loading is in no stage's time."""
-        largest = largest_tile(header.height, header.width, header.tile)
+    def _open(self, stages: tuple[StageName, ...], header: Header) -> None:
+        """Load what a picture needs, so that loading is in no stage's time."""
         for name in stages:
-            self._runner(name).open(largest)
-        return partial(self.run_stage, size=largest)
+            self._runner(name).open(_largest_tile_of(header))
 
     def close(self) -> None:
         """Release sessions and unpacked files; a Bundle that was passed in stays open."""
@@ -223,7 +221,8 @@ class Codec:
         height, width = picture.pixels.shape[:2]
         tile = tile or default_tile(height, width)
         header = Header(width, height, picture.mode, quality, tile, self.bundle.manifest.tables_id)
-        run_stage = self._opened(("analysis", "synthesis") if effort > 1 else ("analysis",), header)
+        self._open(("analysis", "synthesis") if effort > 1 else ("analysis",), header)
+        run_stage = partial(self.run_stage, size=_largest_tile_of(header))
         encoder = TileEncoder(self.coder, self.bundle.manifest, run_stage, header, effort, profile)
         substreams = encoder.encode(picture.pixels)
         with stage(profile, "write"):
@@ -283,14 +282,16 @@ class Codec:
             BitstreamError: not an intact `.ecx` file of this model, or of an embedded one.
             BackendError: the runtime failed.
         """
-        from edgecodec.image import from_pixels  # noqa: PLC0415
+        from edgecodec.image import from_samples  # noqa: PLC0415
 
         if (other := self.for_file(data)) is not self:
             return other.decode(data, keep_going=keep_going, profile=profile)
         file, decoder = self._decoder(data, keep_going, profile)
-        pixels = decoder.pixels(self._opened(("synthesis",), file.header))
+        self._open(("synthesis",), file.header)
+        lend = partial(self._runner("synthesis").lend, size=_largest_tile_of(file.header))
+        pixels = decoder.pixels(lend)
         with stage(profile, "pack"):
-            image = from_pixels(pixels, file.header.mode, file.metadata)
+            image = from_samples(pixels, file.header.mode, file.metadata)
         if decoder.damaged:
             image.info["damaged_tiles"] = [number + 1 for number in sorted(decoder.damaged)]
         return image
@@ -339,6 +340,10 @@ def largest_tile(height: int, width: int, tile: int | None = None) -> tuple[int,
     """
     tile = tile or default_tile(height, width)
     return min(height, tile), min(width, tile)
+
+
+def _largest_tile_of(header: Header) -> tuple[int, int]:
+    return largest_tile(header.height, header.width, header.tile)
 
 
 def _whole(name: str, value: Any, low: int, high: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 
 import numpy as np
 import numpy.typing as npt
@@ -12,14 +13,20 @@ from edgecodec.container import ContainerFile, Tile
 from edgecodec.entropy import LatentCoder
 from edgecodec.errors import BitstreamError
 from edgecodec.manifest import Manifest
-from edgecodec.pipeline import Ahead, in_two_steps
+from edgecodec.pipeline import Ahead
 from edgecodec.profiling import Profile, stage
-from edgecodec.samples import pack
+from edgecodec.samples import pack, square_side
 from edgecodec.tiling import Window, cut, window_of
 
 Float32Array = npt.NDArray[np.float32]
 Int16Array = npt.NDArray[np.int16]
 UInt8Array = npt.NDArray[np.uint8]
+GREY = (128, 128, 128, 255)
+"""What stands for a tile that is lost."""
+
+Outputs = Mapping[str, Float32Array]
+Lend = Callable[[dict[str, Float32Array], Callable[[Outputs], bool]], None]
+"""`StageRunner.lend` of a synthesis."""
 
 
 class TileDecoder:
@@ -73,11 +80,11 @@ class TileDecoder:
             self._read(index)
         return self._found()
 
-    def pixels(self, run_stage: Callable[..., Mapping[str, Float32Array]]) -> UInt8Array:
-        """Return the picture, (H, W, 3); latents are read ahead of it, pixels packed after.
+    def pixels(self, lend: Lend) -> UInt8Array:
+        """Return the picture, (H, W, 4) as of `samples.pack`; latents are read ahead of it.
 
         Args:
-            run_stage: `Codec.run_stage`.
+            lend: runs the synthesis.
 
         Raises:
             BitstreamError: as of `latents`.
@@ -85,26 +92,34 @@ class TileDecoder:
         """
         places = {number: place for place, number in enumerate(self._order)}
         with Ahead(self._read, len(self._order)) as reading:
-
-            def synthesise(number: int) -> Float32Array | None:
+            for number in self._there:
                 tile, window = self._window(number)
                 reading.wait_for(max(places.get(n, 0) for n in self._seen_by(window)))
-                if number not in self._intact:
-                    return None
-                with stage(self._profile, "synthesis", number):
-                    y_hat = self._visible(self._found(), window, tile)[None].astype(np.float32)
-                    x_hat: Float32Array = run_stage("synthesis", {"y_hat": y_hat})["x_hat"][0]
-                    return x_hat
-
-            in_two_steps(
-                lambda number: (number, synthesise(number)),
-                lambda half: self._show(*half),
-                self._there,
-            )
+                if number in self._intact:
+                    self._show(number, tile, window, lend)
             reading.wait_for(len(self._order) - 1)
         self._found()
         with stage(self._profile, "pack"):
             return self._completed()
+
+    def _show(self, number: int, tile: Tile, window: Window, lend: Lend) -> None:
+        """Synthesise a tile; what comes of it becomes pixels where it lies."""
+        pixels, m = self._picture(), self._manifest
+        place = pixels[_pixel_area(tile)]
+        top, left = window.inner_top * m.latent_stride, window.inner_left * m.latent_stride
+        with ExitStack() as synthesis:
+            synthesis.enter_context(stage(self._profile, "synthesis", number))
+            y_hat = self._visible(self._found(), window, tile)[None].astype(np.float32)
+
+            def use(outputs: Outputs) -> bool:
+                synthesis.close()
+                with stage(self._profile, "pack", number):
+                    squares = np.ascontiguousarray(outputs["x_hat"][0])
+                    side = square_side(squares.shape[2])
+                    rows, columns = (-(-size // side) for size in place.shape[:2])
+                    return pack(cut(squares, top, left, tile, side)[:rows, :columns], place)
+
+            lend({"y_hat": y_hat}, use)
 
     def _reading_order(self) -> list[int]:
         """Return the tiles that are there in the order in which synthesis needs them.
@@ -179,23 +194,11 @@ class TileDecoder:
         )
         return np.where(gone, latents[near_rows[:, None], near_columns], latents[rows, columns])
 
-    def _show(self, number: int, x_hat: Float32Array | None) -> None:
-        """Turn what the synthesis made of a tile into pixels."""
-        if x_hat is None:
-            return
-        with stage(self._profile, "pack", number):
-            tile, window = self._window(number)
-            stride, pixels = self._manifest.latent_stride, self._picture()
-            levels = cut(x_hat, window.inner_top * stride, window.inner_left * stride, tile, 1)
-            place = pixels[tile.top : tile.top + tile.height, tile.left : tile.left + tile.width]
-            pack(levels[: place.shape[0], : place.shape[1]], place)
-
     def _picture(self) -> UInt8Array:
         """Return the picture as far as it is there, made when it is first asked for."""
         if self._pixels is None:
-            self._pixels = np.empty(
-                (self._file.header.height, self._file.header.width, 3), np.uint8
-            )
+            size = self._file.header.height, self._file.header.width
+            self._pixels = np.empty((*size, 4), np.uint8)
         return self._pixels
 
     def _completed(self) -> UInt8Array:
@@ -204,8 +207,12 @@ class TileDecoder:
         if self._lost.any():
             for number in self.damaged:
                 tile = self._file.header.tile_at(number)
-                pixels[tile.top : tile.top + tile.height, tile.left : tile.left + tile.width] = 128
+                pixels[_pixel_area(tile)] = GREY
         return pixels
+
+
+def _pixel_area(tile: Tile) -> tuple[slice, slice]:
+    return _latent_area(tile, 1)
 
 
 def _latent_area(tile: Tile, stride: int) -> tuple[slice, slice]:

@@ -6,8 +6,10 @@ orientation, which viewers apply).
 
 from __future__ import annotations
 
+import contextlib
 import io
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,12 @@ from edgecodec.errors import BitstreamError, ConfigError
 from edgecodec.files import check_folder
 
 UInt8Array = npt.NDArray[np.uint8]
+
+_share_core: Callable[[UInt8Array], tuple[object, object]] | None
+try:
+    from edgecodec.core._binding import share as _share_core
+except ImportError:
+    _share_core = None
 
 _TIFF_XMP = 700
 _JPEG_SIDE = 65500
@@ -130,9 +138,33 @@ def to_levels(x_hat: npt.NDArray[np.float32]) -> UInt8Array:
     return np.rint(np.clip(x_hat, 0.0, 255.0)).astype(np.uint8)
 
 
-def from_pixels(pixels: UInt8Array, mode: str, metadata: dict[str, bytes]) -> Image.Image:
-    """Return a Pillow image that carries its metadata in `info`."""
-    image = Image.fromarray(pixels)
+class _Bytes:
+    """Bytes that Pillow may use as the memory of a picture (its Arrow interface)."""
+
+    def __init__(self, owner: UInt8Array) -> None:
+        self._owner = owner
+
+    def __arrow_c_array__(self, requested_schema: object = None) -> tuple[object, object]:
+        assert _share_core is not None
+        return _share_core(self._owner)
+
+
+def from_samples(samples: UInt8Array, mode: str, metadata: dict[str, bytes]) -> Image.Image:
+    """Return a Pillow image that carries its metadata in `info`.
+
+    Args:
+        samples: (H, W, 4), red, green, blue and 255, in C order. The image takes over its memory
+            where Pillow can (11.2.1 and later); it is not to be written to any more.
+        mode: `RGB` or `L`.
+        metadata: see Picture.
+    """
+    height, width = samples.shape[:2]
+    image = None
+    if _share_core is not None and hasattr(Image, "fromarrow"):
+        with contextlib.suppress(ValueError):  # a Pillow that keeps pixels otherwise
+            image = Image.fromarrow(_Bytes(samples), "RGB", (width, height))
+    if image is None:
+        image = Image.frombytes("RGB", (width, height), samples, "raw", "RGBX")
     if mode == "L":
         image = image.convert("L")
     image.info.update(metadata)

@@ -7,15 +7,16 @@ layout code: float32 arrays, batch of one, channels last.
              -> y      (1, H/16, W/16, M)  latents in their natural unit
                 z      (1, H/32, W/32, Z)  hyper-latents before the gain of a quality
     synthesis   y_hat  (1, h, w, M)      integers in units of 1/16, as `decode_latents` gives them
-             -> x_hat  (1, 16h, 16w, 3)  nominally levels 0..255, neither clipped nor rounded
+             -> x_hat  (1, 16h/r, 16w/r, 3 r^2)  nominally levels 0..255, neither clipped nor
+                rounded, in squares of r x r pixels (edgecodec.samples); r is 1, 2, 4, 8 or 16
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,7 @@ import numpy.typing as npt
 Float32Array = npt.NDArray[np.float32]
 StageName = Literal["analysis", "synthesis"]
 STAGES: tuple[StageName, ...] = ("analysis", "synthesis")
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,37 @@ class Session(Protocol):
     def close(self) -> None:
         """Release what the session holds; further calls of `run` are errors."""
         ...
+
+
+@runtime_checkable
+class LendingSession(Session, Protocol):
+    """A session that can show its results without copying them."""
+
+    def lend(
+        self,
+        inputs: Mapping[str, Float32Array],
+        use: Callable[[Mapping[str, Float32Array]], _Result],
+    ) -> _Result:
+        """Do what `run` does, but call `use` with the results and return what it returns.
+
+        The arrays are the runtime's own memory: valid until `use` returns, not to be written to nor
+        kept, views of them included. Other calls of the session may have to wait for it.
+
+        Raises:
+            BackendError: as of `run`; what `use` raises is passed on.
+        """
+        ...
+
+
+def lend(
+    session: Session,
+    inputs: Mapping[str, Float32Array],
+    use: Callable[[Mapping[str, Float32Array]], _Result],
+) -> _Result:
+    """Do what `LendingSession.lend` does, with any session."""
+    if isinstance(session, LendingSession):
+        return session.lend(inputs, use)
+    return use(session.run(inputs))
 
 
 class Backend(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,9 +22,11 @@ from edgecodec.runtimes.base import (
     Artefact,
     Availability,
     Backend,
+    Float32Array,
     Session,
     SessionOptions,
     StageName,
+    lend,
 )
 from edgecodec.runtimes.choice import Choice
 from edgecodec.runtimes.environment import AUTO, DISABLE, disabled_backends
@@ -231,6 +233,15 @@ def prove(candidate: Candidate, bundle: Bundle, golden: Golden) -> Session:
     return session
 
 
+def _as_used(
+    stage: StageName, session: Session, workload: Mapping[str, Float32Array]
+) -> Callable[[], object]:
+    """Return a call of a session as a codec calls it: a picture is read where it lies."""
+    if stage == "synthesis":
+        return partial(lend, session, workload, len)
+    return partial(session.run, workload)
+
+
 def time_candidates(
     candidates: Sequence[Candidate], golden: Golden, size: tuple[int, int], budget_s: float
 ) -> None:
@@ -240,8 +251,9 @@ def time_candidates(
     """
     if len(candidates) < 2:
         return
-    workload = golden.workload(candidates[0].stage, size)
-    runs = [partial(c.session.run, workload) for c in candidates if c.session is not None]
+    stage = candidates[0].stage
+    workload = golden.workload(stage, size)
+    runs = [_as_used(stage, c.session, workload) for c in candidates if c.session is not None]
     timings = time_side_by_side(runs, budget_s)
     for candidate, timing in zip(candidates, timings, strict=True):
         candidate.median_s, candidate.high_s = timing.median_s, timing.high_s

@@ -6,8 +6,9 @@ Vendors report a wrong shape in many ways, some by computing something else; thi
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,9 @@ from edgecodec.errors import BackendError
 from edgecodec.manifest import Manifest
 from edgecodec.runtimes.base import Artefact, Float32Array, StageName
 from edgecodec.runtimes.vendor import one_line
+from edgecodec.samples import square_side
 
+_Result = TypeVar("_Result")
 Dims = tuple[int | None, ...]
 """Shape of an input; None where any size goes."""
 
@@ -85,7 +88,7 @@ def stage_inputs(stage: StageName, manifest: Manifest) -> dict[str, Dims]:
 def stage_outputs(
     stage: StageName, given: tuple[int, ...], manifest: Manifest
 ) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of what a stage gives for an input of the shape `given`."""
+    """Return the shapes of what a stage gives for an input of a shape, x_hat as pixels."""
     _, height, width, _ = given
     if stage == "synthesis":
         return {"x_hat": (1, LATENT_STRIDE * height, LATENT_STRIDE * width, 3)}
@@ -95,6 +98,19 @@ def stage_outputs(
         "y": (1, *latents, manifest.latent_channels),
         "z": (1, *hyper, manifest.hyper_channels),
     }
+
+
+def fits(name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+    """Return whether an output has the shape that `stage_outputs` gives for it.
+
+    x_hat may come in squares of any side that divides LATENT_STRIDE.
+    """
+    if name != "x_hat" or len(found) != len(expected):
+        return found == expected
+    side = square_side(found[-1])
+    if not side or LATENT_STRIDE % side:
+        return False
+    return (found[0], found[1] * side, found[2] * side, 3) == expected
 
 
 class CheckedSession(ABC):
@@ -122,11 +138,17 @@ class CheckedSession(ABC):
             BackendError: closed, an input is missing, unknown or of wrong shape or type, or the
                 runtime failed.
         """
+        arrays = self._checked(inputs)
+        return self._guarded(lambda: self._infer(arrays))
+
+    def _checked(self, inputs: Mapping[str, Float32Array]) -> dict[str, Float32Array]:
         if self._closed:
             raise BackendError(self.backend, "the session is closed")
-        arrays = checked_inputs(self.backend, self.artefact.stage, self.inputs, inputs)
+        return checked_inputs(self.backend, self.artefact.stage, self.inputs, inputs)
+
+    def _guarded(self, work: Callable[[], _Result]) -> _Result:
         try:
-            return self._infer(arrays)
+            return work()
         except BackendError:
             raise
         except Exception as exc:  # each vendor has its own hierarchy, some raise RuntimeError
@@ -146,6 +168,31 @@ class CheckedSession(ABC):
     @abstractmethod
     def _release(self) -> None:
         """Drop the vendor's objects; must bear being called twice."""
+
+
+class CheckedLendingSession(CheckedSession):
+    """One whose results lie in memory that the runtime uses again; see `LendingSession`."""
+
+    def lend(
+        self,
+        inputs: Mapping[str, Float32Array],
+        use: Callable[[Mapping[str, Float32Array]], _Result],
+    ) -> _Result:
+        """See `LendingSession`."""
+        arrays = self._checked(inputs)
+        with ExitStack() as held:
+            outputs = self._guarded(lambda: held.enter_context(self._results(arrays)))
+            return use(outputs)
+
+    def _infer(self, inputs: dict[str, Float32Array]) -> dict[str, Float32Array]:
+        with self._results(inputs) as outputs:
+            return {name: np.array(value) for name, value in outputs.items()}
+
+    @abstractmethod
+    def _results(
+        self, inputs: dict[str, Float32Array]
+    ) -> AbstractContextManager[dict[str, Float32Array]]:
+        """Run on checked inputs; results are good as long as the context lasts."""
 
 
 def load_error(backend: str, artefact: Artefact, exc: BaseException) -> BackendError:

@@ -20,6 +20,7 @@ from edgecodec.image import to_levels
 from edgecodec.runtimes.base import Float32Array, StageName
 from edgecodec.runtimes.checked_session import ANALYSIS_MULTIPLE, LATENT_STRIDE
 from edgecodec.runtimes.measure import repeated
+from edgecodec.samples import as_picture
 
 
 @dataclass(frozen=True)
@@ -162,8 +163,9 @@ def _output_problem(
     found = outputs[name]
     if found.ndim != 4 or found.shape[0] != 1 or found.dtype != np.float32:
         return f"{name} is {found.dtype} of shape {found.shape}, not a float32 map"
-    compare = _pixels_problem if name == "x_hat" else _latents_problem
-    return compare(name, found[0], reference, limit)
+    if name == "x_hat":
+        return _pixels_problem(name, as_picture(found[0]), reference, limit)
+    return _latents_problem(name, found[0], reference, limit)
 
 
 def _pixels_problem(

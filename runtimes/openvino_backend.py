@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections import deque
+from collections.abc import Iterator, Mapping
 from typing import Any
-
-import numpy as np
 
 from edgecodec.errors import BackendError, BackendUnavailableError
 from edgecodec.runtimes.base import Artefact, Availability, Float32Array, Session, SessionOptions
-from edgecodec.runtimes.checked_session import CheckedSession, Dims, load_error
+from edgecodec.runtimes.checked_session import CheckedLendingSession, Dims, load_error
 from edgecodec.runtimes.device import usable_cores
 from edgecodec.runtimes.layers import Layer
 from edgecodec.runtimes.vendor import BROKEN, import_vendor, one_line, version_of
@@ -161,8 +161,12 @@ class OpenVinoBackend:
         return self._core
 
 
-class OpenVinoSession(CheckedSession):
-    """One compiled model. Each call has a request of its own, so that threads do not meet."""
+class OpenVinoSession(CheckedLendingSession):
+    """One compiled model. Each call has a request to itself, so that threads do not meet.
+
+    A request that is done is kept for the next call, with the memory of its results; one is enough
+    as long as calls do not overlap.
+    """
 
     def __init__(self, artefact: Artefact, compiled: Any) -> None:
         inputs: dict[str, Dims] = {
@@ -174,26 +178,38 @@ class OpenVinoSession(CheckedSession):
         super().__init__(OpenVinoBackend.name, artefact, inputs)
         self._compiled = compiled
         self._outputs = [port.get_any_name() for port in compiled.outputs]
+        self._idle: deque[Any] = deque(maxlen=1)
 
-    def _infer(self, inputs: dict[str, Float32Array]) -> dict[str, Float32Array]:
+    @contextlib.contextmanager
+    def _results(self, inputs: dict[str, Float32Array]) -> Iterator[dict[str, Float32Array]]:
         compiled = self._compiled
         if compiled is None:
             raise BackendError(self.backend, "the session is closed")
         try:
-            request = compiled.create_infer_request()
+            request = self._request(compiled)
             request.infer(inputs, share_inputs=True)
-            # The request's memory goes with it, so the results are copied; its inputs are not.
-            results = {name: np.array(request.get_tensor(name).data) for name in self._outputs}
+            results = {name: request.get_tensor(name).data for name in self._outputs}
             if not all(value.size for value in results.values()):
                 raise BackendError(self.backend, "gives an empty result")
         except Exception:
             if not any(kept is compiled for kept in _failed):
                 _failed.append(compiled)
             raise
-        return results
+        try:
+            yield results
+        finally:
+            if self._compiled is not None:
+                self._idle.append(request)
+
+    def _request(self, compiled: Any) -> Any:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return compiled.create_infer_request()
 
     def _release(self) -> None:
         self._compiled = None
+        self._idle.clear()
 
 
 def _import() -> Any:

@@ -9,22 +9,27 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from edgecodec.bundle import Bundle
 from edgecodec.errors import BackendError, ConfigError, EdgeCodecError
-from edgecodec.runtimes.base import Float32Array, Session, StageName
+from edgecodec.runtimes.base import Float32Array, Session, StageName, lend
 from edgecodec.runtimes.candidates import close_quietly
-from edgecodec.runtimes.checked_session import checked_inputs, stage_inputs, stage_outputs
+from edgecodec.runtimes.checked_session import checked_inputs, fits, stage_inputs, stage_outputs
 from edgecodec.runtimes.choice import Choice
 from edgecodec.runtimes.environment import AUTO, wanted_backend
 from edgecodec.runtimes.select import DEFAULT_SIZE, demote, open_stage, size_class
 from edgecodec.runtimes.vendor import one_line
+from edgecodec.samples import as_picture
 
+_Result = TypeVar("_Result")
+_Outputs = Mapping[str, Float32Array]
+Use = Callable[[_Outputs], bool]
+"""Does something with results, and says whether the values are finite."""
 Size = tuple[int, int]
 
 _log = logging.getLogger(__name__)
@@ -72,7 +77,7 @@ class StageRunner:
     def run(
         self, inputs: Mapping[str, Float32Array], size: Size | None = None
     ) -> dict[str, Float32Array]:
-        """Run the stage; inputs and outputs as in `edgecodec.runtimes.base`.
+        """Run the stage; inputs and outputs as in `edgecodec.runtimes.base`, x_hat as pixels.
 
         Args:
             inputs: float32, one array per input of the stage.
@@ -82,14 +87,56 @@ class StageRunner:
             BackendError: an input does not fit; or the backend named failed, or all there are.
             ConfigError: this is closed.
         """
+
+        def owned(session: Session, arrays: _Outputs) -> tuple[dict[str, Float32Array], str]:
+            outputs = session.run(arrays)
+            problem = self._misshapen(arrays, outputs)
+            if problem:
+                return {}, problem
+            strange = [name for name, value in outputs.items() if not _is_finite(value)]
+            pixels = {n: as_picture(v) if n == "x_hat" else v for n, v in outputs.items()}
+            return pixels, self._not_finite(arrays, strange)
+
+        return self._first_good(inputs, size, owned)
+
+    def lend(self, inputs: Mapping[str, Float32Array], use: Use, size: Size | None = None) -> None:
+        """Run the stage and show its results where they lie, without copying them.
+
+        Args:
+            inputs: float32, one array per input of the stage.
+            use: given the outputs as in `edgecodec.runtimes.base`, which it must neither change nor
+                keep. Called again where what it saw was not finite and the next backend computes
+                the same; what it did is then to be done anew.
+            size: of the picture the input is part of; see `open`.
+
+        Raises:
+            BackendError: as of `run`.
+            ConfigError: this is closed.
+        """
+
+        def lent(session: Session, arrays: _Outputs) -> tuple[None, str]:
+            def checked(outputs: _Outputs) -> str:
+                problem = self._misshapen(arrays, outputs)
+                return problem or self._not_finite(arrays, () if use(outputs) else tuple(outputs))
+
+            return None, lend(session, arrays, checked)
+
+        self._first_good(inputs, size, lent)
+
+    def _first_good(
+        self,
+        inputs: Mapping[str, Float32Array],
+        size: Size | None,
+        attempt: Callable[[Session, _Outputs], tuple[_Result, str]],
+    ) -> _Result:
+        """Return what comes of the best session with which nothing is wrong."""
         dims = stage_inputs(self._stage, self._bundle.manifest)
         arrays = checked_inputs(self._backend, self._stage, dims, inputs)
         failures: dict[tuple[str, str], tuple[Choice, BackendError]] = {}
         while True:
             session, choice = self._next(size, failures)
             try:
-                outputs = session.run(arrays)
-                problem = self._problem(arrays, outputs)
+                result, problem = attempt(session, arrays)
                 error = BackendError(choice.backend, problem) if problem else None
             except BackendError as exc:
                 error = exc
@@ -98,7 +145,7 @@ class StageRunner:
                 error.__cause__ = exc
             if error is None:
                 self._drop(list(failures.values()), choice, size)
-                return outputs
+                return result
             if self._closed or wanted_backend(self._backend) != AUTO:
                 raise error
             what = (choice.backend, choice.precision)
@@ -152,20 +199,21 @@ class StageRunner:
             close_quietly(session)
         return kept, choice
 
-    def _problem(
-        self, inputs: Mapping[str, Float32Array], outputs: Mapping[str, npt.NDArray[Any]]
-    ) -> str:
-        """Return what is wrong with results as far as a look at them tells."""
-        m = self._bundle.manifest
+    def _misshapen(self, inputs: _Outputs, outputs: Mapping[str, npt.NDArray[Any]]) -> str:
+        """Return what is wrong with the shapes of results."""
         (value,) = inputs.values()
-        for name, shape in stage_outputs(self._stage, value.shape, m).items():
+        for name, shape in stage_outputs(self._stage, value.shape, self._bundle.manifest).items():
             found = outputs.get(name)
             if not isinstance(found, np.ndarray):
                 return f"gave no {name}"
-            if found.shape != shape or found.dtype != np.float32:
+            if not fits(name, found.shape, shape) or found.dtype != np.float32:
                 return f"gave {name} as {found.dtype} of shape {found.shape}, expected {shape}"
-            if not _is_finite(found) and _is_finite(value):
-                return f"gave {name} with NaN or infinity"
+        return ""
+
+    def _not_finite(self, inputs: _Outputs, names: Collection[str]) -> str:
+        """Return what is wrong where results are not finite, though inputs are."""
+        if names and all(_is_finite(value) for value in inputs.values()):
+            return f"gave {', '.join(names)} with NaN or infinity"
         return ""
 
     def _drop(

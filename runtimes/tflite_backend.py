@@ -11,7 +11,7 @@ from typing import Any
 
 from edgecodec.errors import BackendError, BackendUnavailableError
 from edgecodec.runtimes.base import Artefact, Availability, Float32Array, Session, SessionOptions
-from edgecodec.runtimes.checked_session import CheckedSession, Dims, load_error
+from edgecodec.runtimes.checked_session import CheckedLendingSession, Dims, load_error
 from edgecodec.runtimes.device import usable_cores
 from edgecodec.runtimes.layers import Layer
 from edgecodec.runtimes.vendor import BROKEN, import_vendor, one_line, version_of
@@ -88,7 +88,7 @@ class TfliteBackend:
         return profile_file(artefact, inputs, outputs, operators, threads, runs)
 
 
-class TfliteSession(CheckedSession):
+class TfliteSession(CheckedLendingSession):
     """One interpreter, which must be used by one thread at a time: a lock sees to that."""
 
     def __init__(self, artefact: Artefact, interpreter: Any) -> None:
@@ -105,7 +105,8 @@ class TfliteSession(CheckedSession):
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._lock = threading.Lock()
 
-    def _infer(self, inputs: dict[str, Float32Array]) -> dict[str, Float32Array]:
+    @contextlib.contextmanager
+    def _results(self, inputs: dict[str, Float32Array]) -> Iterator[dict[str, Float32Array]]:
         with self._lock:
             interpreter = self._interpreter
             if interpreter is None:
@@ -121,7 +122,11 @@ class TfliteSession(CheckedSession):
             for name, value in inputs.items():
                 interpreter.set_tensor(self._takes[name], value)
             interpreter.invoke()
-            return {name: interpreter.get_tensor(index) for name, index in self._gives.items()}
+            outputs = {name: interpreter.tensor(at)() for name, at in self._gives.items()}
+            try:
+                yield outputs
+            finally:
+                outputs.clear()  # an interpreter does not run as long as somebody sees its memory
 
     def _release(self) -> None:
         with self._lock:

@@ -25,7 +25,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
 
 from edgecodec.errors import BackendError
-from edgecodec.runtimes.base import Float32Array, Session
+from edgecodec.runtimes.base import Float32Array, Session, lend
 from edgecodec.runtimes.environment import call_limit, watches_every_call
 
 _T = TypeVar("_T")
@@ -154,14 +154,9 @@ class WatchedSession:
         Raises:
             BackendError: also when the call does not come back, and as long as it does not.
         """
-        if self._least_s is None:
+        if not self._must_watch(inputs):
             return self._session.run(inputs)
-        if self._given_up:
-            raise BackendError(self._backend, "an earlier call has not come back")
-        values = max(1, sum(value.size for value in inputs.values()))
-        if values in self._answered and not self._every:
-            return self._session.run(inputs)
-        call = object()
+        call, values = object(), _values(inputs)
         limit_s = self._limit(values)
         self._at_work.add(call)
         back, outputs = watched(
@@ -172,6 +167,30 @@ class WatchedSession:
                 self._given_up |= self._at_work & {call}
             raise BackendError(self._backend, f"did not answer within {limit_s:.3g} s")
         return outputs
+
+    def lend(
+        self,
+        inputs: Mapping[str, Float32Array],
+        use: Callable[[Mapping[str, Float32Array]], _T],
+    ) -> _T:
+        """See LendingSession.
+
+        Results of a call that is watched are copied first: should it be given up, nobody may use
+        what it gives later.
+
+        Raises:
+            BackendError: as of `run`.
+        """
+        if self._must_watch(inputs):
+            return use(self.run(inputs))
+        return lend(self._session, inputs, use)
+
+    def _must_watch(self, inputs: Mapping[str, Float32Array]) -> bool:
+        if self._least_s is None:
+            return False
+        if self._given_up:
+            raise BackendError(self._backend, "an earlier call has not come back")
+        return self._every or _values(inputs) not in self._answered
 
     def close(self) -> None:
         """See Session; one that hangs is left alone, as closing it might wait for ever."""
@@ -198,6 +217,10 @@ class WatchedSession:
         self._s_per_value = max(self._s_per_value or 0.0, (time.perf_counter() - begun) / values)
         self._answered.add(values)
         return outputs
+
+
+def _values(inputs: Mapping[str, Float32Array]) -> int:
+    return max(1, sum(value.size for value in inputs.values()))
 
 
 def load_watched(backend: str, load: Callable[[], Session]) -> Session:

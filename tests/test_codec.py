@@ -346,26 +346,28 @@ def test_picture_comes_out_when_a_backend_fails_in_use(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with Codec(shipped, threads=1) as codec:
-        before = codec.decode(codec.encode(small, 60))
+        data = codec.encode(small, 60)
+        before = np.asarray(codec.decode(data)).astype(int)
         victim = codec.choice("analysis").backend
-        run = CheckedSession.run
+        checked = CheckedSession._checked
 
         def fail(self: CheckedSession, inputs: Any) -> Any:
             if self.backend == victim:
                 raise BackendError(victim, "device lost")
-            return run(self, inputs)
+            return checked(self, inputs)
 
-        monkeypatch.setattr(CheckedSession, "run", fail)
+        monkeypatch.setattr(CheckedSession, "_checked", fail)
         caplog.clear()
-        after = codec.decode(codec.encode(small, 60))
+        after = codec.decode(data)
+        made = codec.encode(small, 60)
         assert codec.choice("analysis").backend != victim
         assert codec.choice("synthesis").backend != victim
         told = [r.getMessage() for r in caplog.records if "failed in use" in r.getMessage()]
         assert 1 <= len(told) == len(caplog.records) <= 2  # once per stage that it ran
         assert all(f"{victim}: device lost" in line for line in told)
-        difference = np.asarray(before).astype(int) - np.asarray(after)
+        assert np.abs(before - after).max() <= 1  # another runtime, the same latents
         # Another analysis may round a symbol otherwise, and make another file.
-        assert np.sqrt(np.mean(difference**2)) < 2
+        assert np.sqrt(np.mean((before - codec.decode(made)) ** 2)) < 2
 
 
 @pytest.mark.parametrize("data", [None, "text", 5])

@@ -18,14 +18,20 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from edgecodec import image as image_module
 from edgecodec.errors import ConfigError
 from edgecodec.files import read_input, write_output
-from edgecodec.image import check_output, from_pixels, image_bytes, open_image, to_picture
+from edgecodec.image import check_output, from_samples, image_bytes, open_image, to_picture
 from tests.streams import mutated
 
 UInt8Array = npt.NDArray[np.uint8]
 GREY = np.linspace(0, 255, 35).round().astype(np.uint8).reshape(5, 7)
 RGB = np.stack([GREY, 255 - GREY, GREY // 2], 2)
+
+
+def opaque(pixels: UInt8Array) -> UInt8Array:
+    """Return (H, W, 3) with the fourth byte of `samples.pack`."""
+    return np.concatenate([pixels, np.full((*pixels.shape[:2], 1), 255, np.uint8)], 2)
 
 
 def _exif() -> bytes:
@@ -151,7 +157,7 @@ def test_metadata_travel() -> None:
     image.info.update(exif=b"Exif\0\0x", icc_profile=b"icc", xmp="<x/>", gamma=2.2, comment=b"no")
     picture = to_picture(image)
     assert picture.metadata == {"exif": b"Exif\0\0x", "icc_profile": b"icc", "xmp": b"<x/>"}
-    again = from_pixels(picture.pixels, picture.mode, picture.metadata)
+    again = from_samples(opaque(picture.pixels), picture.mode, picture.metadata)
     assert again.info == picture.metadata
 
 
@@ -162,17 +168,84 @@ def test_profile_of_other_colours_does_not_travel(mode: str) -> None:
     assert to_picture(image).metadata == {"exif": b"Exif\0\0x"}
 
 
-def test_from_pixels_gives_grey_for_l() -> None:
-    image = from_pixels(np.repeat(GREY[:, :, None], 3, 2), "L", {})
+def test_from_samples_gives_grey_for_l() -> None:
+    image = from_samples(opaque(np.repeat(GREY[:, :, None], 3, 2)), "L", {})
     assert image.mode == "L"
     assert (np.asarray(image) == GREY).all()
+
+
+def test_image_takes_over_the_memory_of_samples() -> None:
+    if not hasattr(Image, "fromarrow") or image_module._share_core is None:
+        pytest.skip("needs Pillow 11.2.1 and the C core")
+    samples = opaque(RGB)
+    image = from_samples(samples, "RGB", {})
+    samples[2, 3, 0] ^= 255
+    assert image.getpixel((3, 2)) == tuple(samples[2, 3, :3])
+
+
+def test_image_outlives_its_samples_and_is_copied_when_written_to() -> None:
+    samples = np.concatenate([opaque(RGB)] * 4000)
+    expected = samples.copy()
+    image = from_samples(samples, "RGB", {})
+    del samples
+    junk = [np.full(expected.shape, n, np.uint8) for n in range(8)]  # takes memory that was freed
+    assert (np.asarray(image) == expected[..., :3]).all()
+    other = image.copy()
+    image.putpixel((0, 0), (1, 2, 3))
+    image.paste((9, 9, 9), (1, 1, 3, 3))
+    assert image.getpixel((0, 0)) == (1, 2, 3)
+    assert (np.asarray(other) == expected[..., :3]).all()
+    assert len(junk) == 8
+
+
+def test_memory_is_given_back_with_the_image() -> None:
+    samples = opaque(RGB)
+    held = sys.getrefcount(samples)
+    for _ in range(50):
+        image = from_samples(samples, "RGB", {})
+        image.crop((0, 0, 2, 2)).load()
+        if image_module._share_core is not None:
+            image_module._share_core(samples)  # capsules that nobody takes
+    assert sys.getrefcount(samples) <= held + 1
+    del image
+    assert sys.getrefcount(samples) == held
+
+
+@pytest.mark.parametrize("missing", ["core", "arrow", "mode"])
+def test_image_without_shared_memory_is_the_same(
+    missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if missing == "core":
+        monkeypatch.setattr(image_module, "_share_core", None)
+    elif missing == "arrow":
+        monkeypatch.delattr(Image, "fromarrow", raising=False)
+    else:
+
+        def refuse(*_: object) -> Image.Image:
+            raise ValueError("Invalid Arrow array mode or size mismatch")
+
+        monkeypatch.setattr(Image, "fromarrow", refuse, raising=False)
+    samples = opaque(RGB)
+    image = from_samples(samples, "RGB", {"icc_profile": b"x"})
+    assert (np.asarray(image) == RGB).all()
+    assert image.info == {"icc_profile": b"x"}
+    assert image.convert("RGBA").getchannel("A").getextrema() == (255, 255)
+
+
+def test_what_cannot_be_shared_is_refused() -> None:
+    if image_module._share_core is None:
+        pytest.skip("needs the C core")
+    with pytest.raises((BufferError, ValueError)):
+        image_module._share_core(opaque(RGB)[:, ::2])
+    with pytest.raises(TypeError):
+        image_module._share_core("no bytes")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.jpg", "x.webp", "x.tif", "x.bmp", "x.ppm", "-"])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_image_bytes_writes_the_format_of_the_extension(name: str, mode: str) -> None:
     check_output(name)
-    data = image_bytes(from_pixels(RGB, mode, {"exif": EXIF}), name)
+    data = image_bytes(from_samples(opaque(RGB), mode, {"exif": EXIF}), name)
     again = open_image(data, name)
     assert again.size == (7, 5)
     if "jp" not in name:
@@ -183,7 +256,7 @@ def test_image_bytes_writes_the_format_of_the_extension(name: str, mode: str) ->
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
 def test_metadata_survive_in_files(suffix: str) -> None:
     metadata = {"exif": EXIF, "icc_profile": b"profile" * 30, "xmp": b"<x:xmpmeta/>"}
-    data = image_bytes(from_pixels(RGB, "RGB", metadata), f"x.{suffix}")
+    data = image_bytes(from_samples(opaque(RGB), "RGB", metadata), f"x.{suffix}")
     again = open_image(data, "x")
     assert again.getexif()[0x010E] == "a photo"
     assert again.info["icc_profile"] == metadata["icc_profile"]

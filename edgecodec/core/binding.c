@@ -19,6 +19,9 @@ typedef struct {
 /* A line of the cache: what the core likes best for its memory. */
 enum { ALIGNMENT = 64 };
 
+/* A latent has 16 x 16 pixels: no square of pixels that are made together is larger. */
+enum { MAX_SQUARE = 16 };
+
 static void *align(void *raw) {
   return (void *)(((uintptr_t)raw + ALIGNMENT - 1) & ~(uintptr_t)(ALIGNMENT - 1));
 }
@@ -294,42 +297,163 @@ static PyObject *decode(PyObject *self, PyObject *args) {
   return result;
 }
 
-/* Whether a buffer holds rows of pixels, each without gaps, whose samples take `size` bytes. */
+/* Whether a buffer holds rows of positions, each without gaps, of values of `size` bytes. */
 static int is_picture(const Py_buffer *b, Py_ssize_t size) {
   return b->ndim == 3 && b->itemsize == size && b->strides[2] == size &&
          b->strides[1] == size * b->shape[2] && b->strides[0] % size == 0 &&
          (uintptr_t)b->buf % (size_t)size == 0;
 }
 
+/* The side of the squares that hold a picture of this shape; 0 where there is none. */
+static int side_of(const Py_ssize_t *squares, const Py_ssize_t *picture) {
+  int side = 1, i;
+  while (3 * side * side < squares[2] && side < MAX_SQUARE) side++;
+  if (squares[2] != 3 * side * side || picture[2] != 4) return 0;
+  for (i = 0; i < 2; i++)
+    if (squares[i] != (picture[i] + side - 1) / side) return 0;
+  return side;
+}
+
+/* Returns whether all levels are finite; -1 where the buffers do not fit. */
 static int pack_rows(const Py_buffer *levels, const Py_buffer *samples) {
-  Py_ssize_t y, rows = levels->shape[0], row = levels->shape[1] * levels->shape[2];
-  int i;
-  for (i = 0; i < 3; i++)
-    if (levels->shape[i] != samples->shape[i]) return -1;
-  if (!is_picture(levels, 4) || !is_picture(samples, 1)) return -1;
+  const Py_ssize_t height = samples->shape[0];
+  const int side = side_of(levels->shape, samples->shape);
+  Py_ssize_t y;
+  int finite = 1;
+  if (!side || !is_picture(levels, 4) || !is_picture(samples, 1) || samples->strides[0] < 0)
+    return -1;
   Py_BEGIN_ALLOW_THREADS
-  for (y = 0; y < rows; y++)
-    ecx_pack((const float *)(const void *)((const char *)levels->buf + y * levels->strides[0]),
-             (size_t)row, (uint8_t *)samples->buf + y * samples->strides[0]);
+  for (y = 0; y * side < height; y++) {
+    const Py_ssize_t below = height - y * side;
+    finite &= ecx_pack(
+        (const float *)(const void *)((const char *)levels->buf + y * levels->strides[0]), side,
+        (size_t)samples->shape[1], below < side ? (int)below : side,
+        (uint8_t *)samples->buf + y * side * samples->strides[0], (size_t)samples->strides[0]);
+  }
   Py_END_ALLOW_THREADS
-  return 0;
+  return finite;
 }
 
 static PyObject *pack(PyObject *self, PyObject *args) {
   PyObject *from, *to, *result = NULL;
   Py_buffer levels, samples;
+  int finite;
   (void)self;
   if (!PyArg_ParseTuple(args, "OO", &from, &to)) return NULL;
   if (PyObject_GetBuffer(from, &levels, PyBUF_STRIDES | PyBUF_FORMAT)) return NULL;
   if (!PyObject_GetBuffer(to, &samples, PyBUF_STRIDES | PyBUF_WRITABLE)) {
     if (levels.ndim != 3 || samples.ndim != 3 || !levels.format || levels.format[0] != 'f' ||
-        pack_rows(&levels, &samples))
+        (finite = pack_rows(&levels, &samples)) < 0)
       fail(ECX_ARGUMENT);
     else
-      result = Py_NewRef(Py_None);
+      result = PyBool_FromLong(finite);
     PyBuffer_Release(&samples);
   }
   PyBuffer_Release(&levels);
+  return result;
+}
+
+/* A block of bytes as the Arrow C data interface describes it, for Pillow to take over without a copy
+ * (https://arrow.apache.org/docs/format/CDataInterface.html: names and order of the fields). */
+struct ArrowSchema {
+  const char *format, *name, *metadata;
+  int64_t flags, n_children;
+  struct ArrowSchema **children, *dictionary;
+  void (*release)(struct ArrowSchema *);
+  void *private_data;
+};
+
+struct ArrowArray {
+  int64_t length, null_count, offset, n_buffers, n_children;
+  const void **buffers;
+  struct ArrowArray **children, *dictionary;
+  void (*release)(struct ArrowArray *);
+  void *private_data;
+};
+
+typedef struct {
+  const void *buffers[2];
+  Py_buffer bytes;
+} shared;
+
+static void release_schema(struct ArrowSchema *schema) { schema->release = NULL; }
+
+/* Whoever takes the structure out of its capsule may call this from any thread. */
+static void release_array(struct ArrowArray *array) {
+  PyGILState_STATE state = PyGILState_Ensure();
+  shared *s = (shared *)array->private_data;
+  array->release = NULL;
+  PyBuffer_Release(&s->bytes);
+  PyMem_Free(s);
+  PyGILState_Release(state);
+}
+
+static void destroy_schema(PyObject *capsule) {
+  PyMem_Free(PyCapsule_GetPointer(capsule, "arrow_schema"));
+}
+
+static void destroy_array(PyObject *capsule) {
+  struct ArrowArray *array = (struct ArrowArray *)PyCapsule_GetPointer(capsule, "arrow_array");
+  if (array && array->release) array->release(array);
+  PyMem_Free(array);
+}
+
+static PyObject *schema_capsule(void) {
+  static const char bytes[] = "C", nameless[] = "";
+  PyObject *capsule;
+  struct ArrowSchema *schema = (struct ArrowSchema *)PyMem_Calloc(1, sizeof *schema);
+  if (!schema) return PyErr_NoMemory();
+  schema->format = bytes;
+  schema->name = nameless;
+  schema->release = release_schema;
+  capsule = PyCapsule_New(schema, "arrow_schema", destroy_schema);
+  if (!capsule) PyMem_Free(schema);
+  return capsule;
+}
+
+/* Makes `array` share the bytes of an object, until it is released. */
+static int share_bytes(PyObject *owner, struct ArrowArray *array) {
+  shared *s = (shared *)PyMem_Calloc(1, sizeof *s);
+  if (!s) {
+    PyErr_NoMemory();
+    return -1;
+  }
+  if (PyObject_GetBuffer(owner, &s->bytes, PyBUF_SIMPLE)) {
+    PyMem_Free(s);
+    return -1;
+  }
+  s->buffers[1] = s->bytes.buf;
+  array->length = s->bytes.len;
+  array->n_buffers = 2;
+  array->buffers = s->buffers;
+  array->release = release_array;
+  array->private_data = s;
+  return 0;
+}
+
+static PyObject *array_capsule(PyObject *owner) {
+  PyObject *capsule = NULL;
+  struct ArrowArray *array = (struct ArrowArray *)PyMem_Calloc(1, sizeof *array);
+  if (!array) return PyErr_NoMemory();
+  if (!share_bytes(owner, array)) {
+    capsule = PyCapsule_New(array, "arrow_array", destroy_array);
+    if (!capsule) array->release(array);
+  }
+  if (!capsule) PyMem_Free(array);
+  return capsule;
+}
+
+static PyObject *share(PyObject *self, PyObject *bytes) {
+  PyObject *schema, *array, *result = NULL;
+  (void)self;
+  schema = schema_capsule();
+  if (!schema) return NULL;
+  array = array_capsule(bytes);
+  if (array) {
+    result = PyTuple_Pack(2, schema, array);
+    Py_DECREF(array);
+  }
+  Py_DECREF(schema);
   return result;
 }
 
@@ -343,7 +467,8 @@ static PyMethodDef methods[] = {
      "price(model, quality, zh, zw, z, y, reluctance, bits, weight, cost)"},
     {"encode", encode, METH_VARARGS, "encode(model, quality, zh, zw, z, index, s) -> bytes"},
     {"decode", decode, METH_VARARGS, "decode(model, quality, zh, zw, data, z, y_hat)"},
-    {"pack", pack, METH_VARARGS, "pack(levels, samples)"},
+    {"share", share, METH_O, "share(bytes) -> (schema, array), for __arrow_c_array__"},
+    {"pack", pack, METH_VARARGS, "pack(levels, samples) -> bool"},
     {NULL, NULL, 0, NULL}};
 
 static struct PyModuleDef module = {

@@ -167,15 +167,50 @@ static int select_base(const uint8_t *level, const int16_t *s, int count, const 
   return strange < 0 ? -1 : found;
 }
 
-/* The comparisons let NaN fall to 0. */
-ALWAYS_INLINE void pack_inline(const float *levels, size_t count, uint8_t *samples) {
-  size_t i;
-  for (i = 0; i < count; i++) {
-    float v = levels[i] + 0.5f;
-    v = v > 0.0f ? v : 0.0f;
-    v = v < 255.0f ? v : 255.0f;
-    samples[i] = (uint8_t)(int32_t)v;
+#define MAGNITUDE 0x7fffffffu
+#define INFINITE 0x7f800000u
+
+/* The comparisons let NaN fall to 0. Beside that the bits of the largest magnitude are kept: as whole
+ * numbers they grow with it, and those of infinity and NaN are above all others. */
+ALWAYS_INLINE void pack_inline(const float *levels, size_t pixels, uint8_t *samples,
+                               uint32_t *largest) {
+  uint32_t most = *largest;
+  for (; pixels > 0; pixels--, levels += 3, samples += 4) {
+    int i;
+    for (i = 0; i < 3; i++) {
+      float v = levels[i] + 0.5f;
+      uint32_t bits;
+      memcpy(&bits, levels + i, sizeof bits);
+      bits &= MAGNITUDE;
+      most = bits > most ? bits : most;
+      v = v > 0.0f ? v : 0.0f;
+      v = v < 255.0f ? v : 255.0f;
+      samples[i] = (uint8_t)(int32_t)v;
+    }
+    samples[3] = 255;
   }
+  *largest = most;
+}
+
+typedef struct {
+  const float *levels;
+  size_t width, stride;
+  uint8_t *samples;
+  int side, rows;
+} square_row;
+
+static int pack_row_base(const square_row *r) {
+  const size_t run = 3u * (size_t)r->side;
+  uint32_t largest = 0;
+  size_t x;
+  int i;
+  for (x = 0; x < r->width; x += (size_t)r->side) {
+    const size_t left = r->width - x, pixels = left < (size_t)r->side ? left : (size_t)r->side;
+    for (i = 0; i < r->rows; i++)
+      pack_inline(r->levels + (x + (size_t)i) * run, pixels,
+                  r->samples + (size_t)i * r->stride + 4 * x, &largest);
+  }
+  return largest < INFINITE;
 }
 
 #ifdef NEON
@@ -247,9 +282,7 @@ static void multiply_portable(const void *w, int columns, const int32_t *bias, c
 #endif
 
 #ifndef DISPATCH_X86
-void ecx_pack(const float *levels, size_t count, uint8_t *samples) {
-  pack_inline(levels, count, samples);
-}
+static int pack_row(const square_row *r) { return pack_row_base(r); }
 
 static kernels pick_kernels(void) {
 #ifdef NEON
@@ -361,32 +394,53 @@ AVX2 static void quantize_avx2(const float *y, const int16_t *mu, const uint8_t 
   quantize_inline(y, mu, index, gain, count, s);
 }
 
-AVX2 static inline __m256i pack_eight(const float *levels) {
-  __m256 v = _mm256_add_ps(_mm256_loadu_ps(levels), _mm256_set1_ps(0.5f));
+AVX2 static inline __m256i pack_eight(const float *levels, __m256i *largest) {
+  const __m256 given = _mm256_loadu_ps(levels);
+  const __m256i bits = _mm256_and_si256(_mm256_castps_si256(given), _mm256_set1_epi32(MAGNITUDE));
+  __m256 v = _mm256_add_ps(given, _mm256_set1_ps(0.5f));
+  *largest = _mm256_max_epu32(*largest, bits);
   v = _mm256_max_ps(v, _mm256_setzero_ps()); /* the second operand where the first is NaN */
   return _mm256_cvttps_epi32(_mm256_min_ps(v, _mm256_set1_ps(255.0f)));
 }
 
-AVX2 static void pack_avx2(const float *levels, size_t count, uint8_t *samples) {
-  /* Packing takes turns between the halves of its operands: undone at the end, four samples at a
-   * time. */
-  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-  for (; count >= 32; count -= 32, levels += 32, samples += 32) {
-    __m256i low = _mm256_packs_epi32(pack_eight(levels), pack_eight(levels + 8));
-    __m256i high = _mm256_packs_epi32(pack_eight(levels + 16), pack_eight(levels + 24));
-    __m256i all = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), order);
-    _mm256_storeu_si256((__m256i *)(void *)samples, all);
+/* Eight pixels at a time. Packing takes turns between the halves of its operands; of what it makes
+ * the first half gets back the three words of four pixels, and so does the second. */
+AVX2 static inline void pack_run_avx2(const float *levels, size_t pixels, uint8_t *samples,
+                                      __m256i *largest, uint32_t *rest) {
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 1, 5, 2, 6, 6);
+  const __m256i spread = _mm256_setr_epi8(0, 1, 2, -1, 3, 4, 5, -1, 6, 7, 8, -1, 9, 10, 11, -1, 0, 1,
+                                          2, -1, 3, 4, 5, -1, 6, 7, 8, -1, 9, 10, 11, -1);
+  const __m256i opaque = _mm256_set1_epi32((int32_t)0xff000000u);
+  for (; pixels >= 8; pixels -= 8, levels += 24, samples += 32) {
+    __m256i a = pack_eight(levels, largest), b = pack_eight(levels + 8, largest);
+    __m256i c = pack_eight(levels + 16, largest);
+    __m256i all = _mm256_packus_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, c));
+    all = _mm256_shuffle_epi8(_mm256_permutevar8x32_epi32(all, order), spread);
+    _mm256_storeu_si256((__m256i *)(void *)samples, _mm256_or_si256(all, opaque));
   }
-  pack_inline(levels, count, samples);
+  pack_inline(levels, pixels, samples, rest);
 }
 
-static void pack_base(const float *levels, size_t count, uint8_t *samples) {
-  pack_inline(levels, count, samples);
+AVX2 static int pack_row_avx2(const square_row *r) {
+  const size_t side = (size_t)r->side, run = 3 * side;
+  __m256i largest = _mm256_setzero_si256();
+  uint32_t rest = 0, each[8];
+  size_t x;
+  int i;
+  for (x = 0; x < r->width; x += side) {
+    const size_t left = r->width - x, pixels = left < side ? left : side;
+    for (i = 0; i < r->rows; i++)
+      pack_run_avx2(r->levels + (x + (size_t)i) * run, pixels,
+                    r->samples + (size_t)i * r->stride + 4 * x, &largest, &rest);
+  }
+  _mm256_storeu_si256((__m256i *)(void *)each, largest);
+  for (i = 0; i < 8; i++) rest = each[i] > rest ? each[i] : rest;
+  return rest < INFINITE;
 }
 
-void ecx_pack(const float *levels, size_t count, uint8_t *samples) {
-  if (ECX_BEST >= 1 && __builtin_cpu_supports("avx2")) pack_avx2(levels, count, samples);
-  else pack_base(levels, count, samples);
+static int pack_row(const square_row *r) {
+  if (ECX_BEST >= 1 && __builtin_cpu_supports("avx2")) return pack_row_avx2(r);
+  return pack_row_base(r);
 }
 
 /* Dot products in one instruction, as of GCC 11 and clang 14. This is not the form that saturates:
@@ -633,6 +687,19 @@ static kernels pick_kernels(void) {
   return use;
 }
 #endif
+
+/* A row of single pixels lies in memory as one row of a square as wide as the picture. */
+int ecx_pack(const float *levels, int side, size_t width, int rows, uint8_t *samples,
+             size_t stride) {
+  square_row r;
+  r.levels = levels;
+  r.width = width;
+  r.stride = stride;
+  r.samples = samples;
+  r.side = side == 1 ? (int)width : side;
+  r.rows = rows;
+  return pack_row(&r);
+}
 
 /* ---- the model ------------------------------------------------------------------------------ */
 

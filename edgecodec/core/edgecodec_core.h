@@ -89,8 +89,15 @@ int ecx_encode(const ecx_model *model, int quality, int zh, int zw, const int16_
 int ecx_decode(const ecx_model *model, int quality, int zh, int zw, const uint8_t *data,
                size_t length, void *scratch, size_t scratch_bytes, int16_t *z, int16_t *y_hat);
 
-/* Levels as a synthesis gives them to samples: the integer part of clip(v + 0.5, 0, 255). */
-void ecx_pack(const float *levels, size_t count, uint8_t *samples);
+/* Levels as a synthesis gives them to samples: the integer part of clip(v + 0.5, 0, 255).
+ *
+ * `levels` is a row of squares of `side` x `side` pixels, one after the other, each with its pixels in
+ * rows and of each pixel red, green and blue; side 1 is a row of pixels. Written are the first `rows`
+ * (at most side) rows of `width` pixels of them, `stride` bytes apart; the last square may reach
+ * beyond. A pixel takes 4 bytes, red, green, blue and 255, as pictures lie in memory on most systems.
+ * Returns 1 where all levels that became samples were finite, else 0; NaN makes 0. */
+int ecx_pack(const float *levels, int side, size_t width, int rows, uint8_t *samples,
+             size_t stride);
 
 #ifdef __cplusplus
 }

@@ -28,6 +28,7 @@ from edgecodec.runtimes import openvino_backend
 from edgecodec.runtimes.base import Artefact, SessionOptions
 from edgecodec.runtimes.openvino_backend import OpenVinoBackend
 from edgecodec.runtimes.registry import get_backend
+from edgecodec.samples import as_picture
 from tests.converters.painting import picture, save_painting_codec
 
 
@@ -91,11 +92,12 @@ def test_conversion_writes_a_bundle_that_runs_everywhere(
         artefact = Artefact(entry.stage, entry.target, entry.precision, path)  # type: ignore[arg-type]
         session = backend.load(artefact, SessionOptions(threads=1))
         if entry.stage == "synthesis":
-            found = session.run({"y_hat": golden["y_hat"][None].astype(np.float32)})["x_hat"][0]
+            given = {"y_hat": golden["y_hat"][None].astype(np.float32)}
+            found = as_picture(session.run(given)["x_hat"][0])
             allowed = 1 if entry.precision == "fp32" else 9
             assert np.abs(np.clip(found, 0, 255) - golden["x_hat"]).max() < allowed
             extreme = golden["y_hat_extreme"][None].astype(np.float32)
-            found = session.run({"y_hat": extreme})["x_hat"][0]
+            found = as_picture(session.run({"y_hat": extreme})["x_hat"][0])
             assert np.abs(np.clip(found, 0, 255) - golden["x_hat_extreme"]).max() < allowed
         else:
             y = session.run({"x": golden["x"][None].astype(np.float32)})["y"][0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from edgecodec.bundle import Bundle
 from edgecodec.errors import BackendError
-from edgecodec.runtimes.base import Artefact, Backend, Session, SessionOptions, StageName
+from edgecodec.runtimes.base import Artefact, Backend, Session, SessionOptions, StageName, lend
 from edgecodec.runtimes.registry import BUILTIN, get_backend
 
 Open = Callable[..., Session]
@@ -106,6 +107,56 @@ def test_run_keeps_results_alive_when_the_session_closes(open_session: Open, tin
     found = session.run({"y_hat": y_hat})["x_hat"]
     session.close()
     np.testing.assert_allclose(found, tiny.synthesise(y_hat)["x_hat"], atol=1e-3)
+
+
+def test_lend_shows_what_run_returns(open_session: Open, tiny: Any) -> None:
+    session = open_session()
+    for size in ((4, 6), (3, 5), (4, 6)):
+        y_hat = latents(*size)
+        ran = session.run({"y_hat": y_hat})["x_hat"]
+        shown = lend(session, {"y_hat": y_hat}, lambda outputs: outputs["x_hat"].copy())
+        np.testing.assert_array_equal(shown, ran)
+        np.testing.assert_allclose(ran, tiny.synthesise(y_hat)["x_hat"], atol=1e-3)
+
+
+def test_lend_passes_on_what_its_user_raises_and_goes_on(open_session: Open) -> None:
+    session = open_session()
+    y_hat = latents(4, 6)
+    before = session.run({"y_hat": y_hat})["x_hat"]
+
+    def fail(outputs: Any) -> None:
+        raise KeyError(outputs["x_hat"].shape)
+
+    for _ in range(2):
+        with pytest.raises(KeyError):
+            lend(session, {"y_hat": y_hat}, fail)
+    np.testing.assert_array_equal(session.run({"y_hat": y_hat})["x_hat"], before)
+
+
+def test_lend_refuses_wrong_inputs_and_a_closed_session(open_session: Open) -> None:
+    session = open_session()
+    with pytest.raises(BackendError, match="takes y_hat"):
+        lend(session, {"x": latents(4, 6)}, len)
+    session.close()
+    with pytest.raises(BackendError, match="closed"):
+        lend(session, {"y_hat": latents(4, 6)}, len)
+
+
+def test_lend_serves_four_threads_at_once(open_session: Open) -> None:
+    session = open_session()
+    given = [latents(4, 6, seed) for seed in range(12)]
+    expected = [session.run({"y_hat": y_hat})["x_hat"] for y_hat in given]
+
+    def slowly(outputs: Any) -> Any:
+        first = outputs["x_hat"].copy()
+        time.sleep(0.002)  # long enough for another thread to overwrite it
+        np.testing.assert_array_equal(outputs["x_hat"], first)
+        return first
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda y_hat: lend(session, {"y_hat": y_hat}, slowly), given))
+    for mine, right in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(mine, right)
 
 
 def test_run_takes_views_and_read_only_arrays(open_session: Open, tiny: Any) -> None:

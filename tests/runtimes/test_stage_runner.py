@@ -15,7 +15,7 @@ import pytest
 from edgecodec.bundle import Bundle
 from edgecodec.errors import BackendError, ConfigError
 from edgecodec.runtimes import competition, select
-from edgecodec.runtimes.base import Artefact, Session, SessionOptions
+from edgecodec.runtimes.base import Artefact, Session, SessionOptions, lend
 from edgecodec.runtimes.onnxruntime_backend import OnnxRuntimeBackend
 from edgecodec.runtimes.openvino_backend import OpenVinoBackend
 from edgecodec.runtimes.stage_runner import StageRunner
@@ -74,7 +74,10 @@ def _ranking(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def break_later(
-    monkeypatch: pytest.MonkeyPatch, fault: Callable[[Outputs], Outputs], *backends: type
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Callable[[Outputs], Outputs],
+    *backends: type,
+    kind: type = Faulty,
 ) -> None:
     for backend in backends:
         load = backend.load  # type: ignore[attr-defined]
@@ -82,7 +85,8 @@ def break_later(
         def faulty(
             self: Any, artefact: Artefact, options: SessionOptions, load: Any = load
         ) -> Session:
-            return Faulty(load(self, artefact, options), fault)
+            wrapped: Session = kind(load(self, artefact, options), fault)
+            return wrapped
 
         monkeypatch.setattr(backend, "load", faulty)
 
@@ -112,6 +116,67 @@ def test_failure_in_use_gives_way_to_the_next(
     assert text.startswith("synthesis: tflite fp32 failed in use (tflite: ")
     assert "going on with openvino fp32" in text
     assert reason in text
+
+
+class Lent(Faulty):
+    """The same, whose results can be seen where they lie."""
+
+    def lend(
+        self,
+        inputs: Mapping[str, npt.NDArray[np.float32]],
+        use: Callable[[Mapping[str, npt.NDArray[np.float32]]], Any],
+    ) -> Any:
+        def shown(outputs: Mapping[str, npt.NDArray[np.float32]]) -> Any:
+            return use(self._fault(dict(outputs)) if Faulty.broken else outputs)
+
+        return lend(self._session, inputs, shown)
+
+
+@pytest.mark.parametrize("kind", [Faulty, Lent])
+@pytest.mark.parametrize("reason", FAULTS)
+def test_what_is_shown_gives_way_likewise(
+    bundle: Bundle,
+    tiny: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    reason: str,
+    kind: type,
+) -> None:
+    break_later(monkeypatch, FAULTS[reason], TfliteBackend, kind=kind)
+    runner = StageRunner(bundle, "synthesis")
+    runner.open(SIZE)
+    expected = tiny.synthesise(Y_HAT)["x_hat"]
+    for broken in (False, True, True):
+        Faulty.broken = broken
+        seen: list[npt.NDArray[np.float32]] = []
+
+        def look(outputs: Mapping[str, npt.NDArray[np.float32]], seen: Any = seen) -> bool:
+            seen.append(outputs["x_hat"].copy())
+            return bool(np.isfinite(seen[-1]).all())
+
+        runner.lend({"y_hat": Y_HAT}, look, SIZE)
+        np.testing.assert_allclose(seen[-1], expected, atol=1e-3)
+        assert len(seen) <= 2
+    runner.close()
+    assert len(caplog.records) == 1
+    assert reason in caplog.records[0].getMessage()
+
+
+def test_squares_of_any_side_are_taken_and_returned_as_pixels(
+    bundle: Bundle, tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def in_squares(outputs: Outputs) -> Outputs:
+        _, height, width, _ = outputs["x_hat"].shape
+        parts = outputs["x_hat"].reshape(1, height // 4, 4, width // 4, 4, 3).swapaxes(2, 3)
+        return {"x_hat": np.ascontiguousarray(parts).reshape(1, height // 4, width // 4, 48)}
+
+    break_later(monkeypatch, in_squares, TfliteBackend)
+    monkeypatch.setattr(Faulty, "broken", True)
+    runner = StageRunner(bundle, "synthesis", "tflite")
+    found = runner.run({"y_hat": Y_HAT}, SIZE)["x_hat"]
+    np.testing.assert_allclose(found, tiny.synthesise(Y_HAT)["x_hat"], atol=1e-3)
+    runner.lend({"y_hat": Y_HAT}, lambda o: o["x_hat"].shape == (1, 16, 24, 48), SIZE)
+    runner.close()
 
 
 def test_failed_choice_is_forgotten_on_disk(

@@ -67,6 +67,42 @@ def test_results_and_errors_are_those_of_the_session() -> None:
     assert caught.value is error
 
 
+class Lending(Fake):
+    """One that can show its results."""
+
+    lent = 0
+
+    def lend(
+        self,
+        inputs: Mapping[str, npt.NDArray[np.float32]],
+        use: Callable[[Mapping[str, npt.NDArray[np.float32]]], object],
+    ) -> object:
+        self.lent += 1
+        self.work()
+        return use(inputs)
+
+
+def test_results_are_lent_once_a_size_has_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EDGECODEC_TIMEOUT")
+    fake = Lending()
+    session = WatchedSession("mine", fake)
+    larger = {"x": np.zeros((1, 4, 4, 3), np.float32)}
+    for inputs, lent in ((X, 0), (X, 1), (larger, 1), (larger, 2), (X, 3)):
+        assert session.lend(inputs, lambda outputs: outputs["x"].shape) == inputs["x"].shape
+        assert fake.lent == lent
+    assert len(fake.threads) == 2
+
+
+def test_use_of_a_call_that_is_given_up_is_never_called(hang: threading.Event) -> None:
+    session = WatchedSession("mine", Lending(hang.wait))
+    used: list[object] = []
+    with pytest.raises(BackendError, match="did not answer"):
+        session.lend(X, used.append)
+    hang.set()
+    time.sleep(0.1)
+    assert not used
+
+
 def test_calls_that_do_not_overlap_are_done_by_one_thread() -> None:
     fake = Fake()
     session = WatchedSession("mine", fake)
