@@ -78,6 +78,9 @@ def test_conversion_writes_a_bundle_that_runs_everywhere(
     assert (manifest.name, manifest.model_id) == ("tiny", report.model_id)
     assert (manifest.latent_channels, manifest.hyper_channels) == (12, 4)
     assert (manifest.analysis_halo % 32, manifest.synthesis_halo) == (0, 2)
+    (line,) = (line for line in told if line.startswith("analysis halo"))
+    assert line.startswith(f"analysis halo {manifest.analysis_halo} pixels of ")
+    assert line.endswith("0 of 2 photos are large and varied enough to tell, less needs 20")
     assert manifest.calibration["photos"] == 2
     assert len(manifest.artefacts) == 14 == len(report.rows)
     golden = bundle.golden()
