@@ -125,7 +125,7 @@ def test_plan_takes_a_precision_for_one_stage_alone() -> None:
         (":analysis", "is not available; there are: fp32, fp16, bf16, int8; for one stage"),
         (
             ":",
-            "is not available; there are: fp32, fp16, bf16, int8; for one stage alone: int8:",
+            "is not available; there are: fp32, fp16, bf16, int8; for one stage alone as int8:",
         ),
     ],
 )
