@@ -29,6 +29,7 @@ from edgecodec.device_tests.contenders import used_by
 from edgecodec.device_tests.report_check import check_report
 from edgecodec.device_tests.sampling import DRAWS, Interval, resampled_medians
 from edgecodec.errors import ConfigError
+from edgecodec.files import refuse_device
 
 LEVEL = 0.99
 MARGIN = 0.05
@@ -124,6 +125,7 @@ def load_report(path: str) -> Report:
     Raises:
         ConfigError: it cannot be read, or is something else.
     """
+    refuse_device(Path(path))
     try:
         report = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as exc:
