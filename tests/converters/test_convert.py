@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +112,33 @@ def test_conversion_writes_a_bundle_that_runs_everywhere(
     assert json.loads(json.dumps(report.to_dict()))["rows"][0]["target"] == "torch"
     assert "openvino  fp16       synthesis" in report.table()
     bundle.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")
+@pytest.mark.parametrize("out", ["b", "b.zip"])
+def test_conversion_that_is_terminated_leaves_nothing(
+    checkpoint: Path, photos: Path, environment: dict[str, str], out: str
+) -> None:
+    place = checkpoint.parent
+    before = sorted(place.iterdir())
+    command = [sys.executable, "-m", "edgecodec", "convert", checkpoint.name, "-o", out]
+    with subprocess.Popen(
+        [*command, "--calibration", photos.name, "--to", "onnx"],
+        cwd=place,
+        env=environment,
+        text=True,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("onnx fp32 analysis"):
+                break
+        assert list(place.glob(f".{out}-*/bundle/onnx/*"))
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr.read().splitlines()[-1] == "edgecodec: terminated"
+    assert process.returncode == 143
+    assert sorted(place.iterdir()) == before
 
 
 def test_bf16_is_openvinos_and_costs_no_weights(
