@@ -22,7 +22,7 @@ ENOUGH_PHOTOS = 20
 """With fewer, what they show is checked on the demo photo, too."""
 MAX_SIDE = 512
 _MULTIPLE = 32
-_LEAST_CONTRAST = 2.0
+LEAST_CONTRAST = 2.0
 """Standard deviation of the levels; photos have ten times as much and more."""
 _LEAST_CORRELATION = 0.4
 """Of pixels side by side: 0 in noise, above 0.6 in photos and text."""
@@ -117,7 +117,7 @@ def telling(photo: UInt8Array, path: Path) -> UInt8Array:
     """
     grey = photo.mean(2)
     variance = float(grey.var())
-    if variance < _LEAST_CONTRAST**2:
+    if variance < LEAST_CONTRAST**2:
         raise ConversionError(f"{path}: of a single colour, which tells nothing about photos")
     steps = np.concatenate([np.diff(grey, axis=axis).ravel() for axis in (0, 1)])
     if 1.0 - np.mean(np.square(steps)) / (2.0 * variance) < _LEAST_CORRELATION:

@@ -123,7 +123,7 @@ def convert_checkpoint(
         share_weights(folder, job.graphs, entries)
         hashes |= hash_files(folder)
         calibration_used = {**photos.describe(), "judged": len(gate.photos)}
-        halo = _analysis_halo(source, photos)
+        halo = _analysis_halo(job)
         manifest = _manifest(source, calibration_used, name, entries, hashes, halo)
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         _read_back(folder)
@@ -197,7 +197,7 @@ def _write_artefacts(
     reference = Reference(job.source.modules, job.photos.photos, job.graphs, golden)
     done = []
     for part in work:
-        lacking = lacks(part.precision)
+        lacking = lacks(part.target, part.precision)
         for stage in part.stages:
             if lacking:
                 entry, row = _not_written(job, part.target, part.precision, stage, lacking)
@@ -293,11 +293,12 @@ def _diagnose(job: _Job, gate: Gate, rows: Sequence[ConversionRow]) -> tuple[Dia
     return tuple(found)
 
 
-def _analysis_halo(source: Source, photos: Calibration) -> int:
+def _analysis_halo(job: _Job) -> int:
     from edgecodec.converters.effective_halo import effective_halo
 
-    field = source.analysis_field
-    return effective_halo(source.analyse, photos.photos, source.parsed_tables, field)
+    source, photos = job.source, job.photos.photos
+    tables, field = source.parsed_tables, source.analysis_field
+    return effective_halo(source.analyse, photos, tables, field, job.progress)
 
 
 def _manifest(

@@ -9,56 +9,88 @@ pixels costs a quarter more work for a tile of 1024 where one of 32 costs an eig
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
 
 from edgecodec.container import HYPER_STRIDE, Tile
+from edgecodec.converters.calibration import ENOUGH_PHOTOS, LEAST_CONTRAST
 from edgecodec.runtimes.checked_session import LATENT_STRIDE
 from edgecodec.tables import Tables
 from edgecodec.tiling import cut
 
 Float32Array = npt.NDArray[np.float32]
 UInt8Array = npt.NDArray[np.uint8]
+Analyse = Callable[[UInt8Array], tuple[Float32Array, Float32Array]]
 
 LIMIT = 1 / 16
 """Of a step at the finest quality. Another symbol comes out only where a value lies that near to
 the middle between two; runtimes differ by about as much in int8."""
+PER_PHOTO = 2
+"""Windows of a photo that are looked at, those with the most contrast: each costs an analysis."""
 _SIDE = 4 * HYPER_STRIDE
 _TILE = Tile(0, 0, _SIDE, _SIDE)
 
 
 def effective_halo(
-    analyse: Callable[[UInt8Array], tuple[Float32Array, Float32Array]],
+    analyse: Analyse,
     photos: Sequence[UInt8Array],
     tables: Tables,
     field: int,
+    progress: Callable[[str], None],
 ) -> int:
     """Return the least halo that moves no latent of a tile by more than LIMIT, in float32.
 
     Args:
         analyse: maps (H, W, 3) uint8 to y (h, w, M) and z (h / 2, w / 2, Z) float32.
-        photos: (H, W, 3) uint8; what is too small for a tile and its surroundings says nothing.
+        photos: (H, W, 3) uint8; what is flat, or too small for a tile and its surroundings, says
+            nothing.
         tables: of the codec, for its steps.
         field: what the network can see, in pixels, a multiple of HYPER_STRIDE; the answer where
-            nothing less will do, or no photo can tell.
+            nothing less will do, or fewer than ENOUGH_PHOTOS photos can tell.
+        progress: told in one line which halo it is, and why.
     """
+    halo, reason = _least(analyse, photos, tables, field)
+    progress(f"analysis halo {halo} pixels of {field} that it could see: {reason}")
+    return halo
+
+
+def _least(
+    analyse: Analyse, photos: Sequence[UInt8Array], tables: Tables, field: int
+) -> tuple[int, str]:
+    """Return the halo and why it is that."""
+    by_photo = [found for photo in photos if (found := telling_windows(photo, field))]
+    if len(by_photo) < ENOUGH_PHOTOS:
+        told = f"{len(by_photo)} of {len(photos)} photos are large and varied enough to tell"
+        return field, f"{told}, less needs {ENOUGH_PHOTOS}"
+    windows = [window for found in by_photo for window in found]
+    seen = f"{len(windows)} windows of {len(by_photo)} photos"
     gains = tables.gain_y.max(0), tables.gain_z.max(0)
-    windows = [window for photo in photos if (window := _middle(photo, field)) is not None]
     wholes = [_scaled(analyse(window), gains, field) for window in windows]
-    for halo in range(0, field if windows else 0, HYPER_STRIDE):
+    for halo in range(0, field, HYPER_STRIDE):
         out = field - halo
         parts = (_scaled(analyse(w[out:-out, out:-out]), gains, halo) for w in windows)
         if all(_distance(part, whole) <= LIMIT for part, whole in zip(parts, wholes, strict=True)):
-            return halo
-    return field
+            return halo, f"no latent in {seen} differs by more than {LIMIT:g} of a step"
+    return field, f"with less, a latent in {seen} differs by more than {LIMIT:g} of a step"
 
 
-def _middle(photo: UInt8Array, field: int) -> UInt8Array | None:
-    """Return a tile and all that can be seen from it, or None where the photo is too small."""
+def telling_windows(photo: UInt8Array, field: int) -> list[UInt8Array]:
+    """Return the windows of a photo to look at, none where it is too small or flat.
+
+    A window is a tile and all that can be seen from it. The middle and the four quarters are
+    candidates, as far apart as the photo lets them lie.
+    """
     side = _SIDE + 2 * field
-    top, left = ((n - side) // 2 for n in photo.shape[:2])
-    return None if min(top, left) < 0 else photo[top : top + side, left : left + side]
+    down, right = (n - side for n in photo.shape[:2])
+    if min(down, right) < 0:
+        return []
+    places = dict.fromkeys([(down // 2, right // 2), *product((0, down), (0, right))])
+    areas = [np.s_[top : top + side, left : left + side] for top, left in places]
+    grey = photo.mean(2, dtype=np.float32)
+    by_contrast = sorted(areas, key=lambda area: float(grey[area].std()), reverse=True)
+    return [photo[a] for a in by_contrast[:PER_PHOTO] if grey[a].std() >= LEAST_CONTRAST]
 
 
 def _scaled(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
@@ -20,8 +20,18 @@ from edgecodec.entropy import LatentCoder
 from edgecodec.errors import ConfigError
 from edgecodec.image import to_levels
 from edgecodec.metrics import METRICS, bd_rate, quality_overlap
+from edgecodec.runtimes.base import STAGES
 
 QUALITIES = (10, 30, 50, 70, 85, 100)
+_MEASURED_OF = {
+    "analysis_loss": {"analysis"},
+    "analysis_worst": {"analysis"},
+    "synthesis_loss": {"synthesis"},
+    "synthesis_worst": {"synthesis"},
+    "worst_level": {"synthesis"},
+    "pair_loss": {"analysis", "synthesis"},
+}
+"""Stages without which a figure of a verdict says nothing."""
 LEAST_RISE = 1.0
 """dB between the worst and the best quality; trained codecs have ten, of PSNR as of MS-SSIM."""
 
@@ -52,11 +62,16 @@ class Verdict:
     photos: int
     metric: str
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON-compatible values; None is an infinite loss."""
+    def to_dict(self, stages: Collection[str] = STAGES) -> dict[str, Any]:
+        """Return JSON-compatible values; None is an infinite loss.
+
+        Args:
+            stages: that were judged; what belongs to others was not measured and is left out.
+        """
         return {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in asdict(self).items()
+            if _MEASURED_OF.get(name, set()) <= set(stages)
         }
 
 

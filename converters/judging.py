@@ -64,8 +64,14 @@ def judge_pairs(
     timed = [(entry, _timed(entry, row, speeds)) for entry, row in done]
     if not gate.photos:
         return [(e, row if row.status != "ok" else _unjudged(row, max_loss)) for e, row in timed]
+    stages = {
+        pair: {e.stage for e in entries if (e.target, e.precision) == pair} for pair in verdicts
+    }
     return [
-        (replace(entry, loss=verdict.to_dict()), _judged(row, verdict, max_loss))
+        (
+            replace(entry, loss=verdict.to_dict(stages[entry.target, entry.precision])),
+            _judged(row, verdict, max_loss),
+        )
         if (verdict := verdicts.get((entry.target, entry.precision)))
         else (entry, row)
         for entry, row in timed

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from edgecodec.converters.graph import Graph
-from edgecodec.converters.precision import WITHOUT_BF16, check_precision
+from edgecodec.converters.precision import WITHOUT_BF16
 from edgecodec.errors import (
     ConfigError,
     ConversionError,
@@ -19,6 +19,7 @@ from edgecodec.errors import (
 )
 from edgecodec.manifest import PRECISIONS, Precision
 from edgecodec.runtimes.base import STAGES, StageName
+from edgecodec.runtimes.registry import get_backend
 
 
 class Writer(Protocol):
@@ -122,16 +123,22 @@ def require(packages: Sequence[tuple[str, str]]) -> None:
             raise MissingDependencyError(package, extra)
 
 
-def lacks(precision: Precision) -> str:
+@runtime_checkable
+class KnowsArithmetic(Protocol):
+    """A backend that can say which precisions it does not compute as such on every machine."""
+
+    def lacks(self, precision: str) -> str:
+        """Return why artefacts of a precision cannot be computed here, empty where they can."""
+        ...
+
+
+def lacks(target: Target, precision: Precision) -> str:
     """Return why no artefact of a precision could be judged on this machine, empty if it can.
 
     A runtime that lacks the arithmetic would be judged by something else that it computes instead.
     """
-    if precision in WITHOUT_BF16:
-        return ""
-    from edgecodec.runtimes.openvino_backend import OpenVinoBackend
-
-    return OpenVinoBackend().lacks(precision)
+    backend = get_backend(target.backend)
+    return backend.lacks(precision) if isinstance(backend, KnowsArithmetic) else ""
 
 
 @dataclass(frozen=True)
@@ -190,11 +197,19 @@ def plan(targets: Sequence[str], precisions: Sequence[str]) -> list[Planned]:
 def _parsed(text: str) -> tuple[Precision, tuple[StageName, ...]]:
     """Return precision and stages of `int8` or `int8:analysis`."""
     name, colon, stage = text.partition(":")
-    precision = check_precision(name)
     stages = tuple(s for s in STAGES if not colon or s == stage)
-    if not stages:
-        raise ConversionError(f"no stage named {stage!r}; there are: {', '.join(STAGES)}")
-    return precision, stages
+    for precision in PRECISIONS:
+        if precision == name and stages:
+            return precision, stages
+    if name not in PRECISIONS:
+        raise ConversionError(
+            f"precision {text!r} is not available; there are: {', '.join(PRECISIONS)}; for one "
+            f"stage alone as {' or '.join(f'int8:{s}' for s in STAGES)}"
+        )
+    right = ", ".join(f"{name}:{s}" for s in STAGES)
+    raise ConversionError(
+        f"precision {text!r} names no stage that there is; write one of: {name}, {right}"
+    )
 
 
 def _check_offered(precision: Precision, targets: Sequence[str]) -> None:

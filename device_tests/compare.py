@@ -29,6 +29,7 @@ from edgecodec.device_tests.contenders import used_by
 from edgecodec.device_tests.report_check import check_report
 from edgecodec.device_tests.sampling import DRAWS, Interval, resampled_medians
 from edgecodec.errors import ConfigError
+from edgecodec.files import refuse_device
 
 LEVEL = 0.99
 MARGIN = 0.05
@@ -124,6 +125,7 @@ def load_report(path: str) -> Report:
     Raises:
         ConfigError: it cannot be read, or is something else.
     """
+    refuse_device(Path(path))
     try:
         report = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as exc:
@@ -227,6 +229,20 @@ def _yardsticks(a: Report, b: Report) -> dict[str, Interval]:
     return found
 
 
+def _yardsticks_left_out(a: Report, b: Report) -> list[str]:
+    """Name fixed work that does not compare, each with why."""
+    of_a, of_b = ({y["name"]: str(y["settings"]) for y in r["yardsticks"]} for r in (a, b))
+    found = []
+    for name in dict.fromkeys([*of_a, *of_b]):
+        if name not in of_a or name not in of_b:
+            found.append(f"{name} (in one report only)")
+        elif of_a[name] != of_b[name]:
+            one, two = (settings.split(", ") for settings in (of_a[name], of_b[name]))
+            gone, come = ([p for p in x if p not in y] for x, y in ((one, two), (two, one)))
+            found.append(f"{name} ({', '.join(gone) or 'less'} -> {', '.join(come) or 'less'})")
+    return found
+
+
 def _codecs(report: Report) -> list[str]:
     return [contender["codec"] for contender in report["contenders"]]
 
@@ -274,6 +290,8 @@ def _differences(a: Report, b: Report) -> list[str]:
         for codec in used[0]
         if codec in used[1] and used[0][codec] != used[1][codec]
     ]
+    if left_out := _yardsticks_left_out(a, b):
+        found.append(f"fixed work left out, measured otherwise: {', '.join(left_out)}")
     if not _yardsticks(a, b):
         found.append("no common fixed work: what the machine itself differs by is not known")
     return found

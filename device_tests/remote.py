@@ -29,6 +29,7 @@ from typing import IO, Any
 from edgecodec.device_tests import far_side
 from edgecodec.device_tests.wheel import installed, pack_wheel
 from edgecodec.errors import ConfigError, EdgeCodecError
+from edgecodec.files import refuse_device
 
 REMOTE_FOLDER = "~/.cache/edgecodec/device-test"
 CONNECT_S, SILENT_S = 15, 15
@@ -129,6 +130,8 @@ def _check(target: Target, job: Job) -> None:
         raise ConfigError(f"--host {target.host}: not a host; give user@board")
     if not target.ssh:
         raise ConfigError("--ssh names no program")
+    for path in job.files.values():
+        refuse_device(path)
     known = installed().metadata.get_all("Provides-Extra") or []
     for extra in job.extras:
         if extra not in known:

@@ -111,26 +111,27 @@ def measure_steady(
     """
     meter = meter or RaplMeter()
     results = {(c.name, p): Series() for p in pictures for c in contenders}
-    fixed = [(y.run, YardstickSeries(y.name, y.settings)) for y in yardsticks()]
-    for contender in contenders:
-        for name, pixels in _one_per_size(pictures).items():
-            _warm_up(contender, pixels, results[contender.name, name])
-    for run, _ in fixed:
-        run()
-    begin, turn, rounds = clock(), 0, 0
-    while rounds * len(pictures) < limits.runs or clock() - begin < limits.seconds:
-        for name, pixels in pictures.items():
-            first = turn % len(contenders)
-            for contender in [*contenders[first:], *contenders[:first]]:
-                series = results[contender.name, name]
-                _run(contender, pixels, series, clock() - begin, meter)
-            for run, samples in fixed:
-                start = clock()
-                run()
-                samples.starts_s.append(start - begin)
-                samples.seconds.append(clock() - start)
-            turn += 1
-        rounds += 1
+    with yardsticks() as given:
+        fixed = [(y.run, YardstickSeries(y.name, y.settings)) for y in given]
+        for contender in contenders:
+            for name, pixels in _one_per_size(pictures).items():
+                _warm_up(contender, pixels, results[contender.name, name])
+        for run, _ in fixed:
+            run()
+        begin, turn, rounds = clock(), 0, 0
+        while rounds * len(pictures) < limits.runs or clock() - begin < limits.seconds:
+            for name, pixels in pictures.items():
+                first = turn % len(contenders)
+                for contender in [*contenders[first:], *contenders[:first]]:
+                    series = results[contender.name, name]
+                    _run(contender, pixels, series, clock() - begin, meter)
+                for run, samples in fixed:
+                    start = clock()
+                    run()
+                    samples.starts_s.append(start - begin)
+                    samples.seconds.append(clock() - start)
+                turn += 1
+            rounds += 1
     return Steady(results, [samples for _, samples in fixed])
 
 

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import platform
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,8 +42,9 @@ class Yardstick:
     run: Callable[[], object]
 
 
-def yardsticks() -> tuple[Yardstick, ...]:
-    """Return all of them with their inputs made."""
+@contextmanager
+def yardsticks() -> Iterator[tuple[Yardstick, ...]]:
+    """Give all of them with their inputs made; their threads end with the block."""
     generator = np.random.default_rng(0)
     text = (generator.normal(0, 8, _BYTES).astype(np.int8)).tobytes()
     work = (
@@ -50,12 +52,12 @@ def yardsticks() -> tuple[Yardstick, ...]:
         f"Python {platform.python_version()}"
     )
     cores = usable_cores()
-    pool = ThreadPoolExecutor(cores, "edgecodec-yardstick")
-    return (
-        Yardstick("serial", work, lambda: zlib.compress(text, 6)),
-        Yardstick(
-            "parallel",
-            f"{work}, {cores} threads",
-            lambda: list(pool.map(zlib.compress, [text] * cores, [6] * cores)),
-        ),
-    )
+    with ThreadPoolExecutor(cores, "edgecodec-yardstick") as pool:
+        yield (
+            Yardstick("serial", work, lambda: zlib.compress(text, 6)),
+            Yardstick(
+                "parallel",
+                f"{work}, {cores} threads",
+                lambda: list(pool.map(zlib.compress, [text] * cores, [6] * cores)),
+            ),
+        )

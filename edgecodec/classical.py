@@ -33,7 +33,7 @@ from edgecodec.errors import (
     ConfigError,
     UnknownPluginError,
 )
-from edgecodec.files import write_output
+from edgecodec.files import refuse_device, write_output
 from edgecodec.image import to_eight_bits
 from edgecodec.metrics import Uint8Image
 
@@ -246,6 +246,7 @@ class ResultCache:
         self._path = path
         self._entries: dict[str, dict[str, Any]] = {}
         if path is not None and path.exists():
+            refuse_device(path)
             try:
                 data = json.loads(path.read_text(encoding="utf-8"))
                 if data["format"] != _CACHE_FORMAT:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -67,14 +68,30 @@ def _is_device(path: Path) -> bool:
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
-def read_input(name: str) -> bytes:
-    """Read a file, or standard input for `-`.
+def refuse_device(path: Path) -> None:
+    """Refuse to read from a device, which may have no end. Files and pipes have one.
 
     Raises:
-        ConfigError: it cannot be read, or is larger than any picture.
+        ConfigError: it is one. What is not there is for whoever opens it to tell.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return
+    if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+        raise ConfigError(f"{path}: is a device, not a file; give the name of a file")
+
+
+def read_input(name: str) -> bytes:
+    """Read a file or a pipe, or standard input for `-`.
+
+    Raises:
+        ConfigError: it cannot be read, is a device, or is larger than any picture.
     """
     if name == "-" and sys.stdin is None:
         raise ConfigError("standard input is closed")
+    if name != "-":
+        refuse_device(Path(name))
     try:
         if name == "-":
             data = sys.stdin.buffer.read(INPUT_LIMIT + 1)

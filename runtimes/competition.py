@@ -6,8 +6,9 @@ of its own first where it is risky; those that do are timed in turns.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -132,12 +133,19 @@ def _keep_best_open(candidates: list[Candidate], bundle: Bundle, golden: Golden)
             candidate.close()
         if ranked[0].session is not None:
             return
-        try:
+        with _rejecting(ranked[0]):
             prove(ranked[0], bundle, golden)
-        except ScratchError:  # no fault of the candidate
-            raise
-        except EdgeCodecError as exc:
-            ranked[0].reject(exc)
+
+
+@contextlib.contextmanager
+def _rejecting(candidate: Candidate) -> Iterator[None]:
+    """Reject a candidate for what it raises, but not where there is no room for its files."""
+    try:
+        yield
+    except ScratchError:  # no fault of the candidate
+        raise
+    except EdgeCodecError as exc:
+        candidate.reject(exc)
 
 
 def _speed(candidate: Candidate) -> float:
@@ -162,14 +170,10 @@ def _try_out(
             kind = BackendError if broken else BackendUnavailableError
             candidate.reject(kind(candidate.name, found.reason))
             continue
-        try:
+        with _rejecting(candidate):
             if is_risky(bundle, candidate, found):
                 try_in_child(bundle, candidate, size)
             prove(candidate, bundle, golden)
-        except ScratchError:  # no fault of the candidate
-            raise
-        except EdgeCodecError as exc:
-            candidate.reject(exc)
 
 
 def thread_counts() -> tuple[int, ...]:
@@ -202,12 +206,8 @@ def _try_thread_counts(
     for count in counts:
         challengers = [replace(c, threads=count, variant=True, **unknown) for c in few]
         for candidate in challengers:
-            try:
+            with _rejecting(candidate):
                 prove(candidate, bundle, golden)
-            except ScratchError:  # no fault of the candidate
-                raise
-            except EdgeCodecError as exc:
-                candidate.reject(exc)
         tried += challengers
         before = best.median_s
         usable = [c for c in challengers if c.error is None]

@@ -78,14 +78,14 @@ def _reporting_nothing() -> Iterator[None]:
             sys.modules.pop(_REPORTER, None)
 
 
-def _is_interruption(exc: BaseException) -> bool:
-    """Say whether Ctrl-C is behind it: extension modules raise an ImportError of their own then."""
+def _interruption(exc: BaseException) -> type[KeyboardInterrupt] | None:
+    """Return what of Ctrl-C is behind it: extension modules raise their own ImportError then."""
     seen: BaseException | None = exc
     while seen is not None:
         if isinstance(seen, KeyboardInterrupt):
-            return True
+            return type(seen)
         seen = seen.__cause__ or seen.__context__
-    return False
+    return None
 
 
 def import_vendor(backend: str, modules: tuple[str, ...], extra: str) -> ModuleType:
@@ -108,8 +108,8 @@ def import_vendor(backend: str, modules: tuple[str, ...], extra: str) -> ModuleT
             with _reporting_nothing():
                 return importlib.import_module(module)
         except Exception as exc:  # a broken wheel may raise anything; the next one may work
-            if _is_interruption(exc):
-                raise KeyboardInterrupt from exc
+            if interruption := _interruption(exc):
+                raise interruption from exc
             broken = broken or f"{package} {BROKEN} load: {one_line(exc)}"
             cause = exc
     if broken:

@@ -318,6 +318,37 @@ def test_folder_is_no_output_whoever_writes(tmp_path: Path) -> None:
         write_output(str(tmp_path), b"data")
 
 
+# -- devices ---------------------------------------------------------------------------------------
+
+DEVICE = "is a device, not a file; give the name of a file"
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("encode /dev/zero out.ecx", DEVICE),
+        ("decode /dev/zero out.png", DEVICE),
+        ("info /dev/zero", DEVICE),
+        ("bench --compare /dev/zero /dev/zero", DEVICE),
+        ("bench /dev/zero", "neither a file nor a folder"),
+        ("eval photo.png --cache /dev/zero", DEVICE),
+        ("eval photo.png --bundle /dev/zero", "neither a folder nor a zip file"),
+        ("convert /dev/zero -o x.bundle", "not a file"),
+        ("device-test --host nowhere --bundle /dev/zero", DEVICE),
+    ],
+)
+def test_what_has_no_end_is_refused(cli: Cli, place: Path, command: str, words: str) -> None:
+    def limit() -> None:  # of what would read it all the same
+        resource.setrlimit(resource.RLIMIT_CPU, (30, 30))
+        resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+
+    before = listing(place)
+    result = cli(*command.split(), preexec_fn=limit)
+    assert result.returncode == 1
+    assert result.stderr == f"edgecodec: /dev/zero: {words}\n"
+    assert listing(place) == before
+
+
 # -- signals ---------------------------------------------------------------------------------------
 
 
@@ -374,17 +405,60 @@ def test_kill_in_the_middle_leaves_nothing_that_matters(
         assert image.size == (61, 50)
 
 
-def test_interruption_is_exit_code_130_and_leaves_nothing(
-    at_work: Callable[[], subprocess.Popen[str]], place: Path, temporary: Path
+@pytest.mark.parametrize(
+    ("number", "words", "code"),
+    [(signal.SIGINT, "interrupted", 130), (signal.SIGTERM, "terminated", 143)],
+)
+def test_interruption_has_its_exit_code_and_leaves_nothing(
+    at_work: Callable[[], subprocess.Popen[str]],
+    place: Path,
+    temporary: Path,
+    number: signal.Signals,
+    words: str,
+    code: int,
 ) -> None:
     before = listing(place)
     process = at_work()
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, told = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert told == "edgecodec: interrupted\n"
+    assert process.returncode == code
+    assert told == f"edgecodec: {words}\n"
     assert listing(place) == before
     assert listing(temporary) == []
+
+
+def test_a_program_that_is_terminated_cleans_up_however_often_it_is_told(
+    place: Path, variables: dict[str, str]
+) -> None:
+    """As by `timeout`, which tells a process and then all of its group."""
+    before = listing(place)
+    program = """
+import os, signal
+from edgecodec.bundle_writing import Path, writing_bundle
+from edgecodec.cli import entry_point, info_command
+
+def run(args):
+    with writing_bundle(Path(args.file)) as folder:
+        (folder / "begun").touch()
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise AssertionError("not reached")
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+info_command.run = run
+entry_point()
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program, "info", "x.bundle"],
+        cwd=place,
+        env=variables,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (143, "edgecodec: terminated\n")
+    assert listing(place) == before
 
 
 # -- memory ----------------------------------------------------------------------------------------

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -51,9 +53,28 @@ def test_input_larger_than_any_picture_is_refused(
     sparse = tmp_path / "sparse"
     with sparse.open("wb") as handle:
         handle.truncate(1 << 40)
-    for name in (str(sparse), "/dev/zero"):
-        if Path(name).exists():
-            with pytest.raises(ConfigError, match="larger than any picture"):
-                files.read_input(name)
+    with pytest.raises(ConfigError, match="larger than any picture"):
+        files.read_input(str(sparse))
     sparse.write_bytes(bytes(1 << 20))
     assert len(files.read_input(str(sparse))) == 1 << 20
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no devices with names here")
+def test_a_device_is_no_input(tmp_path: Path) -> None:
+    link = tmp_path / "picture.png"
+    link.symlink_to("/dev/zero")
+    for name in ("/dev/zero", str(link)):
+        with pytest.raises(ConfigError, match=f"^{name}: is a device, not a file; give the name"):
+            files.read_input(name)
+    files.refuse_device(tmp_path / "absent")
+    files.refuse_device(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_a_pipe_with_a_name_is_an_input(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(b"through",))
+    writer.start()
+    assert files.read_input(str(pipe)) == b"through"
+    writer.join(30)

@@ -1,7 +1,7 @@
 """The command line: one module per command, each with `add_parser` and `run`.
 
 Exit codes: 0 done, 1 the input or the device is at fault (one line on stderr), 2 wrong usage,
-130 interrupted.
+130 interrupted, 143 told to end (SIGTERM).
 """
 
 from __future__ import annotations
@@ -12,8 +12,11 @@ import contextlib
 import importlib
 import io
 import logging
+import math
 import os
+import signal
 import sys
+import time
 from collections.abc import Sequence
 
 from edgecodec._version import __version__
@@ -32,8 +35,16 @@ COMMANDS = (
     "demo",
 )
 
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
 """As shells have it: 128 and the number of the signal."""
+
+REPEAT_S = 5.0
+"""A second SIGTERM within so many seconds would only disturb the cleaning up: `timeout` tells a
+process and then its group. Later ones count, as code in C may have dropped the first."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: what an interruption leaves in order, this does, too."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -70,6 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as exc:  # files have errors of their own: this is what is printed
         _drop_output()
         return _fail(f"{exc.filename or 'standard output'}: {exc.strerror or exc}")
+    except Terminated:
+        return _fail("terminated", TERMINATED)
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
     except MemoryError:
@@ -106,11 +119,26 @@ def _open_standard_streams() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
+def _end_in_order_on_sigterm() -> None:
+    """Let SIGTERM interrupt, unless whoever began this process had it ignored."""
+    told_s = -math.inf
+
+    def terminate(*_: object) -> None:
+        nonlocal told_s
+        if time.monotonic() - told_s > REPEAT_S:
+            told_s = time.monotonic()
+            raise Terminated
+
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, terminate)
+
+
 def entry_point() -> None:
     """Run the command line of this process."""
     _open_standard_streams()
+    _end_in_order_on_sigterm()
     code = main()
-    if code == INTERRUPTED:
+    if code in (INTERRUPTED, TERMINATED):
         # A runtime may be at work in another thread, and would complain of what is taken from it.
         atexit._run_exitfuncs()
         os._exit(code)

@@ -197,7 +197,7 @@ def expand_images(names: list[str]) -> list[Path]:
     """Return image files; a folder stands for the images in it.
 
     Raises:
-        ConfigError: a name does not exist or nothing is found.
+        ConfigError: a name does not exist, is a device or a pipe, or nothing is found.
     """
     suffixes = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".avif"}
     found: list[Path] = []
@@ -209,7 +209,8 @@ def expand_images(names: list[str]) -> list[Path]:
         elif path.is_file():
             found.append(path)
         else:
-            raise ConfigError(f"{name}: no such file or folder")
+            what = "neither a file nor a folder" if path.exists() else "no such file or folder"
+            raise ConfigError(f"{name}: {what}")
     if not found:
         raise ConfigError(f"no images in {', '.join(names)}")
     return found

@@ -75,7 +75,8 @@ def run(args: argparse.Namespace) -> int:
     code = args.checkpoint.rpartition(":")[0]
     check_outputs({"--json": args.json}, (args.checkpoint, code, args.output, args.calibration))
     if ":" not in args.checkpoint and not Path(args.checkpoint).is_file():
-        raise ConfigError(f"{args.checkpoint}: no such file")
+        what = "not a file" if Path(args.checkpoint).exists() else "no such file"
+        raise ConfigError(f"{args.checkpoint}: {what}")
 
     def progress(line: str) -> None:
         print(line, file=sys.stderr, flush=True)

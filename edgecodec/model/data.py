@@ -89,6 +89,8 @@ def load_photos(paths: list[Path], min_side: int = 0) -> list[UInt8Array]:
     for path in paths:
         if not path.exists():
             raise ValueError(f"{path}: no such file or folder")
+        if not (path.is_dir() or path.is_file()):  # a device has no end
+            raise ValueError(f"{path}: neither a folder nor a tar file")
     with ThreadPoolExecutor() as pool:
         photos = list(pool.map(_decode, (item for path in paths for item in _blobs(path))))
     photos = [p for p in photos if min(p.shape[:2]) >= min_side]

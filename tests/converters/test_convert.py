@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +82,9 @@ def test_conversion_writes_a_bundle_that_runs_everywhere(
     assert (manifest.name, manifest.model_id) == ("tiny", report.model_id)
     assert (manifest.latent_channels, manifest.hyper_channels) == (12, 4)
     assert (manifest.analysis_halo % 32, manifest.synthesis_halo) == (0, 2)
+    (line,) = (line for line in told if line.startswith("analysis halo"))
+    assert line.startswith(f"analysis halo {manifest.analysis_halo} pixels of ")
+    assert line.endswith("0 of 2 photos are large and varied enough to tell, less needs 20")
     assert manifest.calibration["photos"] == 2
     assert len(manifest.artefacts) == 14 == len(report.rows)
     golden = bundle.golden()
@@ -108,6 +114,33 @@ def test_conversion_writes_a_bundle_that_runs_everywhere(
     assert json.loads(json.dumps(report.to_dict()))["rows"][0]["target"] == "torch"
     assert "openvino  fp16       synthesis" in report.table()
     bundle.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")
+@pytest.mark.parametrize("out", ["b", "b.zip"])
+def test_conversion_that_is_terminated_leaves_nothing(
+    checkpoint: Path, photos: Path, environment: dict[str, str], out: str
+) -> None:
+    place = checkpoint.parent
+    before = sorted(place.iterdir())
+    command = [sys.executable, "-m", "edgecodec", "convert", checkpoint.name, "-o", out]
+    with subprocess.Popen(
+        [*command, "--calibration", photos.name, "--to", "onnx"],
+        cwd=place,
+        env=environment,
+        text=True,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("onnx fp32 analysis"):
+                break
+        assert list(place.glob(f".{out}-*/bundle/onnx/*"))
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr.read().splitlines()[-1] == "edgecodec: terminated"
+    assert process.returncode == 143
+    assert sorted(place.iterdir()) == before
 
 
 def test_bf16_is_openvinos_and_costs_no_weights(

@@ -132,6 +132,11 @@ def test_one_stage_alone_may_be_int8(
     assert measured.startswith(f"measuring the ranges of the {stage} on ")
     with Bundle(tmp_path / "b") as bundle:
         assert ("x_hat_int8" in bundle.golden()) == (stage == "synthesis")
+        (loss,) = (e.loss for e in bundle.manifest.artefacts if e.precision == "int8")
+        assert {name for name in loss if name.endswith(("_loss", "_worst"))} == {
+            f"{stage}_loss",
+            f"{stage}_worst",
+        }
         image = picture(9, 70, 100)
         with Codec(bundle, backend="onnxruntime") as codec:
             assert codec.decode(codec.encode(image)).size == image.size

@@ -131,6 +131,15 @@ def test_a_verdict_is_written_as_json(gate: Gate) -> None:
     assert set(found) >= {"synthesis_worst", "analysis_worst", "worst_level", "photos"}
 
 
+def test_what_was_not_measured_is_not_written(gate: Gate) -> None:
+    found = gate.judge(None, with_noise(1.0)).to_dict({"synthesis"})
+    common = {"qualities", "photos", "metric"}
+    assert set(found) == {"synthesis_loss", "synthesis_worst", "worst_level", *common}
+    assert found["synthesis_loss"] > 0
+    found = gate.judge(means, None).to_dict({"analysis"})
+    assert set(found) == {"analysis_loss", "analysis_worst", *common}
+
+
 def test_a_codec_trained_for_ms_ssim_is_judged_by_it(tables: bytes) -> None:
     """By the average over photos, in dB afterwards, as `edgecodec eval` does."""
     small = photos()[0]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from edgecodec.converters.targets import TARGETS, plan
+from edgecodec.converters.targets import TARGETS, lacks, plan
 from edgecodec.converters.torch_to_graph import graph_from_module
 from edgecodec.errors import (
     ConfigError,
@@ -63,12 +64,13 @@ def test_two_outputs_keep_their_names(target: str, run_artefact: Any) -> None:
     }
 
 
+def planned(targets: Sequence[str], precisions: Sequence[str]) -> list[tuple[str, str]]:
+    """Return target and precision of all that is planned."""
+    return [(part.target.name, part.precision) for part in plan(targets, precisions)]
+
+
 def test_plan_puts_the_reference_first_and_once() -> None:
-    chosen = [
-        (part.target.name, part.precision)
-        for part in plan(["tflite", "torch", "onnx", "tflite"], ["fp16", "fp32"])
-    ]
-    assert chosen == [
+    assert planned(["tflite", "torch", "onnx", "tflite"], ["fp16", "fp32"]) == [
         ("torch", "fp32"),
         ("tflite", "fp32"),
         ("tflite", "fp16"),
@@ -78,16 +80,11 @@ def test_plan_puts_the_reference_first_and_once() -> None:
 
 
 def test_plan_knows_int8_of_all_but_torch() -> None:
-    chosen = [(part.target.name, part.precision) for part in plan(["onnx", "torch"], ["int8"])]
-    assert chosen == [("torch", "fp32"), ("onnx", "int8")]
+    assert planned(["onnx", "torch"], ["int8"]) == [("torch", "fp32"), ("onnx", "int8")]
 
 
 def test_plan_knows_bf16_of_openvino_alone() -> None:
-    chosen = [
-        (part.target.name, part.precision)
-        for part in plan(["onnx", "openvino"], ["bf16", "fp32", "int8"])
-    ]
-    assert chosen == [
+    assert planned(["onnx", "openvino"], ["bf16", "fp32", "int8"]) == [
         ("torch", "fp32"),
         ("onnx", "fp32"),
         ("onnx", "int8"),
@@ -116,9 +113,37 @@ def test_plan_takes_a_precision_for_one_stage_alone() -> None:
             ("fp32", both),
             ("int8", stages),
         ]
-    for stage in ("decoder", ""):
-        with pytest.raises(ConversionError, match=f"^no stage named '{stage}'; there are: analy"):
-            plan(["onnx"], [f"int8:{stage}"])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("int8:", "names no stage that there is; write one of: int8, int8:analysis, int8:synth"),
+        ("fp16:decoder", "names no stage that there is; write one of: fp16, fp16:analysis, fp16:s"),
+        ("int8:analysis:synthesis", "names no stage that there is; write one of: int8, int8:an"),
+        ("fp8:analysis", "is not available; there are: fp32, fp16, bf16, int8; for one stage"),
+        (":analysis", "is not available; there are: fp32, fp16, bf16, int8; for one stage"),
+        (
+            ":",
+            "is not available; there are: fp32, fp16, bf16, int8; for one stage alone as int8:",
+        ),
+    ],
+)
+def test_plan_repeats_what_it_does_not_understand(text: str, words: str) -> None:
+    with pytest.raises(ConversionError) as caught:
+        plan(["onnx"], ["fp32", text])
+    assert str(caught.value).startswith(f"precision {text!r} {words}")
+
+
+def test_backends_say_themselves_what_they_lack(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Picky:
+        def lacks(self, precision: str) -> str:
+            return f"no {precision} here" if precision == "fp16" else ""
+
+    backends = {"onnxruntime": Picky(), "tflite": object()}
+    monkeypatch.setattr("edgecodec.converters.targets.get_backend", backends.__getitem__)
+    assert lacks(TARGETS["onnx"], "fp16") == "no fp16 here"
+    assert lacks(TARGETS["onnx"], "bf16") == lacks(TARGETS["tflite"], "fp16") == ""
 
 
 def test_plan_refuses_unknown_names() -> None:

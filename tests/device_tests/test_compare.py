@@ -157,6 +157,29 @@ def test_differences_are_listed() -> None:
     assert not compare(a, a).differences
 
 
+def test_fixed_work_that_does_not_compare_is_named() -> None:
+    a, b = report(busy(1)), report(busy(1))
+    (serial,) = a["yardsticks"]
+    a["yardsticks"] = [
+        {**serial, "settings": "deflate 5 bytes, Python 3.11"},
+        {**serial, "name": "parallel", "settings": "deflate 5 bytes, Python 3.11, 2 threads"},
+        {**serial, "name": "third", "settings": "all the same"},
+    ]
+    b["yardsticks"] = [
+        {**serial, "settings": "deflate 5 bytes, Python 3.12"},
+        {**serial, "name": "parallel", "settings": "deflate 5 bytes, Python 3.12"},
+        {**serial, "name": "third", "settings": "all the same"},
+        {**serial, "name": "fourth"},
+    ]
+    (line,) = compare(a, b).differences
+    assert line == (
+        "fixed work left out, measured otherwise: serial (Python 3.11 -> Python 3.12), "
+        "parallel (Python 3.11, 2 threads -> Python 3.12), fourth (in one report only)"
+    )
+    assert f"   {line}\n" in compare(a, b).text()
+    assert list(compare(a, b).yardsticks) == ["third"]
+
+
 def test_comparison_is_json_and_text() -> None:
     found = compare(report(busy(1)), report(busy(2)), ("one.json", "two.json"))
     values = json.loads(json.dumps(found.to_dict()))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -40,6 +42,19 @@ def test_both_limits_must_be_reached(limits: Limits, runs: int) -> None:
     found = measure_steady([Scripted("a", clock, 1.0)], {"p": SMALL}, limits, clock=clock)
     assert len(found.series["a", "p"].starts_s) == runs
     assert [len(y.seconds) for y in found.yardsticks] == [runs, runs]
+
+
+def test_threads_of_fixed_work_end_with_it() -> None:
+    clock = Clock()
+    alive: set[threading.Thread] = set()
+
+    def look() -> float:
+        alive.update(t for t in threading.enumerate() if t.name.startswith("edgecodec-yardstick"))
+        return clock()
+
+    measure_steady([Scripted("a", clock, 1.0)], {"p": SMALL}, Limits(3, 0.0), clock=look)
+    assert alive
+    assert not any(thread.is_alive() for thread in alive)
 
 
 def test_everybody_takes_turns_on_every_picture() -> None:

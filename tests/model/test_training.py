@@ -58,6 +58,8 @@ def test_load_photos_reads_folders_and_tar_files(photos: Path) -> None:
     assert [p.shape for p in load_photos([photos])] == [(160, 200, 3)] * 3
     with pytest.raises(ValueError, match="no such file"):
         load_photos([photos / "nowhere"])
+    with pytest.raises(ValueError, match="neither a folder nor a tar file"):
+        load_photos([Path("/dev/null")])  # as any device: some have no end
     with pytest.raises(ValueError, match="no photos of at least 500"):
         load_photos([photos], min_side=500)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from edgecodec.cli import Terminated
 from edgecodec.errors import BackendError, BackendUnavailableError, ConfigError, UnknownPluginError
 from edgecodec.runtimes import registry
 from edgecodec.runtimes.base import Artefact, SessionOptions
@@ -147,17 +148,21 @@ def test_broken_package_is_told_apart_from_an_absent_one(
         import_vendor("some", ("edgecodec_test_broken",), "some")
 
 
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, Terminated])
 def test_interrupted_import_is_an_interruption_and_no_fault_of_the_runtime(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: type[KeyboardInterrupt], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Extension modules turn Ctrl-C into an ImportError of their own."""
-    (tmp_path / "edgecodec_test_stopped.py").write_text(
-        "try:\n    raise KeyboardInterrupt\n"
+    module = f"edgecodec_test_stopped_by_{kind.__name__}"
+    (tmp_path / f"{module}.py").write_text(
+        "from edgecodec.cli import Terminated\n"
+        f"try:\n    raise {kind.__name__}\n"
         "except KeyboardInterrupt as exc:\n    raise ImportError('it failed') from exc\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(KeyboardInterrupt):
-        import_vendor("some", ("edgecodec_test_stopped",), "some")
+    with pytest.raises(KeyboardInterrupt) as caught:
+        import_vendor("some", (module,), "some")
+    assert caught.type is kind
 
 
 def test_broken_first_choice_gives_way_to_the_second(
