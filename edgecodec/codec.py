@@ -38,6 +38,7 @@ from edgecodec.errors import (
     ModelMismatchError,
 )
 from edgecodec.profiling import Profile, stage
+from edgecodec.spare_memory import SpareMemory
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -100,6 +101,7 @@ class Codec:
         self._closed = False
         self._runners: dict[str, StageRunner] = {}
         self._others: dict[str, Codec] = {}
+        self._memory = SpareMemory()
 
     def _load_coder(self, implementation: str) -> LatentCoder:
         m, coder = self.bundle.manifest, LatentCoder(self.bundle.tables(), implementation)
@@ -172,6 +174,7 @@ class Codec:
             for other in self._others.values():
                 other.close()
             self._others.clear()
+        self._memory.close()
         self._close_bundle()
 
     def __enter__(self) -> Codec:
@@ -276,7 +279,8 @@ class Codec:
             profile: collects the time of each stage.
 
         Returns:
-            an RGB or L image with its metadata in `info`.
+            an RGB or L image with its metadata in `info`. With Pillow 11.2.1 and later an RGB one
+            is read-only to the pixel access of `image.load()`; `image.copy()` is not.
 
         Raises:
             BitstreamError: not an intact `.ecx` file of this model, or of an embedded one.
@@ -318,7 +322,10 @@ class Codec:
         m = self.bundle.manifest
         if file.header.tables_id != m.tables_id:
             raise ModelMismatchError(file.header.tables_id, m.tables_id)
-        return file, TileDecoder(self.coder, m, file, keep_going=keep_going, profile=profile)
+        decoder = TileDecoder(
+            self.coder, m, file, self._memory, keep_going=keep_going, profile=profile
+        )
+        return file, decoder
 
 
 def default_tile(height: int, width: int) -> int:

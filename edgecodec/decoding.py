@@ -16,6 +16,7 @@ from edgecodec.manifest import Manifest
 from edgecodec.pipeline import Ahead
 from edgecodec.profiling import Profile, stage
 from edgecodec.samples import pack, square_side
+from edgecodec.spare_memory import SpareMemory
 from edgecodec.tiling import Window, cut, window_of
 
 Float32Array = npt.NDArray[np.float32]
@@ -36,6 +37,7 @@ class TileDecoder:
         coder: layer 1.
         manifest: of the bundle whose tables made the file.
         file: the container.
+        memory: where the picture gets its memory from.
         keep_going: note damaged tiles instead of refusing the file.
         profile: collects times, or None.
 
@@ -48,6 +50,7 @@ class TileDecoder:
         coder: LatentCoder,
         manifest: Manifest,
         file: ContainerFile,
+        memory: SpareMemory,
         *,
         keep_going: bool,
         profile: Profile | None = None,
@@ -56,6 +59,7 @@ class TileDecoder:
         if not self._there:
             raise BitstreamError("no tile of the file is intact")
         self._coder, self._manifest, self._file = coder, manifest, file
+        self._memory = memory
         self._keep_going, self._profile = keep_going, profile
         self._order = self._reading_order()
         self._intact: set[int] = set()
@@ -184,6 +188,8 @@ class TileDecoder:
     def _visible(self, latents: Int16Array, window: Window, tile: Tile) -> Int16Array:
         """Return a window of latents; lost ones are the tile's own nearest."""
         rows, columns = window.slices()
+        if not self._keep_going:  # then none is lost
+            return latents[rows, columns]
         gone = self._lost[rows, columns, None]
         if not gone.any():
             return latents[rows, columns]
@@ -197,14 +203,14 @@ class TileDecoder:
     def _picture(self) -> UInt8Array:
         """Return the picture as far as it is there, made when it is first asked for."""
         if self._pixels is None:
-            size = self._file.header.height, self._file.header.width
-            self._pixels = np.empty((*size, 4), np.uint8)
+            header = self._file.header
+            self._pixels = self._memory.take((header.height, header.width, 4))
         return self._pixels
 
     def _completed(self) -> UInt8Array:
         """Return the picture with tiles that are lost in grey."""
         pixels = self._picture()
-        if self._lost.any():
+        if self._keep_going and self._lost.any():
             for number in self.damaged:
                 tile = self._file.header.tile_at(number)
                 pixels[_pixel_area(tile)] = GREY

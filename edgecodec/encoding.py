@@ -14,7 +14,7 @@ from edgecodec.entropy import LatentCoder
 from edgecodec.manifest import Manifest
 from edgecodec.pipeline import in_two_steps
 from edgecodec.profiling import Profile, stage
-from edgecodec.tiling import Window, cut, read_padded, window_of
+from edgecodec.tiling import Pixels, Window, cut, read_padded, window_of
 
 Float32Array = npt.NDArray[np.float32]
 Int16Array = npt.NDArray[np.int16]
@@ -62,11 +62,11 @@ class TileEncoder:
     effort: int
     profile: Profile | None
 
-    def encode(self, pixels: UInt8Array) -> list[bytes]:
+    def encode(self, pixels: Pixels) -> list[bytes]:
         """Return the substream of each tile; the next tile's network runs beside the coder.
 
         Args:
-            pixels: (H, W, 3).
+            pixels: of the size that the header says.
         """
         tiles = self.header.tiles()
         windows = [window_of(t, self.manifest.analysis_halo, *self.header.padded) for t in tiles]
@@ -76,7 +76,7 @@ class TileEncoder:
         return in_two_steps(lambda part: self._analyse(pixels, space, *part), self._code, parts)
 
     def _analyse(
-        self, pixels: UInt8Array, space: Float32Array, number: int, tile: Tile, window: Window
+        self, pixels: Pixels, space: Float32Array, number: int, tile: Tile, window: Window
     ) -> _Latents:
         m = self.manifest
         with stage(self.profile, "unpack", number):

@@ -37,17 +37,40 @@ _KEEP_EXIF = ("AVIF", "JPEG", "MPO", "PNG", "TIFF", "WEBP")
 _RGB_MODES = ("RGB", "RGBA", "RGBX", "RGBa", "P", "PA")
 
 
+class ImagePixels:
+    """The pixels of a Pillow image of mode RGB, as an array of those that are asked for.
+
+    Pillow copies twice to make an array: for all of a photo of 12 megapixels that takes a quarter
+    of the time of encoding it. Parts, one after another, stay in the cache.
+    """
+
+    def __init__(self, image: Image.Image) -> None:
+        self._image = image
+        self.shape = image.height, image.width, 3
+
+    def __getitem__(self, part: tuple[slice, slice]) -> UInt8Array:
+        """Return the rows and columns asked for, which follow each other."""
+        rows, columns = (s.indices(n)[:2] for s, n in zip(part, self.shape, strict=False))
+        box = (columns[0], rows[0], columns[1], rows[1])
+        whole = box == (0, 0, *self._image.size)
+        return np.asarray(self._image if whole else self._image.crop(box))
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> UInt8Array:
+        """Return all of them."""
+        return np.array(self._image, dtype)
+
+
 @dataclass(frozen=True)
 class Picture:
     """Pixels ready to encode.
 
     Attributes:
-        pixels: (H, W, 3) uint8.
+        pixels: (H, W, 3) uint8, an array or what gives parts of it as arrays.
         mode: `RGB`, or `L` where the source was grey.
         metadata: `icc_profile`, `exif`, `xmp` as far as present.
     """
 
-    pixels: UInt8Array
+    pixels: UInt8Array | ImagePixels
     mode: str
     metadata: dict[str, bytes] = field(default_factory=dict)
 
@@ -71,7 +94,9 @@ def to_picture(image: Image.Image | npt.NDArray[Any]) -> Picture:
     if grey or image.mode not in _RGB_MODES:
         metadata.pop("icc_profile", None)  # a profile for grey or CMYK does not fit RGB pixels
     try:
-        pixels = np.asarray(_flatten(image).convert("RGB"))
+        flat = _flatten(image)
+        flat.load()
+        pixels = ImagePixels(flat if flat.mode == "RGB" else flat.convert("RGB"))
     except ConfigError:
         raise
     except (OSError, ValueError) as exc:  # a file that only now shows its damage; mode LAB

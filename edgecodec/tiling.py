@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,14 @@ import numpy.typing as npt
 from edgecodec.container import Tile
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
+
+
+class Pixels(Protocol):
+    """What gives parts of a picture as arrays (h, w, 3) uint8; an array of it does."""
+
+    def __getitem__(self, part: tuple[slice, slice], /) -> npt.NDArray[np.uint8]:
+        """Return the rows and columns asked for, as far as the picture has them."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -64,14 +72,14 @@ def window_of(tile: Tile, halo: int, height: int, width: int, unit: int = 1) -> 
 
 
 def read_padded(
-    pixels: npt.NDArray[np.uint8],
+    pixels: Pixels,
     window: Window,
     space: npt.NDArray[np.float32] | None = None,
 ) -> npt.NDArray[np.float32]:
     """Return a window of an image as (1, h, w, 3) float32; beyond its edge the last pixel repeats.
 
     Args:
-        pixels: (H, W, 3) uint8.
+        pixels: a picture of H x W.
         window: in pixels, of the padded image.
         space: memory to use for it, of one axis; None takes new memory.
     """

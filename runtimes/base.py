@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar, runtime_checkable
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -93,7 +93,6 @@ class Session(Protocol):
         ...
 
 
-@runtime_checkable
 class LendingSession(Session, Protocol):
     """A session that can show its results without copying them."""
 
@@ -119,9 +118,8 @@ def lend(
     use: Callable[[Mapping[str, Float32Array]], _Result],
 ) -> _Result:
     """Do what `LendingSession.lend` does, with any session."""
-    if isinstance(session, LendingSession):
-        return session.lend(inputs, use)
-    return use(session.run(inputs))
+    lending: LendingSession | None = session if hasattr(session, "lend") else None  # type: ignore[assignment]
+    return use(session.run(inputs)) if lending is None else lending.lend(inputs, use)
 
 
 class Backend(Protocol):

@@ -22,6 +22,7 @@ from edgecodec import image as image_module
 from edgecodec.errors import ConfigError
 from edgecodec.files import read_input, write_output
 from edgecodec.image import check_output, from_samples, image_bytes, open_image, to_picture
+from edgecodec.tiling import Window, read_padded
 from tests.streams import mutated
 
 UInt8Array = npt.NDArray[np.uint8]
@@ -47,7 +48,7 @@ EXIF = _exif()
 def test_arrays_are_taken_as_they_are(array: UInt8Array, mode: str) -> None:
     picture = to_picture(array)
     assert picture.mode == mode
-    assert (picture.pixels == (array if array.ndim == 3 else array[:, :, None])).all()
+    assert (np.asarray(picture.pixels) == (array if array.ndim == 3 else array[:, :, None])).all()
     assert picture.pixels.shape == (5, 7, 3)
 
 
@@ -77,7 +78,7 @@ def test_wrong_arrays_are_config_errors(wrong: Any) -> None:
 def test_non_contiguous_arrays_are_taken() -> None:
     wide = np.zeros((10, 14, 3), np.uint8)
     wide[::2, ::-2] = RGB
-    assert (to_picture(wide[::2, ::-2]).pixels == RGB).all()
+    assert (np.asarray(to_picture(wide[::2, ::-2]).pixels) == RGB).all()
 
 
 @pytest.mark.parametrize(
@@ -90,8 +91,32 @@ def test_modes_of_pillow_come_out_near_what_pillow_shows(mode: str, grey: bool) 
     image = Image.fromarray(GREY if grey else RGB).convert(mode)
     picture = to_picture(image)
     assert picture.mode == ("L" if grey else "RGB")
-    assert picture.pixels.dtype == np.uint8
-    assert (picture.pixels == np.asarray(image.convert("RGB"))).all()
+    found, expected = np.asarray(picture.pixels), np.asarray(image.convert("RGB"))
+    assert found.dtype == np.uint8
+    assert (found == expected).all()
+    assert (picture.pixels[1:4, 2:7] == expected[1:4, 2:7]).all()
+
+
+@pytest.mark.parametrize("part", [(0, 5, 0, 7), (1, 4, 2, 5), (3, 64, 4, 64), (0, 1, 0, 64)])
+def test_parts_of_an_image_are_those_of_its_array(part: tuple[int, int, int, int]) -> None:
+    image = Image.fromarray(RGB)
+    slices = slice(*part[:2]), slice(*part[2:])
+    pixels = to_picture(image).pixels
+    assert pixels.shape == RGB.shape
+    assert (pixels[slices] == RGB[slices]).all()
+    found = read_padded(pixels, Window(0, 0, 32, 32, 0, 0))
+    assert (found == read_padded(RGB, Window(0, 0, 32, 32, 0, 0))).all()
+
+
+def test_file_that_ends_too_soon_is_a_config_error_before_anything_is_coded(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "x.png"
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(path)
+    path.write_bytes(path.read_bytes()[:5000])
+    with Image.open(path) as image, pytest.raises(ConfigError, match="cannot be converted"):
+        to_picture(image)
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I;16B", "I"])
@@ -105,13 +130,13 @@ def test_16_bit_grey_is_scaled_not_clipped(mode: str) -> None:
     assert image.mode == mode
     picture = to_picture(image)
     assert picture.mode == "L"
-    assert (picture.pixels[:, :, 0] == GREY).all()
+    assert (np.asarray(picture.pixels)[:, :, 0] == GREY).all()
 
 
 def test_16_bit_png_is_scaled(tmp_path: Path) -> None:
     Image.fromarray(GREY.astype(np.uint16) * 257).save(tmp_path / "deep.png")
     with Image.open(tmp_path / "deep.png") as image:
-        assert (to_picture(image).pixels[:, :, 1] == GREY).all()
+        assert (np.asarray(to_picture(image).pixels)[:, :, 1] == GREY).all()
 
 
 def test_float_pictures_with_nan_are_taken() -> None:
@@ -133,7 +158,7 @@ def test_picture_that_pillow_cannot_convert_is_a_config_error(
 
 def test_invisible_alpha_is_dropped() -> None:
     rgba = Image.fromarray(RGB).convert("RGBA")
-    assert (to_picture(rgba).pixels == RGB).all()
+    assert (np.asarray(to_picture(rgba).pixels) == RGB).all()
     palette = Image.fromarray(RGB).convert("P")
     palette.info["transparency"] = b"\xff" * 256
     assert to_picture(palette).mode == "RGB"
@@ -157,7 +182,7 @@ def test_metadata_travel() -> None:
     image.info.update(exif=b"Exif\0\0x", icc_profile=b"icc", xmp="<x/>", gamma=2.2, comment=b"no")
     picture = to_picture(image)
     assert picture.metadata == {"exif": b"Exif\0\0x", "icc_profile": b"icc", "xmp": b"<x/>"}
-    again = from_samples(opaque(picture.pixels), picture.mode, picture.metadata)
+    again = from_samples(opaque(np.asarray(picture.pixels)), picture.mode, picture.metadata)
     assert again.info == picture.metadata
 
 
