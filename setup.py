@@ -14,7 +14,7 @@ setup(
     ext_modules=[
         Extension(
             "edgecodec.core._binding",
-            ["edgecodec/core/binding.c", "edgecodec/core/edgecodec_core.c"],
+            [f"edgecodec/core/{name}.c" for name in ("binding", "share", "edgecodec_core")],
             depends=["edgecodec/core/edgecodec_core.h"],
             extra_compile_args=FLAGS,
             py_limited_api=True,

@@ -142,7 +142,7 @@ def _compile_core(python: Path) -> None:
     if result.returncode:
         raise Failure(f"the installed edgecodec does not start: {_last(result.stderr)}")
     core, include = map(Path, result.stdout.split("\n")[:2])
-    sources = [core / "binding.c", core / "edgecodec_core.c"]
+    sources = [core / f"{name}.c" for name in ("binding", "share", "edgecodec_core")]
     compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
     load = [str(python), "-c", "import edgecodec.core._binding"]
     if subprocess.run(load, capture_output=True, env=_variables(), check=False).returncode == 0:
