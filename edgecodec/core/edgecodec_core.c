@@ -199,19 +199,31 @@ typedef struct {
   int side, rows;
 } square_row;
 
-static int pack_row_base(const square_row *r) {
-  const size_t run = 3u * (size_t)r->side;
-  uint32_t largest = 0;
-  size_t x;
-  int i;
-  for (x = 0; x < r->width; x += (size_t)r->side) {
-    const size_t left = r->width - x, pixels = left < (size_t)r->side ? left : (size_t)r->side;
-    for (i = 0; i < r->rows; i++)
-      pack_inline(r->levels + (x + (size_t)i) * run, pixels,
-                  r->samples + (size_t)i * r->stride + 4 * x, &largest);
+/* A row of squares by a function for the pixels that lie beside each other. Largest magnitudes are
+ * kept by it in `most`, which stays in a register, and in `rest`. Returns whether all are finite. */
+#define PACK_ROW(name, target, words, none, pack_run, largest_of)                          \
+  target static int name(const square_row *r) {                                            \
+    const size_t side = (size_t)r->side, run = 3 * side;                                   \
+    words most = none;                                                                     \
+    uint32_t rest = 0;                                                                     \
+    size_t x;                                                                              \
+    int i;                                                                                 \
+    for (x = 0; x < r->width; x += side) {                                                 \
+      const size_t left = r->width - x, pixels = left < side ? left : side;                \
+      for (i = 0; i < r->rows; i++)                                                        \
+        pack_run(r->levels + (x + (size_t)i) * run, pixels,                                \
+                 r->samples + (size_t)i * r->stride + 4 * x, &most, &rest);                \
+    }                                                                                      \
+    return rest < INFINITE && largest_of(most) < INFINITE;                                 \
   }
-  return largest < INFINITE;
+
+#ifndef NEON
+ALWAYS_INLINE void pack_run_base(const float *levels, size_t pixels, uint8_t *samples,
+                                 uint32_t *most, uint32_t *rest) {
+  (void)most;
+  pack_inline(levels, pixels, samples, rest);
 }
+#endif
 
 #ifdef NEON
 /* Two columns of 16 rows for 4 inputs, whose factors are in two lanes of `v`. */
@@ -282,7 +294,34 @@ static void multiply_portable(const void *w, int columns, const int32_t *bias, c
 #endif
 
 #ifndef DISPATCH_X86
-static int pack_row(const square_row *r) { return pack_row_base(r); }
+#ifdef NEON
+/* Four values: the conversion makes 0 of what is negative and of NaN. */
+ALWAYS_INLINE uint16x4_t pack_four(float32x4_t given, uint32x4_t *largest) {
+  const uint32x4_t bits = vandq_u32(vreinterpretq_u32_f32(given), vdupq_n_u32(MAGNITUDE));
+  const uint32x4_t whole = vcvtq_u32_f32(vaddq_f32(given, vdupq_n_f32(0.5f)));
+  *largest = vmaxq_u32(*largest, bits);
+  return vqmovn_u32(whole);
+}
+
+ALWAYS_INLINE void pack_run_neon(const float *levels, size_t pixels, uint8_t *samples,
+                                 uint32x4_t *most, uint32_t *rest) {
+  for (; pixels >= 8; pixels -= 8, levels += 24, samples += 32) {
+    const float32x4x3_t low = vld3q_f32(levels), high = vld3q_f32(levels + 12);
+    uint8x8x4_t out;
+    int c;
+    for (c = 0; c < 3; c++)
+      out.val[c] = vqmovn_u16(
+          vcombine_u16(pack_four(low.val[c], most), pack_four(high.val[c], most)));
+    out.val[3] = vdup_n_u8(255);
+    vst4_u8(samples, out);
+  }
+  pack_inline(levels, pixels, samples, rest);
+}
+
+PACK_ROW(pack_row, , uint32x4_t, vdupq_n_u32(0), pack_run_neon, vmaxvq_u32)
+#else
+PACK_ROW(pack_row, , uint32_t, 0, pack_run_base, )
+#endif
 
 static kernels pick_kernels(void) {
 #ifdef NEON
@@ -406,14 +445,14 @@ AVX2 static inline __m256i pack_eight(const float *levels, __m256i *largest) {
 /* Eight pixels at a time. Packing takes turns between the halves of its operands; of what it makes
  * the first half gets back the three words of four pixels, and so does the second. */
 AVX2 static inline void pack_run_avx2(const float *levels, size_t pixels, uint8_t *samples,
-                                      __m256i *largest, uint32_t *rest) {
+                                      __m256i *most, uint32_t *rest) {
   const __m256i order = _mm256_setr_epi32(0, 4, 1, 1, 5, 2, 6, 6);
   const __m256i spread = _mm256_setr_epi8(0, 1, 2, -1, 3, 4, 5, -1, 6, 7, 8, -1, 9, 10, 11, -1, 0, 1,
                                           2, -1, 3, 4, 5, -1, 6, 7, 8, -1, 9, 10, 11, -1);
   const __m256i opaque = _mm256_set1_epi32((int32_t)0xff000000u);
   for (; pixels >= 8; pixels -= 8, levels += 24, samples += 32) {
-    __m256i a = pack_eight(levels, largest), b = pack_eight(levels + 8, largest);
-    __m256i c = pack_eight(levels + 16, largest);
+    __m256i a = pack_eight(levels, most), b = pack_eight(levels + 8, most);
+    __m256i c = pack_eight(levels + 16, most);
     __m256i all = _mm256_packus_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, c));
     all = _mm256_shuffle_epi8(_mm256_permutevar8x32_epi32(all, order), spread);
     _mm256_storeu_si256((__m256i *)(void *)samples, _mm256_or_si256(all, opaque));
@@ -421,22 +460,16 @@ AVX2 static inline void pack_run_avx2(const float *levels, size_t pixels, uint8_
   pack_inline(levels, pixels, samples, rest);
 }
 
-AVX2 static int pack_row_avx2(const square_row *r) {
-  const size_t side = (size_t)r->side, run = 3 * side;
-  __m256i largest = _mm256_setzero_si256();
-  uint32_t rest = 0, each[8];
-  size_t x;
+AVX2 static inline uint32_t largest_of_eight(__m256i words) {
+  uint32_t each[8], most = 0;
   int i;
-  for (x = 0; x < r->width; x += side) {
-    const size_t left = r->width - x, pixels = left < side ? left : side;
-    for (i = 0; i < r->rows; i++)
-      pack_run_avx2(r->levels + (x + (size_t)i) * run, pixels,
-                    r->samples + (size_t)i * r->stride + 4 * x, &largest, &rest);
-  }
-  _mm256_storeu_si256((__m256i *)(void *)each, largest);
-  for (i = 0; i < 8; i++) rest = each[i] > rest ? each[i] : rest;
-  return rest < INFINITE;
+  _mm256_storeu_si256((__m256i *)(void *)each, words);
+  for (i = 0; i < 8; i++) most = each[i] > most ? each[i] : most;
+  return most;
 }
+
+PACK_ROW(pack_row_avx2, AVX2, __m256i, _mm256_setzero_si256(), pack_run_avx2, largest_of_eight)
+PACK_ROW(pack_row_base, , uint32_t, 0, pack_run_base, )
 
 static int pack_row(const square_row *r) {
   if (ECX_BEST >= 1 && __builtin_cpu_supports("avx2")) return pack_row_avx2(r);

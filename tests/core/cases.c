@@ -2,6 +2,8 @@
  *
  *     cases FILE
  *
+ * The last line is `pack 0` where pixels are packed as they should be.
+ *
  * FILE: u32 length of tables, tables, then cases to the end: i32 quality, rows, columns, length of a
  * substream; z and symbols, 16 bits each; y, floats; the substream. All little-endian. */
 #include "edgecodec_core.h"
@@ -92,6 +94,69 @@ static const uint8_t *one_case(const ecx_model *m, const uint8_t *p) {
   return p + length;
 }
 
+/* What ecx_pack is to make of a level: 0 of NaN. */
+static uint8_t sample_of(float level, int *finite) {
+  uint32_t bits;
+  float v = level + 0.5f;
+  memcpy(&bits, &level, 4);
+  bits &= 0x7fffffffu;
+  if (bits >= 0x7f800000u) *finite = 0;
+  if (bits > 0x7f800000u) return 0;
+  return v <= 0.0f ? 0 : v >= 255.0f ? 255 : (uint8_t)v;
+}
+
+static void fill(float *levels, size_t n, uint32_t *seed, int strange) {
+  static const uint32_t STRANGE[] = {0x7f800000u, 0xff800000u, 0x7fc00000u, 0xffc00001u};
+  size_t i;
+  for (i = 0; i < n; i++) {
+    *seed = *seed * 1664525u + 1013904223u;
+    levels[i] = (float)((int)(*seed >> 16) - 16384) / 128.0f; /* halves among them */
+  }
+  if (strange) memcpy(levels + (*seed >> 8) % n, STRANGE + (*seed >> 4 & 3u), 4);
+}
+
+/* One row of squares; returns how many bytes are wrong. */
+static int wrong_bytes(int side, size_t width, int rows, uint32_t *seed, int strange) {
+  const size_t squares = (width + (size_t)side - 1) / (size_t)side, stride = 4 * width + 5;
+  const size_t n = squares * 3 * (size_t)side * (size_t)side;
+  float *levels = (float *)room(n * sizeof *levels);
+  uint8_t *samples = (uint8_t *)room((size_t)rows * stride);
+  size_t x, c;
+  int y, wrong, finite = 1;
+  fill(levels, n, seed, strange);
+  memset(samples, 7, (size_t)rows * stride);
+  wrong = ecx_pack(levels, side, width, rows, samples, stride);
+  for (y = 0; y < rows; y++)
+    for (x = 0; x < stride; x++) {
+      const size_t at = x / 4, i = at % (size_t)side + (size_t)(y * side);
+      uint8_t right = 7;
+      c = x % 4;
+      if (x < 4 * width)
+        right = c == 3 ? 255
+                       : sample_of(levels[(at / (size_t)side * (size_t)(side * side) + i) * 3 + c],
+                                   &finite);
+      if (samples[(size_t)y * stride + x] != right) wrong += 2;
+    }
+  wrong -= finite;
+  free(levels);
+  free(samples);
+  return wrong;
+}
+
+static int pack_all(void) {
+  static const int SIDES[] = {1, 2, 3, 4, 8, 16};
+  uint32_t seed = 1;
+  size_t k, width;
+  int rows, wrong = 0;
+  for (k = 0; k < sizeof SIDES / sizeof *SIDES; k++)
+    for (rows = 1; rows <= SIDES[k]; rows += 3)
+      for (width = 1; width < 70; width += width < 34 ? 1 : 7) {
+        wrong |= wrong_bytes(SIDES[k], width, rows, &seed, 0);
+        wrong |= wrong_bytes(SIDES[k], width, rows, &seed, 1);
+      }
+  return wrong;
+}
+
 int main(int argc, char **argv) {
   size_t n, bytes;
   uint8_t *file;
@@ -104,6 +169,7 @@ int main(int argc, char **argv) {
   model = (ecx_model *)room(bytes);
   if (ecx_model_init(model, bytes, file + 4, u32_at(file)) != ECX_OK) return 3;
   while (p < file + n) p = one_case(model, p);
+  printf("pack %d\n", pack_all());
   free(model);
   free(file);
   return 0;
