@@ -32,6 +32,7 @@ from edgecodec.effort import PLANS
 from edgecodec.encoding import TileEncoder
 from edgecodec.entropy import LatentCoder
 from edgecodec.errors import (
+    CODEC_CLOSED,
     BundleError,
     ConfigError,
     EdgeCodecError,
@@ -116,7 +117,7 @@ class Codec:
     def _runner(self, stage: StageName) -> StageRunner:
         with self._lock:
             if self._closed:
-                raise ConfigError("the codec is closed; make a new one")
+                raise ConfigError(CODEC_CLOSED)
             if stage not in self._runners:
                 from edgecodec.runtimes.stage_runner import StageRunner  # noqa: PLC0415 - heavy
 
@@ -197,7 +198,7 @@ class Codec:
         """Compress a picture.
 
         Args:
-            image: a Pillow image, or (H, W, 3) or (H, W) uint8.
+            image: a Pillow image, or (H, W, 3) or (H, W) uint8; not to be changed meanwhile.
             quality: 1 (smallest) to 100.
             effort: 1 is the plain fast path; up to 9 spend more time on smaller files. Decoding
                 is the same.
@@ -253,7 +254,7 @@ class Codec:
             return self
         with self._lock:
             if self._closed:
-                raise ConfigError("the codec is closed; make a new one")
+                raise ConfigError(CODEC_CLOSED)
             if wanted not in self._others:
                 path = bundle_with_tables(wanted, self._embedded)
                 if path is None:
@@ -279,8 +280,9 @@ class Codec:
             profile: collects the time of each stage.
 
         Returns:
-            an RGB or L image with its metadata in `info`. With Pillow 11.2.1 and later an RGB one
-            is read-only to the pixel access of `image.load()`; `image.copy()` is not.
+            an RGB or L image with its metadata in `info`. With Pillow 13 and later an RGB one has
+            its pixels where they were decoded to, and is read-only to the pixel access of
+            `image.load()`; all else copies it when it writes, and so does `image.copy()`.
 
         Raises:
             BitstreamError: not an intact `.ecx` file of this model, or of an embedded one.

@@ -19,6 +19,8 @@ EdgeCodecError
 
 from __future__ import annotations
 
+CODEC_CLOSED = "the codec is closed; make a new one"
+
 
 class EdgeCodecError(Exception):
     """Base of all errors raised on purpose; the message is one line and says what to do."""

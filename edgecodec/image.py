@@ -6,7 +6,6 @@ orientation, which viewers apply).
 
 from __future__ import annotations
 
-import contextlib
 import io
 import warnings
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import PIL
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from edgecodec.container import MAX_PIXELS, check_size
@@ -24,7 +24,11 @@ from edgecodec.files import check_folder
 
 UInt8Array = npt.NDArray[np.uint8]
 
-_share_core: Callable[[UInt8Array], tuple[object, object]] | None
+SHARING_SINCE = 13
+"""The first Pillow, by its first number, that shares memory without a fault."""
+
+Share = Callable[[UInt8Array], tuple[object, object]]
+_share_core: Share | None
 try:
     from edgecodec.core._binding import share as _share_core
 except ImportError:
@@ -52,6 +56,10 @@ class ImagePixels:
         """Return the rows and columns asked for, which follow each other."""
         rows, columns = (s.indices(n)[:2] for s, n in zip(part, self.shape, strict=False))
         box = (columns[0], rows[0], columns[1], rows[1])
+        # To crop, Pillow asks whether what comes out is a decompression bomb.
+        limit = Image.MAX_IMAGE_PIXELS
+        if limit is not None and (box[2] - box[0]) * (box[3] - box[1]) > limit:
+            return np.asarray(self._image)[part]
         whole = box == (0, 0, *self._image.size)
         return np.asarray(self._image if whole else self._image.crop(box))
 
@@ -126,7 +134,7 @@ def _from_array(array: npt.NDArray[Any]) -> Picture:
 def _flatten(image: Image.Image) -> Image.Image:
     """Drop an alpha channel that hides nothing, bring 16-bit grey to 8 bits."""
     image = to_eight_bits(image)
-    if image.has_transparency_data:
+    if image.mode == "PA" or image.has_transparency_data:  # of PA Pillow 11.2 knew nothing
         rgba = image.convert("RGBA")
         if rgba.getchannel("A").getextrema() != (255, 255):
             raise ConfigError(
@@ -166,12 +174,21 @@ def to_levels(x_hat: npt.NDArray[np.float32]) -> UInt8Array:
 class _Bytes:
     """Bytes that Pillow may use as the memory of a picture (its Arrow interface)."""
 
-    def __init__(self, owner: UInt8Array) -> None:
-        self._owner = owner
+    def __init__(self, owner: UInt8Array, share: Share) -> None:
+        self._owner, self._share = owner, share
 
     def __arrow_c_array__(self, requested_schema: object = None) -> tuple[object, object]:
-        assert _share_core is not None
-        return _share_core(self._owner)
+        return self._share(self._owner)
+
+
+def sharing() -> Share | None:
+    """Return what lets Pillow take over memory, None where it must copy.
+
+    Releases from 11.3 to 12.3 would take it as well, but crash when such a picture is exported
+    again, by `Image.fromarrow(picture, ...)` or `pyarrow.array(picture)`.
+    """
+    major = PIL.__version__.partition(".")[0]
+    return _share_core if major.isdecimal() and int(major) >= SHARING_SINCE else None
 
 
 def from_samples(samples: UInt8Array, mode: str, metadata: dict[str, bytes]) -> Image.Image:
@@ -179,16 +196,15 @@ def from_samples(samples: UInt8Array, mode: str, metadata: dict[str, bytes]) -> 
 
     Args:
         samples: (H, W, 4), red, green, blue and 255, in C order. The image takes over its memory
-            where Pillow can (11.2.1 and later); it is not to be written to any more.
+            where `sharing` allows it; it is not to be written to any more.
         mode: `RGB` or `L`.
         metadata: see Picture.
     """
     height, width = samples.shape[:2]
-    image = None
-    if _share_core is not None and hasattr(Image, "fromarrow"):
-        with contextlib.suppress(ValueError):  # a Pillow that keeps pixels otherwise
-            image = Image.fromarrow(_Bytes(samples), "RGB", (width, height))
-    if image is None:
+    share = sharing()
+    if share is not None:
+        image = Image.fromarrow(_Bytes(samples, share), "RGB", (width, height))
+    else:
         image = Image.frombytes("RGB", (width, height), samples, "raw", "RGBX")
     if mode == "L":
         image = image.convert("L")

@@ -31,13 +31,13 @@ class SpareMemory:
         self._closed = False
 
     def take(self, shape: tuple[int, ...]) -> UInt8Array:
-        """Return an array of whatever bytes, whose memory comes back when the array is gone.
+        """Return an array of whatever bytes.
 
         Args:
             shape: of the array. A block of more than twice its size is left for something larger.
 
         Returns:
-            the array. What is cut out of it must be gone before it is.
+            the array. Its memory comes back when what was cut out of it is gone, too.
         """
         size = math.prod(shape)
         with self._lock:
@@ -48,10 +48,11 @@ class SpareMemory:
                 block = None
         if block is None:
             block = np.empty(size, np.uint8)
-        array = block[:size].reshape(shape)
+        # Views of arrays hold the first array of all. Here that is one of its own for each use.
+        first = np.frombuffer(block.data, np.uint8, size)
         if block.size <= LARGEST:
-            weakref.finalize(array, self._take_back, block).atexit = False
-        return array
+            weakref.finalize(first, self._take_back, block).atexit = False
+        return first.reshape(shape)
 
     def close(self) -> None:
         """Give up what is kept, and keep nothing from now on."""

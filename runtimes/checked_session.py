@@ -5,6 +5,7 @@ Vendors report a wrong shape in many ways, some by computing something else; thi
 
 from __future__ import annotations
 
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
@@ -182,7 +183,11 @@ class CheckedLendingSession(CheckedSession):
         arrays = self._checked(inputs)
         with ExitStack() as held:
             outputs = self._guarded(lambda: held.enter_context(self._results(arrays)))
-            return use(outputs)
+            try:
+                return use(outputs)
+            except BaseException as exc:
+                _forget_locals(exc)
+                raise
 
     def _infer(self, inputs: dict[str, Float32Array]) -> dict[str, Float32Array]:
         with self._results(inputs) as outputs:
@@ -193,6 +198,17 @@ class CheckedLendingSession(CheckedSession):
         self, inputs: dict[str, Float32Array]
     ) -> AbstractContextManager[dict[str, Float32Array]]:
         """Run on checked inputs; results are good as long as the context lasts."""
+
+
+def _forget_locals(exc: BaseException) -> None:
+    """Let go of what the frames behind an exception hold, as long as somebody may keep it.
+
+    Among it is the runtime's memory, and TensorFlow Lite does not run while anybody sees that.
+    """
+    link: BaseException | None = exc
+    while link is not None:
+        traceback.clear_frames(link.__traceback__)
+        link = link.__context__
 
 
 def load_error(backend: str, artefact: Artefact, exc: BaseException) -> BackendError:

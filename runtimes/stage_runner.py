@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgecodec.bundle import Bundle
-from edgecodec.errors import BackendError, ConfigError, EdgeCodecError
+from edgecodec.errors import CODEC_CLOSED, BackendError, ConfigError, EdgeCodecError
 from edgecodec.runtimes.base import Float32Array, Session, StageName, lend
 from edgecodec.runtimes.candidates import close_quietly
 from edgecodec.runtimes.checked_session import checked_inputs, fits, stage_inputs, stage_outputs
@@ -146,7 +146,9 @@ class StageRunner:
             if error is None:
                 self._drop(list(failures.values()), choice, size)
                 return result
-            if self._closed or wanted_backend(self._backend) != AUTO:
+            if self._closed:
+                raise ConfigError(CODEC_CLOSED) from error
+            if wanted_backend(self._backend) != AUTO:
                 raise error
             what = (choice.backend, choice.precision)
             if what not in self._failed:  # else another thread closed the session under this one
@@ -178,7 +180,7 @@ class StageRunner:
     ) -> tuple[Session, Choice]:
         with self._lock:
             if self._closed:
-                raise ConfigError("the codec is closed; make a new one")
+                raise ConfigError(CODEC_CLOSED)
             kind = size_class(*(size or self._last or DEFAULT_SIZE))
             choice = self._choices.get(kind)
             if choice is None or (choice.backend, choice.precision) in without:

@@ -18,7 +18,6 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from edgecodec import image as image_module
 from edgecodec.errors import ConfigError
 from edgecodec.files import read_input, write_output
 from edgecodec.image import check_output, from_samples, image_bytes, open_image, to_picture
@@ -106,6 +105,15 @@ def test_parts_of_an_image_are_those_of_its_array(part: tuple[int, int, int, int
     assert (pixels[slices] == RGB[slices]).all()
     found = read_padded(pixels, Window(0, 0, 32, 32, 0, 0))
     assert (found == read_padded(RGB, Window(0, 0, 32, 32, 0, 0))).all()
+
+
+def test_parts_are_given_below_any_limit_that_pillow_was_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pixels = to_picture(Image.fromarray(RGB)).pixels
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2)
+    assert (pixels[1:4, 2:5] == RGB[1:4, 2:5]).all()
+    assert (pixels[0:5, 0:7] == RGB).all()
 
 
 def test_file_that_ends_too_soon_is_a_config_error_before_anything_is_coded(
@@ -197,73 +205,6 @@ def test_from_samples_gives_grey_for_l() -> None:
     image = from_samples(opaque(np.repeat(GREY[:, :, None], 3, 2)), "L", {})
     assert image.mode == "L"
     assert (np.asarray(image) == GREY).all()
-
-
-def test_image_takes_over_the_memory_of_samples() -> None:
-    if not hasattr(Image, "fromarrow") or image_module._share_core is None:
-        pytest.skip("needs Pillow 11.2.1 and the C core")
-    samples = opaque(RGB)
-    image = from_samples(samples, "RGB", {})
-    samples[2, 3, 0] ^= 255
-    assert image.getpixel((3, 2)) == tuple(samples[2, 3, :3])
-
-
-def test_image_outlives_its_samples_and_is_copied_when_written_to() -> None:
-    samples = np.concatenate([opaque(RGB)] * 4000)
-    expected = samples.copy()
-    image = from_samples(samples, "RGB", {})
-    del samples
-    junk = [np.full(expected.shape, n, np.uint8) for n in range(8)]  # takes memory that was freed
-    assert (np.asarray(image) == expected[..., :3]).all()
-    other = image.copy()
-    image.putpixel((0, 0), (1, 2, 3))
-    image.paste((9, 9, 9), (1, 1, 3, 3))
-    assert image.getpixel((0, 0)) == (1, 2, 3)
-    assert (np.asarray(other) == expected[..., :3]).all()
-    assert len(junk) == 8
-
-
-def test_memory_is_given_back_with_the_image() -> None:
-    samples = opaque(RGB)
-    held = sys.getrefcount(samples)
-    for _ in range(50):
-        image = from_samples(samples, "RGB", {})
-        image.crop((0, 0, 2, 2)).load()
-        if image_module._share_core is not None:
-            image_module._share_core(samples)  # capsules that nobody takes
-    assert sys.getrefcount(samples) <= held + 1
-    del image
-    assert sys.getrefcount(samples) == held
-
-
-@pytest.mark.parametrize("missing", ["core", "arrow", "mode"])
-def test_image_without_shared_memory_is_the_same(
-    missing: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if missing == "core":
-        monkeypatch.setattr(image_module, "_share_core", None)
-    elif missing == "arrow":
-        monkeypatch.delattr(Image, "fromarrow", raising=False)
-    else:
-
-        def refuse(*_: object) -> Image.Image:
-            raise ValueError("Invalid Arrow array mode or size mismatch")
-
-        monkeypatch.setattr(Image, "fromarrow", refuse, raising=False)
-    samples = opaque(RGB)
-    image = from_samples(samples, "RGB", {"icc_profile": b"x"})
-    assert (np.asarray(image) == RGB).all()
-    assert image.info == {"icc_profile": b"x"}
-    assert image.convert("RGBA").getchannel("A").getextrema() == (255, 255)
-
-
-def test_what_cannot_be_shared_is_refused() -> None:
-    if image_module._share_core is None:
-        pytest.skip("needs the C core")
-    with pytest.raises((BufferError, ValueError)):
-        image_module._share_core(opaque(RGB)[:, ::2])
-    with pytest.raises(TypeError):
-        image_module._share_core("no bytes")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.jpg", "x.webp", "x.tif", "x.bmp", "x.ppm", "-"])

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 import pytest
-from PIL import Image
 
 from edgecodec import image as image_module
 from edgecodec import spare_memory
@@ -38,6 +37,16 @@ def test_memory_is_used_again_when_its_array_is_gone() -> None:
     third = memory.take((200, 400, 4))
     assert place(third) == was
     assert third.shape == (200, 400, 4)
+
+
+def test_what_was_cut_out_holds_the_memory() -> None:
+    memory = SpareMemory()
+    array = memory.take((300, 400, 4))
+    part = np.asarray(array[10:20, ::2])[1:, 5:]
+    del array
+    assert not kept(memory)
+    del part
+    assert kept(memory)
 
 
 def test_a_large_block_is_not_spent_on_a_small_picture() -> None:
@@ -126,8 +135,7 @@ def test_an_image_holds_its_memory_and_then_gives_it_back() -> None:
     samples[...] = 200
     image = from_samples(samples, "RGB", {})
     del samples
-    shared = hasattr(Image, "fromarrow") and image_module._share_core is not None
-    assert (memory._block is None) == shared
+    assert (memory._block is None) == (image_module.sharing() is not None)
     again = image.copy()
     del image
     assert memory._block is not None
