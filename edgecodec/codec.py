@@ -40,6 +40,7 @@ from edgecodec.errors import (
 )
 from edgecodec.profiling import Profile, stage
 from edgecodec.spare_memory import SpareMemory
+from edgecodec.tiling import views
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -137,7 +138,16 @@ class Codec:
         Raises:
             BackendError: none works; says what was tried.
         """
-        return self._runner(stage).open(size and largest_tile(*size))
+        return self._runner(stage).open(size and self._network_size(stage, *size))
+
+    def _network_size(
+        self, stage: StageName, height: int, width: int, tile: int | None = None
+    ) -> tuple[int, int]:
+        """Return height and width of what a network gets of a picture at a time, without halos."""
+        m = self.bundle.manifest
+        if stage == "synthesis":
+            return largest_view(height, width, m.synthesis_halo * m.latent_stride)
+        return largest_tile(height, width, tile)
 
     def run_stage(
         self,
@@ -163,7 +173,10 @@ class Codec:
     def _open(self, stages: tuple[StageName, ...], header: Header) -> None:
         """Load what a picture needs, so that loading is in no stage's time."""
         for name in stages:
-            self._runner(name).open(_largest_tile_of(header))
+            self._runner(name).open(self._size_of(name, header))
+
+    def _size_of(self, stage: StageName, header: Header) -> tuple[int, int]:
+        return self._network_size(stage, header.height, header.width, header.tile)
 
     def close(self) -> None:
         """Release sessions and unpacked files; a Bundle that was passed in stays open."""
@@ -226,7 +239,7 @@ class Codec:
         tile = tile or default_tile(height, width)
         header = Header(width, height, picture.mode, quality, tile, self.bundle.manifest.tables_id)
         self._open(("analysis", "synthesis") if effort > 1 else ("analysis",), header)
-        run_stage = partial(self.run_stage, size=_largest_tile_of(header))
+        run_stage = partial(self.run_stage, size=self._size_of("analysis", header))
         encoder = TileEncoder(self.coder, self.bundle.manifest, run_stage, header, effort, profile)
         substreams = encoder.encode(picture.pixels)
         with stage(profile, "write"):
@@ -294,7 +307,8 @@ class Codec:
             return other.decode(data, keep_going=keep_going, profile=profile)
         file, decoder = self._decoder(data, keep_going, profile)
         self._open(("synthesis",), file.header)
-        lend = partial(self._runner("synthesis").lend, size=_largest_tile_of(file.header))
+        size = self._size_of("synthesis", file.header)
+        lend = partial(self._runner("synthesis").lend, size=size)
         pixels = decoder.pixels(lend)
         with stage(profile, "pack"):
             image = from_samples(pixels, file.header.mode, file.metadata)
@@ -342,7 +356,7 @@ def default_tile(height: int, width: int) -> int:
 
 
 def largest_tile(height: int, width: int, tile: int | None = None) -> tuple[int, int]:
-    """Return height and width of what the networks get of a picture at a time.
+    """Return height and width of what is coded of a picture at a time, and analysed.
 
     >>> largest_tile(512, 768), largest_tile(3000, 4000), largest_tile(3000, 4000, 3200)
     ((512, 768), (1024, 1024), (3000, 3200))
@@ -351,8 +365,21 @@ def largest_tile(height: int, width: int, tile: int | None = None) -> tuple[int,
     return min(height, tile), min(width, tile)
 
 
-def _largest_tile_of(header: Header) -> tuple[int, int]:
-    return largest_tile(header.height, header.width, header.tile)
+def largest_view(height: int, width: int, halo: int) -> tuple[int, int]:
+    """Return height and width of what the synthesis makes of a picture at a time.
+
+    Args:
+        height: in pixels.
+        width: in pixels.
+        halo: in pixels.
+
+    >>> largest_view(512, 768, 48), largest_view(3000, 4000, 48)
+    ((512, 768), (768, 1024))
+    """
+    padded = (-(-side // HYPER_STRIDE) * HYPER_STRIDE for side in (height, width))
+    parts = views(*padded, halo)
+    found = max(part.height for part in parts), max(part.width for part in parts)
+    return min(height, found[0]), min(width, found[1])
 
 
 def _whole(name: str, value: Any, low: int, high: int) -> int:

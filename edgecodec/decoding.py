@@ -17,7 +17,7 @@ from edgecodec.pipeline import Ahead
 from edgecodec.profiling import Profile, stage
 from edgecodec.samples import pack, square_side
 from edgecodec.spare_memory import SpareMemory
-from edgecodec.tiling import Window, cut, window_of
+from edgecodec.tiling import Window, cut, views, window_of
 
 Float32Array = npt.NDArray[np.float32]
 Int16Array = npt.NDArray[np.int16]
@@ -61,6 +61,7 @@ class TileDecoder:
         self._coder, self._manifest, self._file = coder, manifest, file
         self._memory = memory
         self._keep_going, self._profile = keep_going, profile
+        self._parts = self._parts_to_show()
         self._order = self._reading_order()
         self._intact: set[int] = set()
         self._lock = threading.Lock()
@@ -96,24 +97,38 @@ class TileDecoder:
         """
         places = {number: place for place, number in enumerate(self._order)}
         with Ahead(self._read, len(self._order)) as reading:
-            for number in self._there:
-                tile, window = self._window(number)
+            for number, (part, window) in self._parts.items():
                 reading.wait_for(max(places.get(n, 0) for n in self._seen_by(window)))
-                if number in self._intact:
-                    self._show(number, tile, window, lend)
+                if not self._keep_going or number in self._intact:
+                    self._show(number, part, window, lend)
             reading.wait_for(len(self._order) - 1)
         self._found()
         with stage(self._profile, "pack"):
             return self._completed()
 
-    def _show(self, number: int, tile: Tile, window: Window, lend: Lend) -> None:
-        """Synthesise a tile; what comes of it becomes pixels where it lies."""
+    def _parts_to_show(self) -> dict[int, tuple[Tile, Window]]:
+        """Return by number what the synthesis makes at a time, and the latents it sees for that.
+
+        Tiles, where some may be lost and others are to be shown all the same. Else what suits the
+        synthesis, however the picture was cut for coding.
+        """
+        header, m = self._file.header, self._manifest
+        if self._keep_going:
+            parts = {number: header.tile_at(number) for number in self._there}
+        else:
+            halo = m.synthesis_halo * m.latent_stride
+            parts = dict(enumerate(views(*header.padded, halo)))
+        around = (m.synthesis_halo, *header.padded, m.latent_stride)
+        return {number: (part, window_of(part, *around)) for number, part in parts.items()}
+
+    def _show(self, number: int, part: Tile, window: Window, lend: Lend) -> None:
+        """Synthesise a part; what comes of it becomes pixels where it lies."""
         pixels, m = self._picture(), self._manifest
-        place = pixels[_pixel_area(tile)]
+        place = pixels[_pixel_area(part)]
         top, left = window.inner_top * m.latent_stride, window.inner_left * m.latent_stride
         with ExitStack() as synthesis:
             synthesis.enter_context(stage(self._profile, "synthesis", number))
-            y_hat = self._visible(self._found(), window, tile)[None].astype(np.float32)
+            y_hat = self._visible(self._found(), window, part)[None].astype(np.float32)
 
             def use(outputs: Outputs) -> bool:
                 synthesis.close()
@@ -121,27 +136,18 @@ class TileDecoder:
                     squares = np.ascontiguousarray(outputs["x_hat"][0])
                     side = square_side(squares.shape[2])
                     rows, columns = (-(-size // side) for size in place.shape[:2])
-                    return pack(cut(squares, top, left, tile, side)[:rows, :columns], place)
+                    return pack(cut(squares, top, left, part, side)[:rows, :columns], place)
 
             lend({"y_hat": y_hat}, use)
 
     def _reading_order(self) -> list[int]:
-        """Return the tiles that are there in the order in which synthesis needs them.
-
-        A tile takes those beside and below it. In the order of the file the first one would have to
-        wait until more than a row of tiles is read.
-        """
+        """Return the tiles that are there in the order in which synthesis needs them."""
+        if len(self._there) == 1:
+            return self._there
         there, order = set(self._there), dict[int, None]()
-        for number in self._there:
-            needed = self._seen_by(self._window(number)[1])
-            order.update((n, None) for n in needed if n in there)
+        for _, window in self._parts.values():
+            order.update((n, None) for n in self._seen_by(window) if n in there)
         return list(order)
-
-    def _window(self, number: int) -> tuple[Tile, Window]:
-        """Return a tile and the latents that its synthesis sees."""
-        header, m = self._file.header, self._manifest
-        tile = header.tile_at(number)
-        return tile, window_of(tile, m.synthesis_halo, *header.padded, m.latent_stride)
 
     def _seen_by(self, window: Window) -> list[int]:
         """Return the numbers of the tiles that a window of latents reaches into."""

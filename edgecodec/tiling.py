@@ -7,13 +7,16 @@ zero padding happens exactly where it would for the whole image.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from edgecodec.container import Tile
+from edgecodec.container import HYPER_STRIDE, Tile
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
@@ -69,6 +72,56 @@ def window_of(tile: Tile, halo: int, height: int, width: int, unit: int = 1) -> 
     y0, x0 = max(0, top - halo), max(0, left - halo)
     y1, x1 = min(height // unit, bottom + halo), min(width // unit, right + halo)
     return Window(y0, x0, y1 - y0, x1 - x0, top - y0, left - x0)
+
+
+VIEW_PIXELS = 3 << 18
+"""What a synthesis makes at a time, at most. The larger that is, the less work is in halos; the
+smaller, the more of what it holds stays in the cache (docs/design.md, Tiles)."""
+
+
+@lru_cache(maxsize=64)
+def views(height: int, width: int, halo: int) -> tuple[Tile, ...]:
+    """Cut a padded picture into rows and columns of nearly equal parts for the synthesis.
+
+    Args:
+        height: in pixels, a multiple of 32.
+        width: likewise.
+        halo: context on each side of a part, in pixels.
+
+    Returns:
+        parts of at most VIEW_PIXELS from the top left, their sides multiples of 32: of all such
+        grids one with the fewest pixels in parts and halos.
+    """
+    rows, columns = min(_grids(height, width), key=lambda grid: _seen(grid, height, width, halo))
+    downward, across = _edges(height, rows), _edges(width, columns)
+    return tuple(
+        Tile(top, left, bottom - top, right - left)
+        for top, bottom in pairwise(downward)
+        for left, right in pairwise(across)
+    )
+
+
+def _grids(height: int, width: int) -> Iterator[tuple[int, int]]:
+    """Yield numbers of rows, each with the least number of columns that goes with it."""
+    cells, limit = VIEW_PIXELS // HYPER_STRIDE**2, width // HYPER_STRIDE
+    for rows in range(1, height // HYPER_STRIDE + 1):
+        tall = -(-height // HYPER_STRIDE // rows)
+        widest = cells // tall
+        if widest:
+            columns = -(-limit // widest)
+            yield rows, columns
+            if columns == 1:
+                return
+
+
+def _seen(grid: tuple[int, int], height: int, width: int, halo: int) -> int:
+    rows, columns = grid
+    return (height + 2 * halo * (rows - 1)) * (width + 2 * halo * (columns - 1))
+
+
+def _edges(side: int, parts: int) -> list[int]:
+    cells = side // HYPER_STRIDE
+    return [HYPER_STRIDE * (cells * n // parts) for n in range(parts + 1)]
 
 
 def read_padded(

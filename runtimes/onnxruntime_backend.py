@@ -16,11 +16,13 @@ PROVIDER = "CPUExecutionProvider"
 QUIET = 3
 """Log errors only: warnings about constants that cannot be folded mean nothing to a user."""
 
-SHRINK_FROM_PIXELS = 1 << 20
-"""Pictures of this size on give the arena's memory back after the run.
+SHRINK_ABOVE_PIXELS = 3 << 19
+"""Pictures above this size give the arena's memory back after the run.
 
 Otherwise the arena keeps what the largest picture ever took: 320 MB instead of 160 MB after
-windows of 1632x1632. For smaller pictures the page faults would cost more than it brings.
+windows of 1632x1632. Up to here, and so for all that a codec with tiles of its own choice asks for,
+page faults would cost more than it brings: encoding 12 megapixels in int8 takes 0.29 s instead of
+0.43, for 12 MB.
 """
 
 
@@ -104,7 +106,7 @@ class OnnxRuntimeSession(CheckedSession):
             raise BackendError(self.backend, "the session is closed")
         unit = 1 if self.artefact.stage == "analysis" else LATENT_STRIDE**2
         pixels = max(value.shape[1] * value.shape[2] * unit for value in inputs.values())
-        options = self._shrinking if pixels >= SHRINK_FROM_PIXELS else None
+        options = self._shrinking if pixels > SHRINK_ABOVE_PIXELS else None
         return dict(zip(self._outputs, session.run(self._outputs, inputs, options), strict=True))
 
     def _release(self) -> None:

@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 import edgecodec
+from edgecodec import tiling
 from edgecodec.bundle import Bundle, default_bundle_path
 from edgecodec.codec import Codec
 from edgecodec.container import MAGIC, read_container, read_header
@@ -33,6 +34,7 @@ from edgecodec.errors import (
 )
 from edgecodec.image import to_levels
 from edgecodec.metrics import psnr_rgb
+from edgecodec.profiling import Profile
 from edgecodec.runtimes.checked_session import CheckedSession
 from edgecodec.runtimes.registry import backend_names, get_backend
 from edgecodec.runtimes.stage_runner import StageRunner
@@ -375,6 +377,49 @@ def test_picture_comes_out_when_a_backend_fails_in_use(
     with analysis, synthesis:
         assert analysis.encode(small, 60) == data
         assert np.array_equal(np.asarray(synthesis.decode(data)), after)
+
+
+@pytest.fixture
+def small_views(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The synthesis makes at most 64 x 64 pixels at a time."""
+    tiling.views.cache_clear()
+    monkeypatch.setattr(tiling, "VIEW_PIXELS", 64 * 64)
+    yield
+    tiling.views.cache_clear()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino", "tflite"])
+@pytest.mark.parametrize("tile", [32, 96, 1024])
+def test_how_the_synthesis_cuts_a_picture_never_shows(
+    shipped: Bundle,
+    photo: UInt8Array,
+    request: pytest.FixtureRequest,
+    backend: str,
+    precision: str,
+    tile: int,
+) -> None:
+    if not get_backend(backend).probe().ok:
+        pytest.skip(f"{backend} is not here")
+    pixels = crop(photo, 170, 250)
+    with Codec(shipped, backend, precision, threads=1) as codec:
+        data = codec.encode(pixels, 60, tile=tile)
+        whole = np.asarray(codec.decode(data)).astype(int)
+        request.getfixturevalue("small_views")
+        profile = Profile()
+        parts = np.asarray(codec.decode(data, profile=profile))
+    assert np.abs(whole - parts).max() <= (0 if precision == "int8" else 1)
+    assert len([s for s in profile.spans if s.name == "synthesis"]) == 12
+
+
+def test_small_tiles_are_no_more_work_for_the_synthesis(codec: Codec, photo: UInt8Array) -> None:
+    data = codec.encode(crop(photo, 320, 448), 60, tile=32)
+    assert len(read_container(data).substreams) == 140
+    for keep_going in (False, True):
+        profile = Profile()
+        codec.decode(data, keep_going=keep_going, profile=profile)
+        made = len([span for span in profile.spans if span.name == "synthesis"])
+        assert made == (140 if keep_going else 1)
 
 
 @pytest.mark.parametrize("data", [None, "text", 5])

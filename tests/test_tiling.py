@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgecodec.container import Header
-from edgecodec.tiling import Window, read_padded, window_of
+from edgecodec.tiling import VIEW_PIXELS, Window, read_padded, views, window_of
 
 HEADERS = st.builds(
     Header,
@@ -52,6 +52,44 @@ def test_read_padded_repeats_the_last_row_and_column(height: int, width: int, wh
     assert found.dtype == np.float32
     assert found.shape == (1, window.height, window.width, 3)
     assert (found[0] == expected[window.slices()]).all()
+
+
+SIDES = st.integers(1, 400).map(lambda n: 32 * n)
+
+
+@given(SIDES, SIDES, st.integers(0, 4).map(lambda n: 16 * n))
+def test_views_cover_a_picture_once_in_parts_that_are_not_too_large(
+    height: int, width: int, halo: int
+) -> None:
+    parts = views(height, width, halo)
+    assert sum(part.height * part.width for part in parts) == height * width
+    corners = {(part.top, part.left) for part in parts}
+    assert len(corners) == len(parts)
+    for part in parts:
+        assert part.height * part.width <= VIEW_PIXELS
+        assert all(n % 32 == 0 for n in (part.top, part.left, part.height, part.width))
+        for corner in ((part.top + part.height, part.left), (part.top, part.left + part.width)):
+            assert corner in corners or corner[0] == height or corner[1] == width
+    heights, widths = {part.height for part in parts}, {part.width for part in parts}
+    assert max(heights) - min(heights) <= 32
+    assert max(widths) - min(widths) <= 32
+
+
+@given(SIDES, SIDES)
+def test_no_grid_has_less_in_halos(height: int, width: int) -> None:
+    parts, halo = views(height, width, 48), 48
+
+    def seen(rows: int, columns: int) -> int:
+        return (height + 2 * halo * (rows - 1)) * (width + 2 * halo * (columns - 1))
+
+    rows, columns = len({part.top for part in parts}), len({part.left for part in parts})
+    cells = height // 32, width // 32
+    for other in range(1, min(cells[0], 40) + 1):
+        for across in range(1, min(cells[1], 40) + 1):
+            largest = -(-cells[0] // other) * -(-cells[1] // across) * 32 * 32
+            if largest <= VIEW_PIXELS:
+                assert seen(rows, columns) <= seen(other, across)
+                break
 
 
 @pytest.mark.parametrize("source", ["view", "read-only"])
