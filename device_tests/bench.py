@@ -20,7 +20,7 @@ from typing import Any
 
 from edgecodec.bundle import Bundle, default_bundle_path, short_id
 from edgecodec.classical import load_rgb
-from edgecodec.codec import largest_tile
+from edgecodec.codec import Codec
 from edgecodec.device_tests.bench_report import BenchReport, Conditions, Picture
 from edgecodec.device_tests.chrome_trace import chrome_trace
 from edgecodec.device_tests.cold_start import ColdStart, Job, measure_cold_starts
@@ -38,7 +38,7 @@ from edgecodec.device_tests.steady import Limits, measure_steady
 from edgecodec.device_tests.sustained import measure_sustained
 from edgecodec.errors import BackendError
 from edgecodec.profiling import Span
-from edgecodec.runtimes.base import STAGES
+from edgecodec.runtimes.base import STAGES, StageName
 from edgecodec.runtimes.device import probe_device
 from edgecodec.runtimes.peak import measure_peaks
 
@@ -130,6 +130,7 @@ def benchmark(
             ours = [our_contender(r, codec, options.quality) for r, codec in codecs.items()]
             contenders = (*ours, *classical)
             choices = [c.choice(stage) for c in codecs.values() for stage in STAGES]
+            sizes = _network_sizes(next(iter(codecs.values())), pixels)
             report = BenchReport(
                 device,
                 _conditions(bundle, options, cores),
@@ -144,7 +145,7 @@ def benchmark(
         if options.layers:
             progress("layers of each network")
             report.peaks = measure_peaks(options.threads)
-            report.layers = profile_networks(bundle, choices, largest_tile(*pixels.shape[:2]))
+            report.layers = profile_networks(bundle, choices, sizes)
         files = {codec: c.data for codec, c in coded.items()}
         if options.cold_starts:
             report.cold_starts = _cold_starts(
@@ -152,6 +153,11 @@ def benchmark(
             )
     first = contenders[0].name
     return Outcome(report, coded[first].spans, (first, name))
+
+
+def _network_sizes(codec: Codec, pixels: UInt8Array) -> dict[StageName, tuple[int, int]]:
+    """Return height and width of what each network gets of a picture at a time."""
+    return {stage: codec.network_size(stage, *pixels.shape[:2]) for stage in STAGES}
 
 
 def load_pictures(images: Sequence[Path]) -> dict[str, UInt8Array]:

@@ -112,7 +112,7 @@ class NetworkProfile:
 def profile_networks(
     bundle: Bundle,
     choices: Sequence[Choice],
-    size: tuple[int, int],
+    sizes: Mapping[StageName, tuple[int, int]],
     runs: int = RUNS,
 ) -> list[NetworkProfile]:
     """Profile networks by layer; one that cannot be says why.
@@ -121,7 +121,7 @@ def profile_networks(
         bundle: where the artefacts are.
         choices: which stage on which backend in which precision, with how many threads; each is
             profiled once.
-        size: height and width in pixels of what a network is given.
+        sizes: height and width in pixels of what the network of each stage is given.
         runs: how often.
     """
     golden = Golden.of(bundle)
@@ -129,7 +129,7 @@ def profile_networks(
     found = []
     for stage, name, precision, threads in wanted:
         layers: Sequence[Layer] = ()
-        reason = ""
+        reason, size = "", sizes[stage]
         try:
             layers = _profile(bundle, golden, (stage, name, precision), size, threads, runs)
         except EdgeCodecError as exc:

@@ -138,12 +138,19 @@ class Codec:
         Raises:
             BackendError: none works; says what was tried.
         """
-        return self._runner(stage).open(size and self._network_size(stage, *size))
+        return self._runner(stage).open(size and self.network_size(stage, *size))
 
-    def _network_size(
+    def network_size(
         self, stage: StageName, height: int, width: int, tile: int | None = None
     ) -> tuple[int, int]:
-        """Return height and width of what a network gets of a picture at a time, without halos."""
+        """Return height and width in pixels of what a network gets of a picture, without halos.
+
+        Args:
+            stage: the analysis, or the synthesis when a picture is decoded.
+            height: of the picture, in pixels.
+            width: likewise.
+            tile: side of its tiles; None is what `encode` takes by itself.
+        """
         m = self.bundle.manifest
         if stage == "synthesis":
             return largest_view(height, width, m.synthesis_halo * m.latent_stride)
@@ -170,13 +177,13 @@ class Codec:
         """
         return self._runner(stage).run(inputs, size)
 
-    def _open(self, stages: tuple[StageName, ...], header: Header) -> None:
+    def _open(self, stages: tuple[StageName, ...], size: tuple[int, int]) -> None:
         """Load what a picture needs, so that loading is in no stage's time."""
         for name in stages:
-            self._runner(name).open(self._size_of(name, header))
+            self._runner(name).open(size)
 
     def _size_of(self, stage: StageName, header: Header) -> tuple[int, int]:
-        return self._network_size(stage, header.height, header.width, header.tile)
+        return self.network_size(stage, header.height, header.width, header.tile)
 
     def close(self) -> None:
         """Release sessions and unpacked files; a Bundle that was passed in stays open."""
@@ -238,8 +245,9 @@ class Codec:
         height, width = picture.pixels.shape[:2]
         tile = tile or default_tile(height, width)
         header = Header(width, height, picture.mode, quality, tile, self.bundle.manifest.tables_id)
-        self._open(("analysis", "synthesis") if effort > 1 else ("analysis",), header)
-        run_stage = partial(self.run_stage, size=self._size_of("analysis", header))
+        size = self._size_of("analysis", header)  # at higher efforts that of its synthesis, too
+        self._open(("analysis", "synthesis") if effort > 1 else ("analysis",), size)
+        run_stage = partial(self.run_stage, size=size)
         encoder = TileEncoder(self.coder, self.bundle.manifest, run_stage, header, effort, profile)
         substreams = encoder.encode(picture.pixels)
         with stage(profile, "write"):
@@ -306,8 +314,8 @@ class Codec:
         if (other := self.for_file(data)) is not self:
             return other.decode(data, keep_going=keep_going, profile=profile)
         file, decoder = self._decoder(data, keep_going, profile)
-        self._open(("synthesis",), file.header)
         size = self._size_of("synthesis", file.header)
+        self._open(("synthesis",), size)
         lend = partial(self._runner("synthesis").lend, size=size)
         pixels = decoder.pixels(lend)
         with stage(profile, "pack"):

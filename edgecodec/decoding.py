@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 
 import numpy as np
@@ -61,7 +61,6 @@ class TileDecoder:
         self._coder, self._manifest, self._file = coder, manifest, file
         self._memory = memory
         self._keep_going, self._profile = keep_going, profile
-        self._parts = self._parts_to_show()
         self._order = self._reading_order()
         self._intact: set[int] = set()
         self._lock = threading.Lock()
@@ -97,7 +96,7 @@ class TileDecoder:
         """
         places = {number: place for place, number in enumerate(self._order)}
         with Ahead(self._read, len(self._order)) as reading:
-            for number, (part, window) in self._parts.items():
+            for number, part, window in self._parts():
                 reading.wait_for(max(places.get(n, 0) for n in self._seen_by(window)))
                 if not self._keep_going or number in self._intact:
                     self._show(number, part, window, lend)
@@ -106,20 +105,21 @@ class TileDecoder:
         with stage(self._profile, "pack"):
             return self._completed()
 
-    def _parts_to_show(self) -> dict[int, tuple[Tile, Window]]:
-        """Return by number what the synthesis makes at a time, and the latents it sees for that.
+    def _parts(self) -> Iterator[tuple[int, Tile, Window]]:
+        """Yield number and place of what the synthesis makes at a time, and the latents it sees.
 
         Tiles, where some may be lost and others are to be shown all the same. Else what suits the
         synthesis, however the picture was cut for coding.
         """
         header, m = self._file.header, self._manifest
+        parts: Iterable[tuple[int, Tile]]
         if self._keep_going:
-            parts = {number: header.tile_at(number) for number in self._there}
+            parts = ((number, header.tile_at(number)) for number in self._there)
         else:
-            halo = m.synthesis_halo * m.latent_stride
-            parts = dict(enumerate(views(*header.padded, halo)))
-        around = (m.synthesis_halo, *header.padded, m.latent_stride)
-        return {number: (part, window_of(part, *around)) for number, part in parts.items()}
+            parts = enumerate(views(*header.padded, m.synthesis_halo * m.latent_stride))
+        for number, part in parts:
+            window = window_of(part, m.synthesis_halo, *header.padded, m.latent_stride)
+            yield number, part, window
 
     def _show(self, number: int, part: Tile, window: Window, lend: Lend) -> None:
         """Synthesise a part; what comes of it becomes pixels where it lies."""
@@ -145,7 +145,7 @@ class TileDecoder:
         if len(self._there) == 1:
             return self._there
         there, order = set(self._there), dict[int, None]()
-        for _, window in self._parts.values():
+        for _, _, window in self._parts():
             order.update((n, None) for n in self._seen_by(window) if n in there)
         return list(order)
 

@@ -9,7 +9,7 @@
     decode   parse      container, checksums
              entropy    bytes become latents; h_s runs inside, in steps with the symbols
              synthesis  g_s, on the backend
-             pack       levels become uint8, tiles become a picture with its metadata
+             pack       levels become uint8, parts become a picture with its metadata
 
 At effort 2 and above `optimisation` stands between analysis and hyper.
 """
@@ -36,7 +36,8 @@ class Span:
         start_s: when it began, on the clock of `time.perf_counter`.
         end_s: when it ended.
         thread: identity of the thread that worked.
-        tile: number of the tile from 0; None where the whole picture is meant.
+        tile: number of the tile from 0, of synthesis and pack that of the part that is made at a
+            time; None where the whole picture is meant.
     """
 
     name: str

@@ -92,7 +92,9 @@ def views(height: int, width: int, halo: int) -> tuple[Tile, ...]:
         parts of at most VIEW_PIXELS from the top left, their sides multiples of 32: of all such
         grids one with the fewest pixels in parts and halos.
     """
-    rows, columns = min(_grids(height, width), key=lambda grid: _seen(grid, height, width, halo))
+    rows, columns = min(
+        _grids(height, width), key=lambda grid: (_seen(grid, height, width, halo), sum(grid))
+    )
     downward, across = _edges(height, rows), _edges(width, columns)
     return tuple(
         Tile(top, left, bottom - top, right - left)

@@ -5,6 +5,7 @@ Vendors report a wrong shape in many ways, some by computing something else; thi
 
 from __future__ import annotations
 
+import sys
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -181,12 +182,13 @@ class CheckedLendingSession(CheckedSession):
     ) -> _Result:
         """See `LendingSession`."""
         arrays = self._checked(inputs)
+        handled = sys.exception()  # by the caller, who may have come here from there
         with ExitStack() as held:
             outputs = self._guarded(lambda: held.enter_context(self._results(arrays)))
             try:
                 return use(outputs)
             except BaseException as exc:
-                _forget_locals(exc)
+                _forget_locals(exc, handled)
                 raise
 
     def _infer(self, inputs: dict[str, Float32Array]) -> dict[str, Float32Array]:
@@ -200,13 +202,19 @@ class CheckedLendingSession(CheckedSession):
         """Run on checked inputs; results are good as long as the context lasts."""
 
 
-def _forget_locals(exc: BaseException) -> None:
+def _forget_locals(exc: BaseException, older: BaseException | None) -> None:
     """Let go of what the frames behind an exception hold, as long as somebody may keep it.
 
     Among it is the runtime's memory, and TensorFlow Lite does not run while anybody sees that.
+
+    Args:
+        exc: the exception.
+        older: one that was there before, and is none of our business.
     """
+    seen: list[BaseException] = []
     link: BaseException | None = exc
-    while link is not None:
+    while link is not None and link is not older and not any(link is one for one in seen):
+        seen.append(link)
         traceback.clear_frames(link.__traceback__)
         link = link.__context__
 

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from edgecodec.bundle import Bundle
-from edgecodec.codec import Codec, largest_tile
+from edgecodec.codec import Codec
 from edgecodec.device_tests import bench, steady
 from edgecodec.device_tests.bench import DEMO_PHOTO, Options, benchmark, load_pictures
 from edgecodec.device_tests.bench_page import render_page
@@ -293,7 +293,13 @@ def test_report_names_what_ran_the_pictures_not_what_was_opened_before(
     assert shown in report.text()
 
 
-def test_layers_are_those_of_a_tile_of_a_large_picture() -> None:
-    assert largest_tile(3000, 4000) == (1024, 1024)
-    assert largest_tile(1000, 1500) == (1000, 1500)
-    assert largest_tile(50, 4000) == (50, 4000)
+def test_layers_are_those_of_what_a_network_gets_of_a_large_picture(codec: Codec) -> None:
+    for size, analysis, synthesis in (
+        ((3000, 4000), (1024, 1024), (768, 1024)),
+        ((1000, 1500), (1000, 1500), (1000, 768)),
+        ((50, 4000), (50, 4000), (50, 4000)),
+        ((512, 768), (512, 768), (512, 768)),
+    ):
+        pixels = np.broadcast_to(np.zeros(3, np.uint8), (*size, 3))
+        sizes = bench._network_sizes(codec, pixels)
+        assert sizes == {"analysis": analysis, "synthesis": synthesis}

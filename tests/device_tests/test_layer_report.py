@@ -14,7 +14,7 @@ from edgecodec.device_tests.layer_report import (
     profile_networks,
     speed,
 )
-from edgecodec.runtimes.base import Artefact, SessionOptions
+from edgecodec.runtimes.base import Artefact, SessionOptions, StageName
 from edgecodec.runtimes.choice import Choice
 from edgecodec.runtimes.layers import FLOAT32, INT8, Layer
 from edgecodec.runtimes.peak import Peak
@@ -56,12 +56,15 @@ def test_tables() -> None:
     assert values["layers"][1]["gmacs_per_s"] is None
 
 
+SIZES: dict[StageName, tuple[int, int]] = {"analysis": (64, 64), "synthesis": (64, 64)}
+
+
 def test_networks_are_profiled_once_and_the_rest_says_why(shipped: Bundle) -> None:
     def choice(backend: str, threads: int | None = 1) -> Choice:
         return Choice("synthesis", backend, "fp32", True, "", threads=threads)
 
     names = ("onnxruntime", "torch", "onnxruntime")
-    profiles = profile_networks(shipped, [choice(n) for n in names], (64, 64), runs=1)
+    profiles = profile_networks(shipped, [choice(n) for n in names], SIZES, runs=1)
     assert [p.backend for p in profiles] == ["onnxruntime", "torch"]
     assert profiles[0].layers
     assert profiles[0].kinds()[0][0] == "Conv"
@@ -83,7 +86,7 @@ def test_networks_are_profiled_with_the_threads_that_were_chosen(
     chosen = [
         Choice("analysis", "onnxruntime", "fp32", True, "", threads=n) for n in (1, 2, None, 2)
     ]
-    profiles = profile_networks(shipped, chosen, (64, 64))
+    profiles = profile_networks(shipped, chosen, SIZES)
     assert given == [1, 2, None] == [p.threads for p in profiles]
     titles = [p.text(PEAKS).partition(" pixels")[0] for p in profiles]
     assert titles == [

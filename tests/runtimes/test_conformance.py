@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -138,6 +139,27 @@ def test_lend_passes_on_what_its_user_raises_and_goes_on(open_session: Open) -> 
         kept.append(caught.value)
     assert len(kept) == 2
     np.testing.assert_array_equal(session.run({"y_hat": y_hat})["x_hat"], before)
+
+
+def test_lend_touches_no_exception_that_was_there_before(open_session: Open) -> None:
+    session = open_session()
+
+    def application() -> None:
+        precious = "kept"  # noqa: F841 - it is looked for in the frame
+        raise OSError("trouble of its own")
+
+    def fail(_: Any) -> None:
+        raise ValueError("another")
+
+    handled: list[OSError] = []
+    try:
+        application()
+    except OSError as exc:
+        handled.append(exc)
+        with pytest.raises(ValueError, match="another"):
+            lend(session, {"y_hat": latents(4, 6)}, fail)
+    frames = [frame for frame, _ in traceback.walk_tb(handled[0].__traceback__)]
+    assert frames[-1].f_locals == {"precious": "kept"}
 
 
 def test_lend_refuses_wrong_inputs_and_a_closed_session(open_session: Open) -> None:
