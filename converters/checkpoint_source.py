@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from edgecodec.bundle import short_id
-from edgecodec.container import HYPER_STRIDE
+from edgecodec.container import HYPER_STRIDE, padded_side
 from edgecodec.converters.graph import Graph
 from edgecodec.converters.own_codec import load_own_codec, names_function
 from edgecodec.converters.own_stages import LATENT_STRIDE, own_stages
@@ -79,7 +79,7 @@ class Source:
     def analysis_field(self) -> int:
         """Pixels that the analysis of a tile can see around it, a multiple of HYPER_STRIDE."""
         pixels = halo(self.graphs["analysis"], HYPER_STRIDE, {"y": LATENTS_PER_HYPER, "z": 1})
-        return -(-pixels // HYPER_STRIDE) * HYPER_STRIDE
+        return padded_side(pixels)
 
     @property
     def synthesis_halo(self) -> int:

@@ -33,6 +33,7 @@ from edgecodec.errors import (
 )
 from edgecodec.manifest import Precision
 from edgecodec.runtimes.base import Artefact, Float32Array, Session, SessionOptions, StageName
+from edgecodec.runtimes.checked_session import in_pixels
 from edgecodec.runtimes.golden import Golden
 from edgecodec.runtimes.registry import get_backend
 from edgecodec.samples import as_picture
@@ -227,8 +228,7 @@ def _measure(
     collected: dict[str, list[_Pair]] = {}
     for sample in samples:
         inputs, expected = sample.of(artefact.stage)
-        found = session.run(inputs)
-        found = {name: as_picture(v) if name == "x_hat" else v for name, v in found.items()}
+        found = in_pixels(session.run(inputs))
         for name, array in expected.items():
             if name not in found or found[name].shape != array.shape:
                 raise BackendError(backend, f"{artefact.path.name} gives no {name} of its shape")

@@ -19,10 +19,10 @@ import numpy.typing as npt
 
 from edgecodec.bundle import Bundle, bundle_with_tables
 from edgecodec.container import (
-    HYPER_STRIDE,
     MAX_TILE,
     ContainerFile,
     Header,
+    padded_side,
     read_container,
     read_header,
     write_container,
@@ -40,7 +40,7 @@ from edgecodec.errors import (
 )
 from edgecodec.profiling import Profile, stage
 from edgecodec.spare_memory import SpareMemory
-from edgecodec.tiling import views
+from edgecodec.tiling import largest_view
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -358,7 +358,7 @@ def default_tile(height: int, width: int) -> int:
     >>> default_tile(512, 768), default_tile(1000, 1500), default_tile(3000, 4000)
     (1024, 1504, 1024)
     """
-    side = -(-max(height, width) // HYPER_STRIDE) * HYPER_STRIDE
+    side = padded_side(max(height, width))
     small = height * width <= WHOLE_PIXELS and side <= MAX_TILE
     return max(DEFAULT_TILE, side) if small else DEFAULT_TILE
 
@@ -371,23 +371,6 @@ def largest_tile(height: int, width: int, tile: int | None = None) -> tuple[int,
     """
     tile = tile or default_tile(height, width)
     return min(height, tile), min(width, tile)
-
-
-def largest_view(height: int, width: int, halo: int) -> tuple[int, int]:
-    """Return height and width of what the synthesis makes of a picture at a time.
-
-    Args:
-        height: in pixels.
-        width: in pixels.
-        halo: in pixels.
-
-    >>> largest_view(512, 768, 48), largest_view(3000, 4000, 48)
-    ((512, 768), (768, 1024))
-    """
-    padded = (-(-side // HYPER_STRIDE) * HYPER_STRIDE for side in (height, width))
-    parts = views(*padded, halo)
-    found = max(part.height for part in parts), max(part.width for part in parts)
-    return min(height, found[0]), min(width, found[1])
 
 
 def _whole(name: str, value: Any, low: int, high: int) -> int:

@@ -69,8 +69,7 @@ class Header:
     @property
     def padded(self) -> tuple[int, int]:
         """Height and width rounded up to a multiple of 32."""
-        return (-(-self.height // HYPER_STRIDE) * HYPER_STRIDE,
-                -(-self.width // HYPER_STRIDE) * HYPER_STRIDE)  # fmt: skip
+        return padded_side(self.height), padded_side(self.width)
 
     @property
     def tile_count(self) -> int:
@@ -105,6 +104,15 @@ class ContainerFile:
     substreams: tuple[bytes | None, ...]
     metadata: dict[str, bytes] = field(default_factory=dict)
     size: int = 0
+
+
+def padded_side(side: int) -> int:
+    """Return a side in pixels rounded up to whole cells of 32.
+
+    >>> padded_side(1), padded_side(64), padded_side(65)
+    (32, 64, 96)
+    """
+    return -(-side // HYPER_STRIDE) * HYPER_STRIDE
 
 
 def check_size(width: int, height: int) -> None:

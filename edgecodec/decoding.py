@@ -124,7 +124,7 @@ class TileDecoder:
     def _show(self, number: int, part: Tile, window: Window, lend: Lend) -> None:
         """Synthesise a part; what comes of it becomes pixels where it lies."""
         pixels, m = self._picture(), self._manifest
-        place = pixels[_pixel_area(part)]
+        place = pixels[_area(part)]
         top, left = window.inner_top * m.latent_stride, window.inner_left * m.latent_stride
         with ExitStack() as synthesis:
             synthesis.enter_context(stage(self._profile, "synthesis", number))
@@ -180,7 +180,7 @@ class TileDecoder:
                 height, width = (side // m.latent_stride for side in header.padded)
                 self._lost = np.ones((height, width), bool)
                 self._latents = np.zeros((height, width, m.latent_channels), np.int16)
-        area = _latent_area(tile, m.latent_stride)
+        area = _area(tile, m.latent_stride)
         self._latents[area] = y_hat
         self._lost[area] = False
         self._intact.add(number)
@@ -199,7 +199,7 @@ class TileDecoder:
         gone = self._lost[rows, columns, None]
         if not gone.any():
             return latents[rows, columns]
-        own_rows, own_columns = _latent_area(tile, self._manifest.latent_stride)
+        own_rows, own_columns = _area(tile, self._manifest.latent_stride)
         near_rows = np.clip(np.arange(rows.start, rows.stop), own_rows.start, own_rows.stop - 1)
         near_columns = np.clip(
             np.arange(columns.start, columns.stop), own_columns.start, own_columns.stop - 1
@@ -219,15 +219,11 @@ class TileDecoder:
         if self._keep_going and self._lost.any():
             for number in self.damaged:
                 tile = self._file.header.tile_at(number)
-                pixels[_pixel_area(tile)] = GREY
+                pixels[_area(tile)] = GREY
         return pixels
 
 
-def _pixel_area(tile: Tile) -> tuple[slice, slice]:
-    return _latent_area(tile, 1)
-
-
-def _latent_area(tile: Tile, stride: int) -> tuple[slice, slice]:
+def _area(tile: Tile, stride: int = 1) -> tuple[slice, slice]:
     return (
         slice(tile.top // stride, (tile.top + tile.height) // stride),
         slice(tile.left // stride, (tile.left + tile.width) // stride),

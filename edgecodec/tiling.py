@@ -16,7 +16,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from edgecodec.container import HYPER_STRIDE, Tile
+from edgecodec.container import HYPER_STRIDE, Tile, padded_side
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
@@ -101,6 +101,22 @@ def views(height: int, width: int, halo: int) -> tuple[Tile, ...]:
         for top, bottom in pairwise(downward)
         for left, right in pairwise(across)
     )
+
+
+def largest_view(height: int, width: int, halo: int) -> tuple[int, int]:
+    """Return height and width of what the synthesis makes of a picture at a time.
+
+    Args:
+        height: in pixels.
+        width: in pixels.
+        halo: in pixels.
+
+    >>> largest_view(512, 768, 48), largest_view(3000, 4000, 48)
+    ((512, 768), (768, 1024))
+    """
+    parts = views(padded_side(height), padded_side(width), halo)
+    found = max(part.height for part in parts), max(part.width for part in parts)
+    return min(height, found[0]), min(width, found[1])
 
 
 def _grids(height: int, width: int) -> Iterator[tuple[int, int]]:

@@ -19,7 +19,7 @@ from edgecodec.errors import BackendError
 from edgecodec.manifest import Manifest
 from edgecodec.runtimes.base import Artefact, Float32Array, StageName
 from edgecodec.runtimes.vendor import one_line
-from edgecodec.samples import square_side
+from edgecodec.samples import as_picture, square_side
 
 _Result = TypeVar("_Result")
 Dims = tuple[int | None, ...]
@@ -113,6 +113,11 @@ def fits(name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> bool:
     if not side or LATENT_STRIDE % side:
         return False
     return (found[0], found[1] * side, found[2] * side, 3) == expected
+
+
+def in_pixels(outputs: Mapping[str, Float32Array]) -> dict[str, Float32Array]:
+    """Return the outputs of a stage, an x_hat in squares as pixels."""
+    return {n: as_picture(value) if n == "x_hat" else value for n, value in outputs.items()}
 
 
 class CheckedSession(ABC):

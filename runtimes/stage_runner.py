@@ -19,12 +19,17 @@ from edgecodec.bundle import Bundle
 from edgecodec.errors import CODEC_CLOSED, BackendError, ConfigError, EdgeCodecError
 from edgecodec.runtimes.base import Float32Array, Session, StageName, lend
 from edgecodec.runtimes.candidates import close_quietly
-from edgecodec.runtimes.checked_session import checked_inputs, fits, stage_inputs, stage_outputs
+from edgecodec.runtimes.checked_session import (
+    checked_inputs,
+    fits,
+    in_pixels,
+    stage_inputs,
+    stage_outputs,
+)
 from edgecodec.runtimes.choice import Choice
 from edgecodec.runtimes.environment import AUTO, wanted_backend
 from edgecodec.runtimes.select import DEFAULT_SIZE, demote, open_stage, size_class
 from edgecodec.runtimes.vendor import one_line
-from edgecodec.samples import as_picture
 
 _Result = TypeVar("_Result")
 _Outputs = Mapping[str, Float32Array]
@@ -94,8 +99,7 @@ class StageRunner:
             if problem:
                 return {}, problem
             strange = [name for name, value in outputs.items() if not _is_finite(value)]
-            pixels = {n: as_picture(v) if n == "x_hat" else v for n, v in outputs.items()}
-            return pixels, self._not_finite(arrays, strange)
+            return in_pixels(outputs), self._not_finite(arrays, strange)
 
         return self._first_good(inputs, size, owned)
 
