@@ -11,29 +11,29 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecodec.bundle import GOLDEN, MANIFEST, TABLES, Bundle, short_id
-from edgecodec.bundle_writing import hash_files, size_of, writing_bundle
-from edgecodec.container import HYPER_STRIDE
-from edgecodec.converters.calibration import Calibration, load_calibration
-from edgecodec.converters.executed_ops import executed_operations
-from edgecodec.converters.graph import Graph
-from edgecodec.converters.op_report import report_operators
-from edgecodec.converters.precision import FLOAT
-from edgecodec.converters.report import ConversionReport, ConversionRow
-from edgecodec.converters.share_weights import share_weights
-from edgecodec.converters.square_outputs import with_square_output
-from edgecodec.converters.targets import TARGETS, Planned, Target, lacks, plan, require
-from edgecodec.entropy import LatentCoder
+from edgecodec.bundle.manifest import ArtefactEntry, Manifest, Precision
+from edgecodec.bundle.reading import GOLDEN, MANIFEST, TABLES, Bundle, short_id
+from edgecodec.bundle.writing import hash_files, size_of, writing_bundle
+from edgecodec.converters.checks.executed import executed_operations
+from edgecodec.converters.checks.operators import report_operators
+from edgecodec.converters.checks.report import ConversionReport, ConversionRow
+from edgecodec.converters.graph.nodes import Graph
+from edgecodec.converters.graph.square_outputs import with_square_output
+from edgecodec.converters.sources.photos import Calibration, load_calibration
+from edgecodec.converters.writers.precision import FLOAT
+from edgecodec.converters.writers.share_weights import share_weights
+from edgecodec.converters.writers.targets import TARGETS, Planned, Target, lacks, plan, require
 from edgecodec.errors import GoldenVectorError, ParityError
-from edgecodec.manifest import ArtefactEntry, Manifest, Precision
+from edgecodec.format.coder import LatentCoder
+from edgecodec.format.container import HYPER_STRIDE
 from edgecodec.runtimes.base import STAGES, Artefact, StageName
-from edgecodec.runtimes.golden import Golden
+from edgecodec.runtimes.selection.golden import Golden
 
 if TYPE_CHECKING:
-    from edgecodec.converters.checkpoint_source import Source
-    from edgecodec.converters.diagnosis import Diagnosis
-    from edgecodec.converters.gate import Gate
-    from edgecodec.converters.int8_draft import Draft
+    from edgecodec.converters.checks.diagnosis import Diagnosis
+    from edgecodec.converters.checks.gate import Gate
+    from edgecodec.converters.int8.draft import Draft
+    from edgecodec.converters.sources.source import Source
 
 DEFAULT_MAX_LOSS = 4.0
 """BD-rate in percent that an artefact may cost."""
@@ -103,7 +103,7 @@ def convert_checkpoint(
     require(TARGETS["torch"].requires)
     work = plan(targets, precisions)
     with writing_bundle(out, force=force) as folder:
-        from edgecodec.converters.checkpoint_source import read_source
+        from edgecodec.converters.sources.source import read_source
 
         progress(f"reading {checkpoint}")
         source = read_source(checkpoint)
@@ -151,7 +151,7 @@ def _float_graphs(source: Source) -> Graphs:
 
 def _reference_files(job: _Job, metric: str) -> Gate:
     """Return the files that the reference makes of the held-out photos."""
-    from edgecodec.converters.gate import Gate
+    from edgecodec.converters.checks.gate import Gate
 
     held_out = job.photos.held_out
     job.progress(f"running the reference on {_count(len(held_out), 'photo')}")
@@ -161,8 +161,8 @@ def _reference_files(job: _Job, metric: str) -> Gate:
 
 def _add_int8(job: _Job, stages: Container[StageName]) -> None:
     """Quantize stages by what the photos set aside for that need."""
-    from edgecodec.converters.gate import make_files
-    from edgecodec.converters.int8_graphs import int8_drafts
+    from edgecodec.converters.checks.gate import make_files
+    from edgecodec.converters.int8.graphs import int8_drafts
 
     ranges, coder = job.photos.for_ranges, LatentCoder(job.source.tables)
     files = [file for photo in ranges for file in make_files(coder, photo, job.source.analyse)]
@@ -178,7 +178,7 @@ def _count(number: int, what: str) -> str:
 
 
 def _write_golden(job: _Job) -> Golden:
-    from edgecodec.converters.golden import add_exact, make_golden, save_golden
+    from edgecodec.converters.checks.golden import add_exact, make_golden, save_golden
 
     photo = job.photos.photos[0] if job.photos.demo is None else job.photos.demo
     modules = [job.source.modules[stage] for stage in STAGES]
@@ -192,7 +192,7 @@ def _write_golden(job: _Job) -> Golden:
 def _write_artefacts(
     job: _Job, work: Sequence[Planned], golden: Golden
 ) -> list[tuple[ArtefactEntry, ConversionRow]]:
-    from edgecodec.converters.parity import Reference
+    from edgecodec.converters.checks.parity import Reference
 
     reference = Reference(job.source.modules, job.photos.photos, job.graphs, golden)
     done = []
@@ -266,7 +266,7 @@ def _judge(
     max_loss: float,
 ) -> list[tuple[ArtefactEntry, ConversionRow]]:
     """Measure loss and speed of what could be run, and delete what loses too much."""
-    from edgecodec.converters.judging import judge_pairs
+    from edgecodec.converters.checks.judge import judge_pairs
 
     judged = judge_pairs(job.folder, gate, done, max_loss, job.progress)
     for entry, row in judged:
@@ -279,7 +279,7 @@ def _judge(
 
 def _diagnose(job: _Job, gate: Gate, rows: Sequence[ConversionRow]) -> tuple[Diagnosis, ...]:
     """Look at the first int8 artefact of each stage that was refused for what it loses."""
-    from edgecodec.converters.diagnosis import diagnose
+    from edgecodec.converters.checks.diagnosis import diagnose
 
     found = []
     for stage in STAGES:
@@ -294,7 +294,7 @@ def _diagnose(job: _Job, gate: Gate, rows: Sequence[ConversionRow]) -> tuple[Dia
 
 
 def _analysis_halo(job: _Job) -> int:
-    from edgecodec.converters.effective_halo import effective_halo
+    from edgecodec.converters.checks.halo import effective_halo
 
     source, photos = job.source, job.photos.photos
     tables, field = source.parsed_tables, source.analysis_field
@@ -309,7 +309,7 @@ def _manifest(
     hashes: Mapping[str, str],
     analysis_halo: int,
 ) -> Manifest:
-    from edgecodec.converters.own_stages import LATENT_STRIDE
+    from edgecodec.converters.sources.own_stages import LATENT_STRIDE
 
     return Manifest(
         name=name,

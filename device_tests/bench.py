@@ -18,13 +18,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from edgecodec.bundle import Bundle, default_bundle_path, short_id
-from edgecodec.classical import load_rgb
+from edgecodec.bundle.reading import Bundle, default_bundle_path, short_id
 from edgecodec.codec import Codec
-from edgecodec.device_tests.bench_report import BenchReport, Conditions, Picture
-from edgecodec.device_tests.chrome_trace import chrome_trace
-from edgecodec.device_tests.cold_start import ColdStart, Job, measure_cold_starts
-from edgecodec.device_tests.contenders import (
+from edgecodec.coding.profiling import Span
+from edgecodec.device_tests.measuring.cold_start import ColdStart, Job, measure_cold_starts
+from edgecodec.device_tests.measuring.contenders import (
     Contender,
     UInt8Array,
     classical_contender,
@@ -32,15 +30,17 @@ from edgecodec.device_tests.contenders import (
     open_codecs,
     our_contender,
 )
-from edgecodec.device_tests.layer_report import profile_networks
-from edgecodec.device_tests.process import pinned
-from edgecodec.device_tests.steady import Limits, measure_steady
-from edgecodec.device_tests.sustained import measure_sustained
+from edgecodec.device_tests.measuring.layer_profile import profile_networks
+from edgecodec.device_tests.measuring.process import pinned
+from edgecodec.device_tests.measuring.steady import Limits, measure_steady
+from edgecodec.device_tests.measuring.sustained import measure_sustained
+from edgecodec.device_tests.reports.bench_report import BenchReport, Conditions, Picture
+from edgecodec.device_tests.reports.chrome_trace import chrome_trace
 from edgecodec.errors import BackendError
-from edgecodec.profiling import Span
+from edgecodec.evaluation.classical import load_rgb
 from edgecodec.runtimes.base import STAGES, StageName
-from edgecodec.runtimes.device import probe_device
-from edgecodec.runtimes.peak import measure_peaks
+from edgecodec.runtimes.device.probe import probe_device
+from edgecodec.runtimes.layers.peak import measure_peaks
 
 DEMO_PHOTO = default_bundle_path().with_name("demo.png")
 Progress = Callable[[str], None]

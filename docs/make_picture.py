@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 import edgecodec
-from edgecodec.metrics import psnr_rgb
+from edgecodec.evaluation.metrics import psnr_rgb
 
 QUALITY = 20
 BOX = (110, 40, 430, 300)

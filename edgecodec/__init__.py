@@ -13,6 +13,7 @@ import logging
 
 from edgecodec._version import __version__
 from edgecodec.codec import Codec, decode, encode
+from edgecodec.coding.profiling import Profile
 from edgecodec.errors import (
     BackendError,
     BitstreamError,
@@ -20,7 +21,6 @@ from edgecodec.errors import (
     ConversionError,
     EdgeCodecError,
 )
-from edgecodec.profiling import Profile
 
 __all__ = [
     "BackendError",

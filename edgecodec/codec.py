@@ -17,8 +17,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from edgecodec.bundle import Bundle, bundle_with_tables
-from edgecodec.container import (
+from edgecodec.bundle.reading import Bundle, bundle_with_tables
+from edgecodec.coding.decoder import TileDecoder
+from edgecodec.coding.effort import PLANS
+from edgecodec.coding.encoder import TileEncoder
+from edgecodec.coding.profiling import Profile, stage
+from edgecodec.coding.spare_memory import SpareMemory
+from edgecodec.coding.tiling import largest_view
+from edgecodec.errors import (
+    CODEC_CLOSED,
+    BundleError,
+    ConfigError,
+    EdgeCodecError,
+    ModelMismatchError,
+)
+from edgecodec.format.coder import LatentCoder
+from edgecodec.format.container import (
     MAX_TILE,
     ContainerFile,
     Header,
@@ -27,27 +41,13 @@ from edgecodec.container import (
     read_header,
     write_container,
 )
-from edgecodec.decoding import TileDecoder
-from edgecodec.effort import PLANS
-from edgecodec.encoding import TileEncoder
-from edgecodec.entropy import LatentCoder
-from edgecodec.errors import (
-    CODEC_CLOSED,
-    BundleError,
-    ConfigError,
-    EdgeCodecError,
-    ModelMismatchError,
-)
-from edgecodec.profiling import Profile, stage
-from edgecodec.spare_memory import SpareMemory
-from edgecodec.tiling import largest_view
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from edgecodec.runtimes.base import StageName
-    from edgecodec.runtimes.choice import Choice
-    from edgecodec.runtimes.stage_runner import StageRunner
+    from edgecodec.runtimes.selection.choice import Choice
+    from edgecodec.runtimes.selection.stage_runner import StageRunner
 
 Int16Array = npt.NDArray[np.int16]
 UInt8Array = npt.NDArray[np.uint8]
@@ -120,7 +120,7 @@ class Codec:
             if self._closed:
                 raise ConfigError(CODEC_CLOSED)
             if stage not in self._runners:
-                from edgecodec.runtimes.stage_runner import StageRunner  # noqa: PLC0415 - heavy
+                from edgecodec.runtimes.selection.stage_runner import StageRunner  # noqa: PLC0415 - heavy
 
                 self._runners[stage] = StageRunner(
                     self.bundle, stage, self.backend, self.precision, self.threads
@@ -234,7 +234,7 @@ class Codec:
             ConfigError: quality, tile or image out of range.
             BackendError: the runtime failed.
         """
-        from edgecodec.image import to_picture  # noqa: PLC0415 - Pillow only where pixels are
+        from edgecodec.coding.pictures import to_picture  # noqa: PLC0415 - Pillow only where pixels are
 
         quality = _whole("quality", quality, 1, 100)
         effort = _whole("effort", effort, 1, max(PLANS))
@@ -309,7 +309,7 @@ class Codec:
             BitstreamError: not an intact `.ecx` file of this model, or of an embedded one.
             BackendError: the runtime failed.
         """
-        from edgecodec.image import from_samples  # noqa: PLC0415
+        from edgecodec.coding.pictures import from_samples  # noqa: PLC0415
 
         if (other := self.for_file(data)) is not self:
             return other.decode(data, keep_going=keep_going, profile=profile)

@@ -8,7 +8,7 @@ layout code: float32 arrays, batch of one, channels last.
                 z      (1, H/32, W/32, Z)  hyper-latents before the gain of a quality
     synthesis   y_hat  (1, h, w, M)      integers in units of 1/16, as `decode_latents` gives them
              -> x_hat  (1, 16h/r, 16w/r, 3 r^2)  nominally levels 0..255, neither clipped nor
-                rounded, in squares of r x r pixels (edgecodec.samples); r is 1, 2, 4, 8 or 16
+                rounded, in squares of r x r pixels (edgecodec.coding.pixels); r is 1, 2, 4, 8 or 16
 """
 
 from __future__ import annotations

@@ -53,23 +53,25 @@ class PluginSpec:
 BUILTIN = (
     PluginSpec(
         "onnxruntime",
-        "edgecodec.runtimes.onnxruntime_backend:OnnxRuntimeBackend",
+        "edgecodec.runtimes.backends.onnxruntime_backend:OnnxRuntimeBackend",
         ("onnxruntime",),
         "onnxruntime",
     ),
     PluginSpec(
         "openvino",
-        "edgecodec.runtimes.openvino_backend:OpenVinoBackend",
+        "edgecodec.runtimes.backends.openvino_backend:OpenVinoBackend",
         ("openvino",),
         "openvino",
     ),
     PluginSpec(
         "tflite",
-        "edgecodec.runtimes.tflite_backend:TfliteBackend",
+        "edgecodec.runtimes.backends.tflite_backend:TfliteBackend",
         ("ai_edge_litert", "tflite_runtime"),
         "tflite",
     ),
-    PluginSpec("torch", "edgecodec.runtimes.torch_backend:TorchBackend", ("torch",), "torch"),
+    PluginSpec(
+        "torch", "edgecodec.runtimes.backends.torch_backend:TorchBackend", ("torch",), "torch"
+    ),
 )
 
 

@@ -17,10 +17,10 @@ from hypothesis import HealthCheck, settings
 from PIL import Image
 
 import edgecodec
-from edgecodec.bundle import Bundle, default_bundle_path, sha256_of, short_id
+from edgecodec.bundle.reading import Bundle, default_bundle_path, sha256_of, short_id
 from edgecodec.codec import Codec
-from edgecodec.entropy import LatentCoder
-from tests.streams import likely_tables
+from edgecodec.format.coder import LatentCoder
+from tests.support.streams import likely_tables
 
 UInt8Array = npt.NDArray[np.uint8]
 Run = Callable[..., subprocess.CompletedProcess[bytes]]

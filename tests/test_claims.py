@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from edgecodec.bundle import Bundle
-from edgecodec.container import MAGIC
+from edgecodec.bundle.reading import Bundle
+from edgecodec.format.container import MAGIC
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 _CHILD = """
 import json, sys, time
 from edgecodec.codec import Codec
-from edgecodec.device_tests.process import peak_bytes
+from edgecodec.device_tests.measuring.process import peak_bytes
 from edgecodec.errors import BitstreamError
 from edgecodec.cli.info_command import describe
 small, large = (bytes.fromhex(text) for text in sys.argv[2:4])

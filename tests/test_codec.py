@@ -20,10 +20,11 @@ import pytest
 from PIL import Image
 
 import edgecodec
-from edgecodec import tiling
-from edgecodec.bundle import Bundle, default_bundle_path
+from edgecodec.bundle.reading import Bundle, default_bundle_path
 from edgecodec.codec import Codec
-from edgecodec.container import MAGIC, read_container, read_header
+from edgecodec.coding import tiling
+from edgecodec.coding.pictures import to_levels
+from edgecodec.coding.profiling import Profile
 from edgecodec.errors import (
     BackendError,
     BitstreamError,
@@ -32,12 +33,11 @@ from edgecodec.errors import (
     ModelMismatchError,
     UnknownPluginError,
 )
-from edgecodec.image import to_levels
-from edgecodec.metrics import psnr_rgb
-from edgecodec.profiling import Profile
-from edgecodec.runtimes.checked_session import CheckedSession
+from edgecodec.evaluation.metrics import psnr_rgb
+from edgecodec.format.container import MAGIC, read_container, read_header
+from edgecodec.runtimes.backends.checked_session import CheckedSession
 from edgecodec.runtimes.registry import backend_names, get_backend
-from edgecodec.runtimes.stage_runner import StageRunner
+from edgecodec.runtimes.selection.stage_runner import StageRunner
 
 UInt8Array = npt.NDArray[np.uint8]
 SIZES = [(1, 1), (1, 7), (7, 1), (31, 33), (32, 32), (100, 37), (129, 65), (257, 129)]

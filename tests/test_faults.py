@@ -19,11 +19,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgecodec.bundle import Bundle, default_bundle_path
+from edgecodec.bundle.reading import Bundle, default_bundle_path
 from edgecodec.codec import Codec
+from edgecodec.coding.pictures import open_image
 from edgecodec.errors import BundleError, ConfigError
 from edgecodec.files import write_output
-from edgecodec.image import open_image
 from tests.conftest import UInt8Array
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="faults as Linux has them")
@@ -434,7 +434,7 @@ def test_a_program_that_is_terminated_cleans_up_however_often_it_is_told(
     before = listing(place)
     program = """
 import os, signal
-from edgecodec.bundle_writing import Path, writing_bundle
+from edgecodec.bundle.writing import Path, writing_bundle
 from edgecodec.cli import entry_point, info_command
 
 def run(args):

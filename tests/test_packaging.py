@@ -155,7 +155,7 @@ def test_installed_wheel_works_outside_the_tree(built: tuple[Path, Path], tmp_pa
     run("decode", "x.ecx", "x.png", *fast)
     assert "768 x 512" in run("info", "x.ecx")
     assert "onnxruntime" in run("devices")
-    code = "import edgecodec.entropy as e; print(e.__file__, e.core_available())"
+    code = "import edgecodec.format.coder as e; print(e.__file__, e.core_available())"
     command = [sys.executable, "-c", code]
     where = subprocess.run(command, capture_output=True, check=True, cwd=tmp_path, env=environment)
     assert str(tmp_path).encode() in where.stdout

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from edgecodec.model.config import CodecConfig
-from edgecodec.model.data import load_photos
-from edgecodec.model.fitted import FittedCodec
+from edgecodec.training.fitted import FittedCodec
+from edgecodec.training.photos import load_photos
 
 StateDict = dict[str, Tensor]
 CONVOLUTIONS = (0, 2, 4, 6)

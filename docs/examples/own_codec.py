@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from edgecodec.model.channel_tables import channel_tables, steps_between
 from edgecodec.model.config import CodecConfig
-from edgecodec.model.data import CropStream, load_photos, to_images
-from edgecodec.model.fitted import FittedCodec
+from edgecodec.training.fitted import FittedCodec
+from edgecodec.training.photos import CropStream, load_photos, to_images
 
 CHECKPOINT = Path(os.environ.get("OWN_CODEC", "own_codec.pt"))
 CHANNELS = 128

@@ -29,19 +29,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgecodec import tables as fixed
-from edgecodec.converters.checkpoint_source import Source, read_source
-from edgecodec.converters.running import running
-from edgecodec.converters.targets import TARGETS
-from edgecodec.metrics import bd_rate
+from edgecodec.converters.checks.run_artefact import running
+from edgecodec.converters.sources.source import Source, read_source
+from edgecodec.converters.writers.targets import TARGETS
+from edgecodec.evaluation.metrics import bd_rate
+from edgecodec.format import tables as fixed
 from edgecodec.model import network
 from edgecodec.model.config import HYPER_STRIDE, CodecConfig
-from edgecodec.model.data import load_photos
 from edgecodec.model.network import IntegerHyperSynthesis, NeuralCodec, multiply_accumulates
 from edgecodec.model.quantizers import round_clip
-from edgecodec.model.training import Trainer, TrainingOptions
 from edgecodec.runtimes.base import STAGES, Artefact, StageName
-from edgecodec.runtimes.measure import time_side_by_side
+from edgecodec.runtimes.selection.timing import time_side_by_side
+from edgecodec.training.photos import load_photos
+from edgecodec.training.train import Trainer, TrainingOptions
 
 _parameters_of = IntegerHyperSynthesis.parameters_of
 

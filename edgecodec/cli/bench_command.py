@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    from edgecodec.device_tests.compare import compare, load_report
+    from edgecodec.device_tests.reports.compare import compare, load_report
 
     if any((getattr(args, n) or None) != (args.default_of(n) or None) for n in _MEASURING):
         args.wrong_usage("--compare takes two reports and --json, nothing else")
@@ -83,8 +83,8 @@ def _compare(args: argparse.Namespace) -> int:
 
 def _measure(args: argparse.Namespace, images: list[Path]) -> int:
     from edgecodec.device_tests.bench import DEMO_PHOTO, Options, benchmark
-    from edgecodec.device_tests.bench_page import render_page
-    from edgecodec.device_tests.steady import Limits
+    from edgecodec.device_tests.measuring.steady import Limits
+    from edgecodec.device_tests.reports.page import render_page
     from edgecodec.files import write_output
 
     options = Options(

@@ -12,12 +12,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgecodec.bundle.manifest import PRECISIONS
 from edgecodec.errors import BitstreamError, ConfigError, EdgeCodecError
-from edgecodec.manifest import PRECISIONS
 
 if TYPE_CHECKING:
     from edgecodec.codec import Codec
-    from edgecodec.profiling import Profile
+    from edgecodec.coding.profiling import Profile
 
 
 def whole_number(low: int, high: int) -> Any:

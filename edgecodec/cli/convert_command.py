@@ -10,7 +10,7 @@ from typing import Any
 
 from edgecodec.cli.common import check_outputs, name_list, write_json
 from edgecodec.errors import ConfigError
-from edgecodec.metrics import METRICS
+from edgecodec.evaluation.metrics import METRICS
 
 
 def _percent(text: str) -> float:

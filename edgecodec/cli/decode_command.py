@@ -35,9 +35,9 @@ def add_parser(sub: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Decode."""
+    from edgecodec.coding.pictures import check_output, image_bytes
+    from edgecodec.coding.profiling import Profile
     from edgecodec.files import read_input, write_output
-    from edgecodec.image import check_output, image_bytes
-    from edgecodec.profiling import Profile
 
     refuse_overwriting(args.output, args.force, args.input)
     check_output(args.output)

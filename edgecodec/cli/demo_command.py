@@ -8,11 +8,11 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecodec.bundle import default_bundle_path
+from edgecodec.bundle.reading import default_bundle_path
 from edgecodec.errors import ConfigError
 
 if TYPE_CHECKING:
-    from edgecodec.bundle import Bundle
+    from edgecodec.bundle.reading import Bundle
 
 DATA = default_bundle_path().parent
 CHECKPOINT = DATA / "default.pt"
@@ -51,8 +51,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _story(folder: Path) -> int:
-    from edgecodec.bundle import Bundle
-    from edgecodec.runtimes.report import devices_report
+    from edgecodec.bundle.reading import Bundle
+    from edgecodec.runtimes.selection.report import devices_report
 
     with Bundle(_convert(folder)) as bundle:
         print("\n2. Which backend is fastest here?")
@@ -69,8 +69,8 @@ def _convert(folder: Path) -> Path:
         print("   this installation (it is in the repository, edgecodec/data/default.pt)")
         return default_bundle_path()
     from edgecodec.converters.convert import convert_checkpoint
-    from edgecodec.converters.targets import TARGETS as TARGET_PLUGINS
-    from edgecodec.converters.targets import require
+    from edgecodec.converters.writers.targets import TARGETS as TARGET_PLUGINS
+    from edgecodec.converters.writers.targets import require
 
     for target in ("torch", *TARGETS):
         require(TARGET_PLUGINS[target].requires)
@@ -95,10 +95,10 @@ def _photo(bundle: Bundle, folder: Path) -> None:
 
     from edgecodec.cli.common import show_profile
     from edgecodec.codec import Codec
+    from edgecodec.coding.pictures import image_bytes
+    from edgecodec.coding.profiling import Profile
+    from edgecodec.evaluation.metrics import ms_ssim, psnr_rgb
     from edgecodec.files import write_output
-    from edgecodec.image import image_bytes
-    from edgecodec.metrics import ms_ssim, psnr_rgb
-    from edgecodec.profiling import Profile
 
     with Image.open(DATA / "demo.png") as image:
         original = np.asarray(image.convert("RGB"))

@@ -89,13 +89,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_here(args: argparse.Namespace) -> int:
+    from edgecodec.bundle.manifest import PRECISIONS
     from edgecodec.device_tests.bench import DEMO_PHOTO, load_pictures
-    from edgecodec.device_tests.conformance import check_conformance
-    from edgecodec.device_tests.kit import check_kit, kit_model, open_pictures
-    from edgecodec.device_tests.kit_pictures import extreme_pictures
-    from edgecodec.device_tests.latency import measure_latency
-    from edgecodec.device_tests.robustness import check_robustness
-    from edgecodec.manifest import PRECISIONS
+    from edgecodec.device_tests.conformance.kit import check_kit, kit_model, open_pictures
+    from edgecodec.device_tests.conformance.kit_pictures import extreme_pictures
+    from edgecodec.device_tests.conformance.latency import measure_latency
+    from edgecodec.device_tests.conformance.matrix import check_conformance
+    from edgecodec.device_tests.conformance.robustness import check_robustness
 
     unknown = set(args.precision or ()) - set(PRECISIONS)
     if unknown:
@@ -137,7 +137,7 @@ def _run_here(args: argparse.Namespace) -> int:
 
 
 def _run_there(args: argparse.Namespace) -> int:
-    from edgecodec.device_tests.remote import REMOTE_FOLDER, Job, Target, run_there
+    from edgecodec.device_tests.remote.remote import REMOTE_FOLDER, Job, Target, run_there
 
     quiet = args.json == "-"
     target = Target(

@@ -38,8 +38,8 @@ def add_parser(sub: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
-    from edgecodec.bundle import Bundle
-    from edgecodec.runtimes.report import devices_report
+    from edgecodec.bundle.reading import Bundle
+    from edgecodec.runtimes.selection.report import devices_report
 
     with Bundle(args.bundle) as bundle:
         report = devices_report(bundle, args.threads, refresh=args.refresh)

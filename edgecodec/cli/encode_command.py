@@ -49,9 +49,9 @@ def run(args: argparse.Namespace) -> int:
     """Encode."""
     from PIL import Image
 
+    from edgecodec.coding.pictures import open_image
+    from edgecodec.coding.profiling import Profile
     from edgecodec.files import read_input, write_output
-    from edgecodec.image import open_image
-    from edgecodec.profiling import Profile
 
     refuse_overwriting(args.output, args.force, args.input)
     Image.MAX_IMAGE_PIXELS = None  # this process is ours; open_image checks our own limit

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from edgecodec.codec import Codec
-    from edgecodec.evaluation import Row
-    from edgecodec.metrics import Uint8Image
+    from edgecodec.evaluation.evaluate import Row
+    from edgecodec.evaluation.metrics import Uint8Image
 
 
 def add_parser(sub: Any) -> None:
@@ -70,9 +70,9 @@ class _AtEffort:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate."""
-    from edgecodec.evaluation import evaluate
+    from edgecodec.evaluation.evaluate import evaluate
+    from edgecodec.evaluation.page import render_page, text_table
     from edgecodec.files import write_output
-    from edgecodec.rd_page import render_page, text_table
 
     images = expand_images(args.images)
     targets = {"--json": args.json, "--csv": args.csv, "--html": args.html}

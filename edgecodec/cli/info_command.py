@@ -21,7 +21,7 @@ def add_parser(sub: Any) -> None:
 
 def describe(data: bytes) -> dict[str, Any]:
     """Return the facts of a file as JSON-compatible values."""
-    from edgecodec.container import MIME_TYPE, read_container
+    from edgecodec.format.container import MIME_TYPE, read_container
 
     file = read_container(data, keep_going=True)
     h = file.header

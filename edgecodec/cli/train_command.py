@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edgecodec.cli.common import whole_number
 
 if TYPE_CHECKING:
-    from edgecodec.model.options import SavedRun, TrainingOptions
+    from edgecodec.training.options import SavedRun, TrainingOptions
 
 
 def add_parser(sub: Any) -> None:
@@ -81,8 +81,8 @@ def run(args: argparse.Namespace) -> int:
     except ModuleNotFoundError as exc:
         raise MissingDependencyError("torch", "train") from exc
     from edgecodec.model.checkpoint import check_target, export_weights
-    from edgecodec.model.options import SavedRun
-    from edgecodec.model.training import train
+    from edgecodec.training.options import SavedRun
+    from edgecodec.training.train import train
 
     try:
         if args.export:
@@ -114,7 +114,7 @@ def _options(args: argparse.Namespace, run: SavedRun | None) -> TrainingOptions:
     Raises:
         ValueError: an option differs from the run to resume, or cannot be.
     """
-    from edgecodec.model.options import TrainingOptions
+    from edgecodec.training.options import TrainingOptions
 
     names = ("steps", "batch", "size", "learning_rate", "seed", "objective")
     given = {n: getattr(args, n) for n in names if getattr(args, n) is not None}

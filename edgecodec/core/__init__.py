@@ -1,1 +1,1 @@
-"""The C core (bytes <-> latents) and its binding; `edgecodec.entropy` is what to import."""
+"""The C core (bytes <-> latents) and its binding; `edgecodec.format.coder` is what to import."""

@@ -1071,7 +1071,7 @@ int ecx_model_init(void *memory, size_t memory_bytes, const uint8_t *tables, siz
    *   context   3 * 512 * 128 * 511      < 2^27, with bias < 2^27
    *   heads     (512 + 512) * 128 * 255  < 2^25, with bias < 2^26
    * Steps: 127 * 32767 + 8 < 2^22 for z and 8191 * 131071 + 32 < 2^30 for s.
-   * tests/test_entropy_bounds.py gets there. */
+   * tests/format/test_coder_bounds.py gets there. */
   for (i = 0; i < ECX_QUALITIES * (size_t)l.hidden; i++)
     if (m->b1[i] < -(1 << 23) || m->b1[i] > 1 << 23) return ECX_TABLES;
   for (k = 0; k < 4; k++)

@@ -10,10 +10,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from edgecodec import tables as fixed
 from edgecodec.errors import ConfigError
-from edgecodec.model.tables import all_frequencies
-from edgecodec.tables import QUALITIES, Tables
+from edgecodec.format import tables as fixed
+from edgecodec.format.tables import QUALITIES, Tables
+from edgecodec.model.export_tables import all_frequencies
 
 _SAMPLES = 16_384
 

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgecodec import tables as fixed
+from edgecodec.format import tables as fixed
 from edgecodec.model import config as fmt
 from edgecodec.model.config import CodecConfig
 from edgecodec.model.quantizers import round_clip, ste_round

@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from edgecodec import tables as fixed
+from edgecodec.format import tables as fixed
 from edgecodec.model import config as fmt
 from edgecodec.model.folding import fold_latent_layers
 from edgecodec.model.network import NeuralCodec

@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgecodec.converters.graph import Graph, Size
-from edgecodec.converters.targets import TARGETS
-from edgecodec.converters.torch_to_graph import graph_from_module
-from edgecodec.manifest import Precision
+from edgecodec.bundle.manifest import Precision
+from edgecodec.converters.graph.from_torch import graph_from_module
+from edgecodec.converters.graph.nodes import Graph, Size
+from edgecodec.converters.writers.targets import TARGETS
 from edgecodec.runtimes.base import Artefact, Session, SessionOptions
 from edgecodec.runtimes.registry import get_backend
 

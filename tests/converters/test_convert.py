@@ -13,13 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from edgecodec.bundle import WEIGHTS, Bundle
-from edgecodec.bundle_writing import size_of
+from edgecodec.bundle.reading import WEIGHTS, Bundle
+from edgecodec.bundle.writing import size_of
 from edgecodec.codec import Codec
-from edgecodec.container import read_container
+from edgecodec.coding.pixels import as_picture
+from edgecodec.converters.checks.report import WRONG, ConversionReport
 from edgecodec.converters.convert import convert_checkpoint
-from edgecodec.converters.report import WRONG, ConversionReport
-from edgecodec.entropy import LatentCoder
 from edgecodec.errors import (
     BundleError,
     ConversionError,
@@ -27,18 +26,19 @@ from edgecodec.errors import (
     MissingDependencyError,
     ParityError,
 )
-from edgecodec.runtimes import openvino_backend
+from edgecodec.format.coder import LatentCoder
+from edgecodec.format.container import read_container
+from edgecodec.runtimes.backends import openvino_backend
+from edgecodec.runtimes.backends.openvino_backend import OpenVinoBackend
 from edgecodec.runtimes.base import Artefact, SessionOptions
-from edgecodec.runtimes.openvino_backend import OpenVinoBackend
 from edgecodec.runtimes.registry import get_backend
-from edgecodec.samples import as_picture
-from tests.converters.painting import picture, save_painting_codec
+from tests.support.painting import picture, save_painting_codec
 
 
 @pytest.fixture(autouse=True)
 def short_timing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgecodec.converters.judging._BUDGET_S", 0.01)
-    monkeypatch.setattr("edgecodec.converters.judging.SIZE", (64, 96))
+    monkeypatch.setattr("edgecodec.converters.checks.judge._BUDGET_S", 0.01)
+    monkeypatch.setattr("edgecodec.converters.checks.judge.SIZE", (64, 96))
 
 
 @pytest.fixture
@@ -191,7 +191,7 @@ def test_bf16_is_not_written_where_nothing_can_judge_it(
 def test_bf16_that_is_something_else_is_left_out(
     checkpoint: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgecodec.converters.parity import TOLERANCES, Tolerance
+    from edgecodec.converters.checks.parity import TOLERANCES, Tolerance
 
     if OpenVinoBackend().lacks("bf16"):
         pytest.skip("this processor has no bfloat16")
@@ -315,7 +315,7 @@ def test_weights_that_are_no_numbers_are_refused(
 def test_nothing_is_left_when_an_artefact_is_wrong(
     checkpoint: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgecodec.converters.parity import TOLERANCES, Tolerance
+    from edgecodec.converters.checks.parity import TOLERANCES, Tolerance
 
     monkeypatch.setitem(TOLERANCES, "fp32", Tolerance(-1.0, -1, -1.0))
     before = sorted(tmp_path.iterdir())
@@ -333,7 +333,7 @@ def test_what_every_device_would_refuse_is_not_written(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The device's tolerances are shares of the largest value, the converter's are not."""
-    from edgecodec.runtimes.golden import TOLERANCES, Tolerance
+    from edgecodec.runtimes.selection.golden import TOLERANCES, Tolerance
 
     none = {"analysis": Tolerance(-1.0, 255, 255.0), "synthesis": Tolerance(1e9, -1, -1.0)}
     monkeypatch.setitem(TOLERANCES, "fp32", none[stage])
@@ -351,7 +351,8 @@ def test_missing_packages_and_foreign_folders_are_named(
     with pytest.raises(BundleError, match="is not a bundle"):
         convert(checkpoint, photos, photos)
     monkeypatch.setattr(
-        "edgecodec.converters.targets.find_spec", lambda name: None if name == "torch" else True
+        "edgecodec.converters.writers.targets.find_spec",
+        lambda name: None if name == "torch" else True,
     )
     with pytest.raises(MissingDependencyError, match=r"torch is not installed.*\[convert\]"):
         convert(checkpoint, photos, tmp_path / "b")
@@ -364,7 +365,7 @@ def test_artefact_without_its_runtime_is_written_and_told(
 
     real = get_backend
     monkeypatch.setattr(
-        "edgecodec.converters.parity.get_backend",
+        "edgecodec.converters.checks.parity.get_backend",
         lambda name: UnavailableBackend(name, "is away") if name == "onnxruntime" else real(name),
     )
     told: list[str] = []

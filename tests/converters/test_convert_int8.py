@@ -12,16 +12,16 @@ import pytest
 import torch
 from PIL import Image
 
-from edgecodec.bundle import Bundle
+from edgecodec.bundle.reading import Bundle
 from edgecodec.cli import main
 from edgecodec.codec import Codec
-from edgecodec.converters import parity
+from edgecodec.converters.checks import parity
+from edgecodec.converters.checks.report import ConversionReport
 from edgecodec.converters.convert import DEFAULT_MAX_LOSS, convert_checkpoint
-from edgecodec.converters.report import ConversionReport
 from edgecodec.errors import BundleError, ConversionError
 from edgecodec.model.network import NeuralCodec
 from edgecodec.runtimes.base import Artefact, Session
-from tests.converters.painting import (
+from tests.support.painting import (
     CONFIG,
     lean_on,
     painting_codec,
@@ -36,8 +36,8 @@ RUNTIMES = ("onnxruntime", "openvino", "tflite")
 
 @pytest.fixture(autouse=True)
 def short_timing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgecodec.converters.judging._BUDGET_S", 0.01)
-    monkeypatch.setattr("edgecodec.converters.judging.SIZE", (64, 96))
+    monkeypatch.setattr("edgecodec.converters.checks.judge._BUDGET_S", 0.01)
+    monkeypatch.setattr("edgecodec.converters.checks.judge.SIZE", (64, 96))
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +69,8 @@ def converted(
 ) -> Iterator[Bundle]:
     folder = tmp_path_factory.mktemp("bundle") / "b"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("edgecodec.converters.judging._BUDGET_S", 0.01)
-        patch.setattr("edgecodec.converters.judging.SIZE", (64, 96))
+        patch.setattr("edgecodec.converters.checks.judge._BUDGET_S", 0.01)
+        patch.setattr("edgecodec.converters.checks.judge.SIZE", (64, 96))
         report = convert(checkpoint, photos, folder)
     assert not report.refused
     with Bundle(folder) as bundle:
@@ -264,7 +264,7 @@ def test_ranges_of_photos_unlike_any_other_end_in_a_refusal(
 def test_a_loss_on_one_photo_alone_is_refused(
     checkpoint: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgecodec.converters.judging.SINGLE_PHOTO", -1e9)
+    monkeypatch.setattr("edgecodec.converters.checks.judge.SINGLE_PHOTO", -1e9)
     options: dict[str, Any] = {"targets": ["onnx"], "precisions": ["fp32"]}
     report = convert(checkpoint, photos, tmp_path / "b", **options)
     assert [row.refused for row in report.rows] == [False, False, True, True]

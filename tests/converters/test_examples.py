@@ -16,12 +16,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from edgecodec.bundle import Bundle
+from edgecodec.bundle.reading import Bundle
 from edgecodec.cli import main
 from edgecodec.codec import Codec
-from edgecodec.converters.checkpoint_source import read_source
+from edgecodec.converters.sources.source import read_source
 from edgecodec.errors import ConversionError
-from edgecodec.metrics import psnr_rgb
+from edgecodec.evaluation.metrics import psnr_rgb
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 MANUAL = EXAMPLES.parent / "own-codec.md"
@@ -35,8 +35,8 @@ def _quick() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("edgecodec.converters.judging._BUDGET_S", 0.01)
-        patch.setattr("edgecodec.converters.judging.SIZE", (64, 96))
+        patch.setattr("edgecodec.converters.checks.judge._BUDGET_S", 0.01)
+        patch.setattr("edgecodec.converters.checks.judge.SIZE", (64, 96))
         yield
     torch.set_num_threads(threads)
 

@@ -23,11 +23,11 @@ from typing import Any
 
 import numpy as np
 
-from edgecodec.bundle import Bundle
-from edgecodec.entropy import LatentCoder
-from edgecodec.tables import Tables
+from edgecodec.bundle.reading import Bundle
+from edgecodec.format.coder import LatentCoder
+from edgecodec.format.tables import Tables
 from tests.core.programs import CORE, build, clang
-from tests.streams import likely_tables, symbols, wild_tables
+from tests.support.streams import likely_tables, symbols, wild_tables
 
 TARGET = ("fuzz.c", "fuzz_mutate.c", "plain.c")
 SANITIZERS = ("-g", "-O2", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")

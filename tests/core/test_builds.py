@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgecodec.entropy import LatentCoder
 from edgecodec.errors import BitstreamError, TruncatedBitstreamError
-from edgecodec.tables import Tables
+from edgecodec.format.coder import LatentCoder
+from edgecodec.format.tables import Tables
 from tests.core.programs import build, checksum, clang
-from tests.streams import Symbols, likely_tables, predicted, symbols, wild_tables
-from tests.test_entropy_bounds import EXTREMES, STEPS, flat_tables
+from tests.format.test_coder_bounds import EXTREMES, STEPS, flat_tables
+from tests.support.streams import Symbols, likely_tables, predicted, symbols, wild_tables
 
 SANITIZED = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 CUT_SHORT, DAMAGED = -1, -2

@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgecodec.entropy import LatentCoder
-from edgecodec.tables import HYPER_LIMIT, MAX_SIDE, RELUCTANCES, SYMBOL_LIMIT, Tables
+from edgecodec.format.coder import LatentCoder
+from edgecodec.format.tables import HYPER_LIMIT, MAX_SIDE, RELUCTANCES, SYMBOL_LIMIT, Tables
 from tests.core.fuzz import SANITIZERS, TARGET, write_seeds
 from tests.core.programs import CORE, build, checksum, clang
-from tests.streams import likely_tables, symbols
+from tests.support.streams import likely_tables, symbols
 
 GCC = shutil.which("gcc")
 STRICT = ("-Wall", "-Wextra", "-Werror", "-pedantic", "-Wconversion", "-Wsign-conversion")

@@ -16,23 +16,29 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from edgecodec.bundle import Bundle
+from edgecodec.bundle.reading import Bundle
 from edgecodec.codec import Codec
-from edgecodec.device_tests import bench, steady
+from edgecodec.coding.profiling import Profile, Span
+from edgecodec.device_tests import bench
 from edgecodec.device_tests.bench import DEMO_PHOTO, Options, benchmark, load_pictures
-from edgecodec.device_tests.bench_page import render_page
-from edgecodec.device_tests.cold_start import PHASES, ColdStart
-from edgecodec.device_tests.compare import compare
-from edgecodec.device_tests.contenders import Contender, Request, expand_requests, our_contender
-from edgecodec.device_tests.sampling import summarise
-from edgecodec.device_tests.steady import Limits
-from edgecodec.device_tests.sustained import Sustained
+from edgecodec.device_tests.measuring import steady
+from edgecodec.device_tests.measuring.cold_start import PHASES, ColdStart
+from edgecodec.device_tests.measuring.contenders import (
+    Contender,
+    Request,
+    expand_requests,
+    our_contender,
+)
+from edgecodec.device_tests.measuring.sampling import summarise
+from edgecodec.device_tests.measuring.steady import Limits
+from edgecodec.device_tests.measuring.sustained import Sustained
+from edgecodec.device_tests.reports.compare import compare
+from edgecodec.device_tests.reports.page import render_page
 from edgecodec.errors import BackendError, ConfigError, EdgeCodecError
-from edgecodec.profiling import Profile, Span
 from edgecodec.runtimes.base import StageName
-from edgecodec.runtimes.choice import Choice
-from edgecodec.runtimes.device_facts import Conditions
-from tests.device_tests.fakes import Clock, report_of, series
+from edgecodec.runtimes.device.facts import Conditions
+from edgecodec.runtimes.selection.choice import Choice
+from tests.support.bench_fakes import Clock, report_of, series
 
 UInt8Array = npt.NDArray[np.uint8]
 QUICK = Options(backends=("onnxruntime:fp32",), limits=Limits(3, 0.0), cold_starts=0, threads=1)
@@ -78,7 +84,7 @@ def test_everything_is_in_the_report(photo_file: Path) -> None:
 
 
 def test_layers_are_in_the_report(photo_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgecodec.runtimes.peak.BUDGET_S", 0.01)
+    monkeypatch.setattr("edgecodec.runtimes.layers.peak.BUDGET_S", 0.01)
     report = benchmark([photo_file], replace(QUICK, layers=True)).report
     assert [(p.stage, p.backend) for p in report.layers] == [
         ("analysis", "onnxruntime"), ("synthesis", "onnxruntime"),

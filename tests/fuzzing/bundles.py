@@ -24,15 +24,15 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from edgecodec.bundle import GOLDEN, MANIFEST, TABLES, WEIGHTS, Bundle, short_id
+from edgecodec.bundle.parts import SUFFIX, Parts, Slice
+from edgecodec.bundle.reading import GOLDEN, MANIFEST, TABLES, WEIGHTS, Bundle, short_id
 from edgecodec.codec import Codec
-from edgecodec.entropy import LatentCoder
 from edgecodec.errors import BundleError
-from edgecodec.parts import SUFFIX, Parts, Slice
-from edgecodec.runtimes.golden import Golden
+from edgecodec.format.coder import LatentCoder
+from edgecodec.runtimes.selection.golden import Golden
 from tests.fuzzing.campaign import Outcome, Target, end_of, main
-from tests.streams import mutated
-from tests.tiny_codec import write_tiny_codec
+from tests.support.streams import mutated
+from tests.support.tiny_codec import write_tiny_codec
 
 ODD_VALUES: tuple[Any, ...] = (
     None, True, 0, -1, 1, 32, 2**31, 2**63, 10**400, 1.5, 1e308, "", "x", "x" * 5000, "../x",

@@ -23,12 +23,12 @@ from PIL import Image
 
 from edgecodec.cli.info_command import describe
 from edgecodec.codec import Codec
-from edgecodec.container import MAGIC
+from edgecodec.coding.pictures import image_bytes
 from edgecodec.errors import BitstreamError, ConfigError
-from edgecodec.image import image_bytes
+from edgecodec.format.container import MAGIC
 from tests.fuzzing.campaign import Outcome, Target, main
-from tests.streams import mutated
-from tests.tiny_codec import write_tiny_codec
+from tests.support.streams import mutated
+from tests.support.tiny_codec import write_tiny_codec
 
 KINDS = (b"HEAD", b"ICCP", b"EXIF", b"XMP ", b"TIDX", b"TILE", b"note", b"Crit", b"\xff\0\0\0")
 EDGES = (0, 1, 2, 31, 32, 33, 64, 255, 256, 4095, 4096, 4097, 8191, 8192, 65534, 65535)

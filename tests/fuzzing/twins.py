@@ -15,13 +15,19 @@ from pathlib import Path
 
 import numpy as np
 
-from edgecodec.entropy import LatentCoder
-from edgecodec.entropy_numpy import NumpyImplementation, _write
 from edgecodec.errors import BitstreamError
-from edgecodec.tables import HYPER_LIMIT, SYMBOL_LIMIT, Tables
+from edgecodec.format.coder import LatentCoder
+from edgecodec.format.numpy_coder import NumpyImplementation, _write
+from edgecodec.format.tables import HYPER_LIMIT, SYMBOL_LIMIT, Tables
+from tests.format.test_coder_bounds import (
+    EXTREMES,
+    STEPS,
+    coding_tables,
+    flat_tables,
+    opposing_tables,
+)
 from tests.fuzzing.campaign import Outcome, Target, main
-from tests.streams import likely_tables, mutated, symbols, wild_tables
-from tests.test_entropy_bounds import EXTREMES, STEPS, coding_tables, flat_tables, opposing_tables
+from tests.support.streams import likely_tables, mutated, symbols, wild_tables
 
 Coders = tuple[LatentCoder, LatentCoder]
 SIZES = ((1, 1), (1, 2), (2, 1), (1, 5), (3, 3))

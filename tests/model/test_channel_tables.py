@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from edgecodec.entropy import LatentCoder
 from edgecodec.errors import ConfigError
+from edgecodec.format.coder import LatentCoder
+from edgecodec.format.tables import Tables
 from edgecodec.model.channel_tables import channel_tables, steps_between
-from edgecodec.tables import Tables
 
 SCALES = np.array([0.05, 1.0, 4.0, 30.0, 60.0])
 MEANS = np.array([0.0, -3.0, 0.4, 100.0, -900.0])

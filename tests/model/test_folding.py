@@ -10,7 +10,7 @@ from edgecodec.model.config import CodecConfig
 from edgecodec.model.folding import fold_latent_layers
 from edgecodec.model.network import NeuralCodec
 from edgecodec.model.stages import build_stages
-from tests.model.conftest import SMALL
+from tests.training.conftest import SMALL
 
 
 def codec(config: CodecConfig = SMALL) -> NeuralCodec:

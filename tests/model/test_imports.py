@@ -11,7 +11,7 @@ def test_training_needs_only_torch_numpy_and_pillow() -> None:
     code = (
         "import sys, torch, numpy, PIL.Image\n"
         "before = set(sys.modules)\n"
-        "import edgecodec.model.training\n"
+        "import edgecodec.training.train\n"
         "new = {m.split('.')[0] for m in set(sys.modules) - before}\n"
         "print(*sorted(n for n in new if n not in sys.stdlib_module_names))"
     )

@@ -7,9 +7,17 @@ import pytest
 import torch
 from torch import nn
 
-from edgecodec import tables as fixed
-from edgecodec.entropy import LatentCoder
+from edgecodec.format import tables as fixed
+from edgecodec.format.coder import LatentCoder
+from edgecodec.format.tables import CELL_ORDER, scale_of
 from edgecodec.model.config import CodecConfig
+from edgecodec.model.export_tables import (
+    SCALE_ERROR,
+    build_tables,
+    export_tables,
+    symbol_frequencies,
+    symbol_probabilities,
+)
 from edgecodec.model.network import (
     IntegerLinear,
     NeuralCodec,
@@ -18,14 +26,6 @@ from edgecodec.model.network import (
 )
 from edgecodec.model.quantizers import round_clip
 from edgecodec.model.stages import build_stages
-from edgecodec.model.tables import (
-    SCALE_ERROR,
-    build_tables,
-    export_tables,
-    symbol_frequencies,
-    symbol_probabilities,
-)
-from edgecodec.tables import CELL_ORDER, scale_of
 
 
 @pytest.fixture(scope="module")

@@ -11,16 +11,17 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgecodec.bundle import GOLDEN, MANIFEST, TABLES, Bundle
-from edgecodec.bundle_writing import hash_files, writing_bundle
-from edgecodec.converters.graph import Conv2d, DepthToSpace, Graph, Relu, Value
-from edgecodec.converters.graph_to_onnx import write_onnx
-from edgecodec.converters.graph_to_openvino import write_openvino
-from edgecodec.converters.graph_to_tflite import write_tflite
-from edgecodec.converters.graph_to_torch import write_torch
-from edgecodec.image import to_levels
-from edgecodec.manifest import ArtefactEntry, Manifest
-from edgecodec.runtimes import registry, select
+from edgecodec.bundle.manifest import ArtefactEntry, Manifest
+from edgecodec.bundle.reading import GOLDEN, MANIFEST, TABLES, Bundle
+from edgecodec.bundle.writing import hash_files, writing_bundle
+from edgecodec.coding.pictures import to_levels
+from edgecodec.converters.graph.nodes import Conv2d, DepthToSpace, Graph, Relu, Value
+from edgecodec.converters.writers.to_onnx import write_onnx
+from edgecodec.converters.writers.to_openvino import write_openvino
+from edgecodec.converters.writers.to_tflite import write_tflite
+from edgecodec.converters.writers.to_torch import write_torch
+from edgecodec.runtimes import registry
+from edgecodec.runtimes.selection import selector
 
 Float32Array = npt.NDArray[np.float32]
 SUFFIX = {"onnx": "onnx", "openvino": "xml", "tflite": "tflite", "torch": "pt"}
@@ -171,7 +172,7 @@ def _forget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let no test see what another one registered or measured."""
     monkeypatch.setenv("EDGECODEC_CACHE", str(tmp_path / "cache"))
     registry.refresh()
-    select.clear_cache()
+    selector.clear_cache()
     yield
     registry.refresh()
-    select.clear_cache()
+    selector.clear_cache()

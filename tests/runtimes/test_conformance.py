@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgecodec.bundle import Bundle
+from edgecodec.bundle.reading import Bundle
 from edgecodec.errors import BackendError
 from edgecodec.runtimes.base import Artefact, Backend, Session, SessionOptions, StageName, lend
 from edgecodec.runtimes.registry import BUILTIN, get_backend
@@ -281,8 +281,8 @@ def test_load_refuses_a_missing_or_damaged_file(
 def test_tflite_does_not_greet_on_stderr(tiny_bundle: Path) -> None:
     script = f"""
 import numpy as np
-from edgecodec.bundle import Bundle
-from edgecodec.runtimes.select import open_stage
+from edgecodec.bundle.reading import Bundle
+from edgecodec.runtimes.selection.selector import open_stage
 session, _ = open_stage(Bundle({str(tiny_bundle)!r}), "synthesis", "tflite")
 session.run({{"y_hat": np.zeros((1, 2, 2, 4), np.float32)}})
 """

@@ -14,20 +14,20 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgecodec.bundle import GOLDEN, MANIFEST, Bundle
-from edgecodec.bundle_writing import hash_files, writing_bundle
-from edgecodec.converters import integer_oracle
-from edgecodec.converters.graph import Graph, Node, QuantizedConv2d
-from edgecodec.converters.graph_to_onnx import write_onnx
-from edgecodec.converters.graph_to_tflite import write_tflite
+from edgecodec.bundle.manifest import ArtefactEntry, Manifest
+from edgecodec.bundle.reading import GOLDEN, MANIFEST, Bundle
+from edgecodec.bundle.writing import hash_files, writing_bundle
+from edgecodec.coding.pictures import to_levels
+from edgecodec.converters.graph.nodes import Graph, Node, QuantizedConv2d
+from edgecodec.converters.int8 import oracle
+from edgecodec.converters.writers.to_onnx import write_onnx
+from edgecodec.converters.writers.to_tflite import write_tflite
 from edgecodec.errors import BackendError
-from edgecodec.image import to_levels
-from edgecodec.manifest import ArtefactEntry, Manifest
+from edgecodec.runtimes.backends.tflite_backend import TfliteBackend
 from edgecodec.runtimes.base import Artefact, Float32Array, Session, SessionOptions
-from edgecodec.runtimes.select import choose
-from edgecodec.runtimes.tflite_backend import TfliteBackend
-from tests.converters import exact_graphs
-from tests.converters.exact_graphs import Draft, latents
+from edgecodec.runtimes.selection.selector import choose
+from tests.support import exact_graphs
+from tests.support.exact_graphs import Draft, latents
 
 Float64Array = npt.NDArray[np.float64]
 Arithmetic = dict[str, Callable[..., Any]]
@@ -45,7 +45,7 @@ def decoder(seed: int = 0) -> Graph:
 def write_bundle(folder: Path, graph: Graph) -> Bundle:
     """Write a bundle of an exact synthesis alone, for ONNX Runtime and for TFLite."""
     path, y_hat = folder / "exact.bundle", latents(1, 4, 6)
-    x_hat = integer_oracle.run_oracle(graph, {"y_hat": y_hat})["x_hat"][0]
+    x_hat = oracle.run_oracle(graph, {"y_hat": y_hat})["x_hat"][0]
     inside = (x_hat > 0) & (x_hat < 255)
     assert inside.mean() > 0.1  # the others are clipped and tell little
     with writing_bundle(path) as root:
@@ -79,8 +79,8 @@ class Machine:
     def run(self, inputs: dict[str, Float32Array]) -> dict[str, Float32Array]:
         with pytest.MonkeyPatch.context() as patch:
             for name, function in self.arithmetic.items():
-                patch.setattr(integer_oracle, name, function)
-            return integer_oracle.run_oracle(self.graph, inputs)
+                patch.setattr(oracle, name, function)
+            return oracle.run_oracle(self.graph, inputs)
 
     def close(self) -> None:
         """Nothing is held."""
@@ -129,7 +129,7 @@ def saturating(node: Any, x: Float64Array, weight: npt.NDArray[np.generic]) -> F
     return total.astype(np.float64)
 
 
-exact_convolution = integer_oracle._convolve
+exact_convolution = oracle._convolve
 
 
 @pytest.mark.parametrize("rounding", [halves_up, halves_away])

@@ -177,7 +177,7 @@ def test_broken_first_choice_gives_way_to_the_second(
 def test_importing_runtimes_imports_no_runtime() -> None:
     script = """
 import sys
-import edgecodec.runtimes, edgecodec.runtimes.select, edgecodec.runtimes.report
+import edgecodec.runtimes.selection.report, edgecodec.runtimes.selection.selector
 from edgecodec.runtimes.registry import BUILTIN, get_backend
 for spec in BUILTIN:
     get_backend(spec.name)

@@ -1,0 +1,1 @@
+"""Judges of what was written: gate, parity, golden vectors, operators, report."""

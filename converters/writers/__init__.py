@@ -1,0 +1,1 @@
+"""One writer per target, and weights stored once for all of them."""

@@ -1,0 +1,1 @@
+"""Golden files, the matrix of backends, damaged files, latency."""

@@ -1,0 +1,1 @@
+"""Measurements: samples, steady state, cold start, energy, contenders."""

@@ -1,0 +1,1 @@
+"""The device test on another machine, over ssh or under emulation."""

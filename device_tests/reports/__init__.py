@@ -1,0 +1,1 @@
+"""Results as text, page, trace, and compared with earlier ones."""

@@ -1,0 +1,1 @@
+"""Long measurements behind figures of the docs, each a command."""

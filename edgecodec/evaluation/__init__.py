@@ -1,0 +1,1 @@
+"""Quality and size of real files, against classical codecs, as tables and pages."""

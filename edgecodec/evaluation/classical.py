@@ -1,0 +1,273 @@
+"""The codecs everybody has, as the yardstick: real bytes of the libraries behind Pillow.
+
+    jpeg   optimised Huffman tables, baseline, 4:2:0
+    webp   lossy, method 4, 4:2:0
+    avif   speed 6, 4:2:0, the encoder's own (perceptual) tuning, two threads or more
+    jxl    JPEG XL, lossy, effort 7, as many threads as the library finds; a plugin of Pillow's
+
+These are the settings a user gets by default, not the strongest each format can do; chroma
+subsampling stays at Pillow's default. `ClassicalCodec` has the same two methods as our codec.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import io
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ParamSpec, Protocol, TypeVar
+
+import numpy as np
+import PIL
+from PIL import Image, ImageOps, features
+
+from edgecodec.coding.pictures import to_eight_bits
+from edgecodec.errors import (
+    BackendUnavailableError,
+    BitstreamError,
+    ConfigError,
+    UnknownPluginError,
+)
+from edgecodec.evaluation.metrics import Uint8Image
+from edgecodec.files import refuse_device, write_output
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+_CACHE_FORMAT = 1
+
+
+class ImageCodec(Protocol):
+    """What an evaluation needs of a codec; `edgecodec.Codec` and `ClassicalCodec` have it."""
+
+    def encode(self, image: Uint8Image, /, *, quality: int) -> bytes:
+        """Return a whole file for an (H, W, 3) uint8 RGB image."""
+        ...
+
+    def decode(self, data: bytes, /) -> Uint8Image | Image.Image:
+        """Return the picture in a file."""
+        ...
+
+
+@dataclass(frozen=True)
+class ClassicalCodec:
+    """One format with fixed settings; only the quality varies.
+
+    Attributes:
+        name: the name it goes by in tables and options.
+        feature: what `PIL.features` calls the library behind it; empty for a plugin.
+        options: keyword arguments of `Image.save` besides the quality.
+        qualities: a sweep from barely recognisable to visually lossless, ascending. Its ends lie
+            far outside the rates of a learned codec, so that the curves overlap wherever that
+            codec has a point.
+        threads_option: keyword of `Image.save` for the number of threads, where there is one.
+        plugin: module and distribution that add the format to Pillow; empty where Pillow has it.
+    """
+
+    name: str
+    feature: str
+    options: tuple[tuple[str, int | bool | str], ...]
+    qualities: tuple[int, ...]
+    threads_option: str = ""
+    plugin: tuple[str, str] | tuple[()] = ()
+
+    @property
+    def settings(self) -> str:
+        """What the results depend on besides picture and quality: libraries and options.
+
+        Two runs with equal settings give equal bytes; a cache can key on it.
+        """
+        options = ", ".join(f"{key}={value}" for key, value in self.options)
+        if self.threads_option:
+            options += f", {self.threads_option}>=2"
+        return f"{self.name} ({self._version()}, Pillow {PIL.__version__}, {options})"
+
+    def _version(self) -> str:
+        if self.plugin:
+            return f"{self.plugin[1]} {importlib.metadata.version(self.plugin[1])}"
+        turbo = features.version("libjpeg_turbo") if self.feature == "jpg" else None
+        if turbo:
+            return f"libjpeg-turbo {turbo}"
+        return features.version(self.feature) or "unknown version"
+
+    def available(self) -> bool:
+        """Tell whether Pillow has the format here, loading its plugin where it needs one."""
+        if not self.plugin:
+            return bool(features.check(self.feature))
+        if find_spec(self.plugin[0]) is None:
+            return False
+        try:
+            importlib.import_module(self.plugin[0])
+        except Exception:  # built for another machine or another Pillow
+            return False
+        return self.name.upper() in Image.SAVE
+
+    def encode(self, image: Uint8Image, quality: int) -> bytes:
+        """Compress an image.
+
+        Args:
+            image: (H, W, 3) uint8, RGB.
+            quality: the format's own scale, 0 to 100.
+
+        Returns:
+            A whole file. Bit-exact for equal `settings`.
+
+        Raises:
+            BackendUnavailableError: this Pillow lacks the format.
+            ConfigError: not such an image, or one too large for the format.
+        """
+        self.require()
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ConfigError(f"expected (H, W, 3) uint8, found {image.shape} {image.dtype}")
+        options = dict(self.options)
+        if self.threads_option:
+            # libavif writes other bytes (1 % more of them at low quality) with one thread than
+            # with two or any larger number; so never one, and the result is the same everywhere.
+            options[self.threads_option] = max(2, os.cpu_count() or 1)
+        buffer = io.BytesIO()
+        try:
+            Image.fromarray(image).save(
+                buffer, format=self.name.upper(), quality=quality, **options
+            )
+        except (OSError, ValueError) as exc:
+            raise ConfigError(
+                f"{self.name} cannot encode {image.shape[1]} x {image.shape[0]}: {exc}"
+            ) from exc
+        return buffer.getvalue()
+
+    def decode(self, data: bytes) -> Uint8Image:
+        """Decompress a file of this format to (H, W, 3) uint8, RGB.
+
+        Raises:
+            BackendUnavailableError: this Pillow lacks the format.
+            BitstreamError: the bytes are not such a file, or are damaged.
+        """
+        self.require()
+        try:
+            with Image.open(io.BytesIO(data), formats=(self.name.upper(),)) as image:
+                return np.asarray(image.convert("RGB"))
+        # Pillow's plugins raise nearly anything on damaged data.
+        except (OSError, ValueError, SyntaxError, RuntimeError) as exc:
+            raise BitstreamError(f"not a readable {self.name} file: {exc}") from exc
+
+    def require(self) -> None:
+        """Do nothing where the format is available.
+
+        Raises:
+            BackendUnavailableError: this Pillow lacks it.
+        """
+        if self.available():
+            return
+        reason = f"Pillow {PIL.__version__} was built without it; install a wheel from PyPI "
+        reason += "(pip install --upgrade pillow) or leave this codec out"
+        if self.plugin:
+            reason = f"needs a plugin of Pillow's: pip install {self.plugin[1]}"
+        raise BackendUnavailableError(self.name, reason)
+
+
+JPEG = ClassicalCodec(
+    "jpeg", "jpg", (("optimize", True),), (5, 10, 15, 20, 30, 40, 50, 60, 70, 80, 88, 94, 98)
+)
+WEBP = ClassicalCodec(
+    "webp", "webp", (("method", 4),), (1, 5, 10, 20, 30, 45, 60, 70, 80, 88, 94, 98)
+)
+AVIF = ClassicalCodec(
+    "avif",
+    "avif",
+    (("speed", 6),),
+    (5, 12, 20, 28, 36, 44, 52, 60, 68, 76, 86, 95),
+    threads_option="max_threads",
+)
+JXL = ClassicalCodec(
+    "jxl",
+    "",
+    (("effort", 7),),
+    (5, 12, 20, 28, 36, 45, 55, 65, 74, 82, 90, 96),
+    plugin=("pillow_jxl", "pillow-jxl-plugin"),
+)
+
+CLASSICAL: dict[str, ClassicalCodec] = {codec.name: codec for codec in (JPEG, WEBP, AVIF, JXL)}
+"""The codecs by name, in the order of their age."""
+
+
+def classical_codec(name: str) -> ClassicalCodec:
+    """Return a classical codec that works here.
+
+    Raises:
+        UnknownPluginError: there is none of that name.
+        BackendUnavailableError: this Pillow lacks the format.
+    """
+    try:
+        codec = CLASSICAL[name]
+    except KeyError:
+        raise UnknownPluginError("classical codec", name, tuple(CLASSICAL)) from None
+    codec.require()
+    return codec
+
+
+def load_rgb(path: Path) -> Uint8Image:
+    """Read a picture as (H, W, 3) uint8 RGB, upright.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        with Image.open(path) as image:
+            return np.array(to_eight_bits(ImageOps.exif_transpose(image)).convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as exc:
+        raise ConfigError(f"cannot read the image {path}: {exc}") from exc
+
+
+def timed(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> tuple[_T, float]:
+    """Call a function; return its result and the wall-clock seconds it took."""
+    start = time.perf_counter_ns()
+    result = function(*args, **kwargs)
+    return result, (time.perf_counter_ns() - start) * 1e-9
+
+
+class ResultCache:
+    """Results kept in a JSON file between runs, because AVIF is slow.
+
+    A key names all that a result depends on, so an entry is never stale. Safe for use from
+    several threads: every method does a single operation on the entries.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        """Read the file when it exists; None keeps nothing beyond this object.
+
+        Raises:
+            ConfigError: the file is something else.
+        """
+        self._path = path
+        self._entries: dict[str, dict[str, Any]] = {}
+        if path is not None and path.exists():
+            refuse_device(path)
+            try:
+                data = json.loads(path.read_text(encoding="utf-8"))
+                if data["format"] != _CACHE_FORMAT:
+                    raise KeyError("format")
+                self._entries = {key: dict(entry) for key, entry in data["results"].items()}
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
+                raise ConfigError(
+                    f"{path} is not a cache of this version; delete it or name another file"
+                ) from exc
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """Return the entry of that key, if any."""
+        return self._entries.get(key)
+
+    def put(self, key: str, entry: dict[str, Any]) -> None:
+        """Add an entry; it must be JSON-serialisable."""
+        self._entries[key] = entry
+
+    def save(self) -> None:
+        """Write the file, where there is one."""
+        if self._path is not None:
+            # A copy: other threads may add entries while this one writes.
+            content = {"format": _CACHE_FORMAT, "results": dict(self._entries)}
+            write_output(str(self._path), (json.dumps(content, indent=0) + "\n").encode())

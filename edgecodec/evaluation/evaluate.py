@@ -1,0 +1,404 @@
+"""Rate-distortion of a codec on real files: encode, measure the bytes, decode, compare.
+
+Nothing is estimated: the rate is the size of the whole file and the distortion is that of the
+decoded 8-bit picture. PSNR and MS-SSIM are taken per image and then averaged, as is usual in
+learned compression; the BD-rate is that of the averaged curves, for MS-SSIM on the dB scale.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import math
+import os
+import platform
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import chain
+from pathlib import Path
+from statistics import fmean, median
+
+import numpy as np
+from PIL import Image
+
+from edgecodec.errors import BackendError, ConfigError
+from edgecodec.evaluation.classical import (
+    ClassicalCodec,
+    ImageCodec,
+    ResultCache,
+    classical_codec,
+    load_rgb,
+    timed,
+)
+from edgecodec.evaluation.metrics import (
+    MS_SSIM_MIN_SIDE,
+    Uint8Image,
+    bd_rate,
+    bpp,
+    ms_ssim,
+    ms_ssim_db,
+    psnr_rgb,
+    quality_overlap,
+)
+
+Progress = Callable[["Row"], None]
+METRICS = ("psnr", "ms_ssim")
+_FORMAT = 2
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image at one quality.
+
+    Attributes:
+        codec: name of the codec.
+        image: file name of the image.
+        quality: the quality asked for, on the codec's own scale.
+        width: pixels.
+        height: pixels.
+        bytes: size of the file.
+        bpp: bits per pixel.
+        psnr: PSNR-RGB in dB; None where the decoded image is identical.
+        ms_ssim: MS-SSIM-RGB; None for images below 161 pixels on a side.
+        encode_s: wall-clock seconds; None for a result from the cache.
+        decode_s: the same for decoding.
+    """
+
+    codec: str
+    image: str
+    quality: int
+    width: int
+    height: int
+    bytes: int
+    bpp: float
+    psnr: float | None
+    ms_ssim: float | None
+    encode_s: float | None
+    decode_s: float | None
+
+
+_FIELDS = {field.name for field in fields(Row)}
+
+
+@dataclass(frozen=True)
+class Average:
+    """One quality over all images; None where an image has no such value.
+
+    Attributes are those of `Row`, and `images` counts them. Rate and distortion are means; times
+    are medians, because the first call of many codecs is a slow one.
+    """
+
+    codec: str
+    quality: int
+    images: int
+    bpp: float
+    psnr: float | None
+    ms_ssim: float | None
+    encode_s: float | None
+    decode_s: float | None
+
+    def decibels(self, metric: str) -> float | None:
+        """Return `psnr`, or `ms_ssim` on the scale of `ms_ssim_db`; None where not finite."""
+        if metric == "psnr":
+            return self.psnr
+        return None if self.ms_ssim in (None, 1.0) else ms_ssim_db(self.ms_ssim)
+
+
+@dataclass(frozen=True)
+class BdRate:
+    """Bits of a codec against an anchor at equal quality.
+
+    Attributes:
+        codec: the codec in question.
+        anchor: what it is compared with.
+        metric: `psnr` or `ms_ssim`.
+        percent: negative means fewer bits than the anchor; None where it cannot be said.
+        low: lower end in dB of the quality range both cover.
+        high: its upper end.
+        reason: why there is no number, else empty.
+    """
+
+    codec: str
+    anchor: str
+    metric: str
+    percent: float | None
+    low: float | None = None
+    high: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All results of a run, ours first.
+
+    Attributes:
+        codec: name of the codec under test.
+        anchors: names of the codecs it is compared with.
+        variants: names of further settings of ours, compared with it and with the anchors.
+        settings: versions and options by codec name, and `machine`.
+        rows: one per codec, quality and image.
+        averages: one per codec and quality.
+        bd_rates: one per anchor and metric; for each variant also against the codec.
+    """
+
+    codec: str
+    anchors: tuple[str, ...]
+    variants: tuple[str, ...]
+    settings: dict[str, str]
+    rows: tuple[Row, ...]
+    averages: tuple[Average, ...]
+    bd_rates: tuple[BdRate, ...]
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """Names of the images, in order."""
+        return tuple(dict.fromkeys(row.image for row in self.rows))
+
+    def curve(self, codec: str) -> tuple[Average, ...]:
+        """Return the averages of one codec, ascending in rate."""
+        return tuple(sorted((a for a in self.averages if a.codec == codec), key=lambda a: a.bpp))
+
+    def to_json(self) -> str:
+        """Return everything as JSON text; `from_json` reads it back."""
+        return json.dumps({"format": _FORMAT, **asdict(self)}, indent=1, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Evaluation:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ConfigError: it is something else.
+        """
+        try:
+            data = json.loads(text)
+            if data["format"] != _FORMAT:
+                raise ConfigError(f"evaluation of format {data['format']}, this reads {_FORMAT}")
+            return cls(
+                codec=data["codec"],
+                anchors=tuple(data["anchors"]),
+                variants=tuple(data["variants"]),
+                settings=dict(data["settings"]),
+                rows=tuple(Row(**row) for row in data["rows"]),
+                averages=tuple(Average(**average) for average in data["averages"]),
+                bd_rates=tuple(BdRate(**rate) for rate in data["bd_rates"]),
+            )
+        except (json.JSONDecodeError, KeyError, TypeError) as exc:
+            raise ConfigError(f"not a saved evaluation: {exc}") from exc
+
+    def to_csv(self) -> str:
+        """Return the rows as CSV text with a header line; empty where there is no value."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, [f.name for f in fields(Row)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in self.rows)
+        return text.getvalue()
+
+
+def evaluate(
+    images: Sequence[Path],
+    codec: ImageCodec,
+    qualities: Sequence[int],
+    *,
+    name: str = "edgecodec",
+    variants: Mapping[str, ImageCodec] | None = None,
+    against: Sequence[str] = ("jpeg", "webp", "avif"),
+    cache: Path | None = None,
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Encode and decode images at several qualities and compare with the classical codecs.
+
+    Args:
+        images: picture files; orientation tags are applied, transparency is dropped.
+        codec: anything with `encode(image, quality=...)` and `decode(data)`.
+        qualities: what to ask of `codec`; two or more for a BD-rate.
+        name: the codec's name in the results.
+        variants: the codec in other settings by name, measured at the same qualities.
+        against: names of classical codecs, each run over its own sweep.
+        cache: JSON file with results of classical codecs, made when missing. A result is found
+            by the hash of the pixels, the quality and the library versions, so it is never
+            stale. It holds no times: those belong to the machine and the moment.
+        workers: threads, each on an image of its own. Times are only worth reading with 1.
+        progress: called with each row as it is done, by the thread that did it.
+
+    Returns:
+        The results, the codec under test first. Sizes and distortions are as exact as the codec
+        is; times are of single calls without warm-up (`edgecodec bench` measures properly).
+
+    Raises:
+        ConfigError: no images or qualities, an unreadable image, or a cache of another kind.
+        UnknownPluginError: a name in `against` is not known.
+        BackendUnavailableError: this Pillow lacks a codec in `against`.
+        BackendError: the codec returned a picture of another size.
+    """
+    if not qualities:
+        raise ConfigError("evaluation needs at least one quality")
+    ours = {name: codec, **(variants or {})}
+    if clash := sorted(set(ours) & set(against)):
+        raise ConfigError(f"the codec under test cannot go by the name of an anchor, {clash[0]!r}")
+    anchors = {anchor: classical_codec(anchor) for anchor in against}
+    results = ResultCache(cache)
+
+    def measure(picture: tuple[str, Path]) -> list[Row]:
+        """All rows of one image, so that no more than `workers` images are in memory."""
+        source = _Source(picture[0], load_rgb(picture[1]))
+        done = []
+        for row in chain(
+            (_measure(n, c, source, q) for n, c in ours.items() for q in sorted(set(qualities))),
+            (_measure_cached(a, source, q, results) for a in anchors.values() for q in a.qualities),
+        ):
+            done.append(row)
+            if progress is not None:
+                progress(row)
+        return done
+
+    rows = _map_images(measure, _named(images), workers, results)
+    averages = _average(rows)
+    machine = f"{platform.machine()}, {platform.system()}, {os.cpu_count()} CPUs"
+    settings = {"machine": machine, **{a: c.settings for a, c in anchors.items()}}
+    pairs = [(n, a) for n in ours for a in (*anchors, *([name] if n != name else []))]
+    rates = tuple(compare(averages, n, a, metric) for n, a in pairs for metric in METRICS)
+    others = tuple(n for n in ours if n != name)
+    return Evaluation(name, tuple(anchors), others, settings, rows, averages, rates)
+
+
+def compare(averages: Sequence[Average], codec: str, anchor: str, metric: str) -> BdRate:
+    """Return the BD-rate of one codec against another from their averaged curves.
+
+    Args:
+        averages: those of both codecs, in any order.
+        codec: the codec in question.
+        anchor: what it is compared with.
+        metric: `psnr`, or `ms_ssim`, which is compared on the scale of `ms_ssim_db`.
+
+    Returns:
+        The difference, or the reason why there is none: this does not raise.
+    """
+    curves: list[list[float]] = []
+    for name in (anchor, codec):
+        points = [(a.bpp, a.decibels(metric)) for a in averages if a.codec == name]
+        finite = [(rate, quality) for rate, quality in points if quality is not None]
+        curves += [[rate for rate, _ in finite], [quality for _, quality in finite]]
+    try:
+        return BdRate(codec, anchor, metric, bd_rate(*curves), *quality_overlap(*curves))
+    except ConfigError as exc:
+        return BdRate(codec, anchor, metric, None, reason=str(exc))
+
+
+def _named(paths: Sequence[Path]) -> list[tuple[str, Path]]:
+    """Names for the results: those of the files, or the paths where file names repeat."""
+    if not paths:
+        raise ConfigError("evaluation needs at least one image")
+    names = [path.name for path in paths]
+    if len(set(names)) < len(names):
+        names = [str(path) for path in paths]
+    if len(set(names)) < len(names):
+        raise ConfigError("the same image was given twice")
+    return list(zip(names, paths, strict=True))
+
+
+def _map_images(
+    measure: Callable[[tuple[str, Path]], list[Row]],
+    pictures: Sequence[tuple[str, Path]],
+    workers: int,
+    results: ResultCache,
+) -> tuple[Row, ...]:
+    """Do the images in order and save the cache after each, for when a later one fails."""
+    rows: list[Row] = []
+    pool = ThreadPoolExecutor(max(1, workers))
+    try:
+        for done in pool.map(measure, pictures):
+            rows += done
+            results.save()
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return tuple(rows)
+
+
+class _Source:
+    """An image under its name, with the hash of its pixels for the cache."""
+
+    def __init__(self, name: str, pixels: Uint8Image) -> None:
+        self.name, self.pixels = name, pixels
+        self.digest = hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+
+
+def _measure_cached(
+    codec: ClassicalCodec, source: _Source, quality: int, results: ResultCache
+) -> Row:
+    key = f"{codec.settings} q={quality} {source.digest}"
+    found = results.get(key)
+    if found is not None and found.keys() == _FIELDS:
+        return Row(**{**found, "image": source.name})
+    row = _measure(codec.name, codec, source, quality)
+    results.put(key, asdict(replace(row, encode_s=None, decode_s=None)))
+    return row
+
+
+def _measure(name: str, codec: ImageCodec, source: _Source, quality: int) -> Row:
+    image = source.pixels
+    data, encode_s = timed(codec.encode, image, quality=quality)
+    decoded, decode_s = timed(_decode, codec, data)
+    if decoded.shape != image.shape:
+        raise BackendError(name, f"decoded {source.name} to {decoded.shape}, not {image.shape}")
+    height, width = image.shape[:2]
+    psnr = psnr_rgb(image, decoded)
+    return Row(
+        codec=name,
+        image=source.name,
+        quality=quality,
+        width=width,
+        height=height,
+        bytes=len(data),
+        bpp=bpp(len(data), height, width),
+        psnr=psnr if math.isfinite(psnr) else None,
+        ms_ssim=ms_ssim(image, decoded) if min(height, width) >= MS_SSIM_MIN_SIDE else None,
+        encode_s=encode_s,
+        decode_s=decode_s,
+    )
+
+
+def _decode(codec: ImageCodec, data: bytes) -> Uint8Image:
+    """Decode to an array; a lazy PIL image is loaded here, within the time that is taken."""
+    decoded = codec.decode(data)
+    if isinstance(decoded, Image.Image):
+        decoded = np.asarray(decoded.convert("RGB"))
+    return decoded
+
+
+def _average(rows: Iterable[Row]) -> tuple[Average, ...]:
+    """Summarise per codec and quality, codecs in order of appearance.
+
+    MS-SSIM is averaged over the images that are large enough for it, the same for every codec.
+    A lossless result has no finite PSNR, so neither has an average that it belongs to.
+    """
+    groups: dict[tuple[str, int], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.codec, row.quality), []).append(row)
+    averages = []
+    for (codec, quality), group in groups.items():
+        similarities = [row.ms_ssim for row in group if row.ms_ssim is not None]
+        averages.append(
+            Average(
+                codec=codec,
+                quality=quality,
+                images=len(group),
+                bpp=fmean(row.bpp for row in group),
+                psnr=_over(fmean, group, "psnr"),
+                ms_ssim=fmean(similarities) if similarities else None,
+                encode_s=_over(median, group, "encode_s"),
+                decode_s=_over(median, group, "decode_s"),
+            )
+        )
+    return tuple(averages)
+
+
+def _over(
+    summary: Callable[[list[float]], float], group: Sequence[Row], field: str
+) -> float | None:
+    """Summarise one field of some rows; None where a row has no such value."""
+    values = [getattr(row, field) for row in group]
+    return None if None in values else summary(values)

@@ -1,0 +1,1 @@
+"""What a file is: container, tables, and the entropy coder over both."""

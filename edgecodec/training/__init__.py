@@ -1,0 +1,1 @@
+"""Training of the codec: photos, loss, options, schedule, validation."""

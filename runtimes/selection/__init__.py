@@ -1,0 +1,1 @@
+"""The choice among backends: proof, trial, measurement, memory, fallback."""

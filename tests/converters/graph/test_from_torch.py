@@ -1,0 +1,247 @@
+"""What is read from torch, and what is refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from edgecodec.converters.graph.from_torch import graph_from_module
+from edgecodec.converters.graph.nodes import Conv2d, Graph, Size
+from edgecodec.converters.writers.to_torch import describe
+from edgecodec.errors import ConversionError, UnsupportedOpError
+from edgecodec.runtimes.backends.torch_graph import TorchGraph
+
+
+class Lambda(nn.Module):
+    """A module of one function."""
+
+    def __init__(self, function: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.function = function
+        self.offset = nn.Parameter(torch.ones(1, 3, 1, 1))
+
+    def forward(self, x: Tensor) -> object:
+        return self.function(x)
+
+
+def read(module: nn.Module, outputs: tuple[str, ...] = ("x_hat",)) -> Graph:
+    return graph_from_module(module, stage="synthesis", inputs={"x": 3}, outputs=outputs)
+
+
+@pytest.mark.parametrize(
+    ("function", "op"),
+    [
+        (torch.sigmoid, "sigmoid"),
+        (lambda x: x * x, "mul of two values"),
+        (lambda x: torch.ones(3, 1, 1) / x, "div of two values"),
+        (lambda x: x - x, "sub of two values"),
+        (lambda x: x + torch.ones(64), "add with a constant that is no number per channel"),
+        (lambda x: torch.div(x, 2, rounding_mode="floor"), "div with rounding_mode"),
+        (lambda x: x + torch.rand(1), "rand"),
+        (lambda x: torch.nn.functional.interpolate(x, scale_factor=2), "upsample_nearest2d"),
+        (lambda x: torch.add(x, x, alpha=2), "add with a factor"),
+        (lambda x: x + x[:, :1], "slice"),
+        (lambda x: torch.conv2d(x, x[:1]), "slice"),
+    ],
+)
+def test_other_operations_are_refused_by_name(
+    function: Callable[[Tensor], Tensor], op: str
+) -> None:
+    with pytest.raises(UnsupportedOpError) as caught:
+        read(Lambda(function))
+    assert caught.value.stage == "synthesis"
+    assert caught.value.op.startswith(op)
+    assert str(caught.value).startswith(f"synthesis: operation {op}")
+    assert "supported: conv2d, conv_transpose2d, relu" in str(caught.value)
+
+
+def test_place_of_an_operation_is_told() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Sequential(nn.ReLU(), nn.GELU()))
+    with pytest.raises(UnsupportedOpError, match=r"^synthesis: operation gelu in 1\.1 \(GELU\) is"):
+        read(module)
+
+
+def test_computed_weight_is_refused() -> None:
+    with pytest.raises(UnsupportedOpError, match="conv2d with a computed weight"):
+        read(Lambda(lambda x: torch.conv2d(x, torch.relu(x))))
+
+
+def test_add_of_different_shapes_is_refused() -> None:
+    class Broadcast(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one = nn.Conv2d(3, 1, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.add(x, self.one(x))
+
+    with pytest.raises(UnsupportedOpError, match="add of different shapes"):
+        read(Broadcast())
+
+
+def test_module_that_cannot_be_traced_says_so() -> None:
+    def branch(x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else torch.relu(x)
+
+    with pytest.raises(ConversionError, match=r"synthesis: cannot be traced by torch.export"):
+        read(Lambda(branch))
+
+
+def test_results_must_be_as_named() -> None:
+    with pytest.raises(ConversionError, match="returns 2 results, expected x_hat"):
+        read(Lambda(lambda x: (torch.relu(x), x + x)))
+    with pytest.raises(ConversionError, match="an output is not made by any node"):
+        read(Lambda(lambda x: x))
+
+
+def test_graph_holds_the_numbers_of_the_module() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, (3, 5), stride=(2, 1), padding=(1, 2), bias=False))
+    (node,) = read(module).nodes
+    assert isinstance(node, Conv2d)
+    assert (node.stride, node.padding, node.groups) == ((2, 1), (1, 2, 1, 2), 1)
+    assert np.array_equal(node.weight, module.get_parameter("0.weight").detach().numpy())
+    assert not node.bias.any()
+
+
+def test_layers_are_called_what_the_module_calls_them() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), nn.Conv2d(3, 3, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            kept: Tensor = self.inner(self.inner(x))
+            return kept
+
+    names = [node.name for node in read(Twice()).nodes if isinstance(node, Conv2d)]
+    assert names[:2] == ["inner.0", "inner.2"]
+    assert len(set(names)) == 4
+
+
+def test_size_traced_with_is_not_in_the_graph() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.PixelShuffle(2))
+    digests = {
+        graph_from_module(
+            module, stage="s", inputs={"x": 3}, outputs=["y"], size=size
+        ).weights_digest()
+        for size in ((4, 4), (32, 8))
+    }
+    assert len(digests) == 1
+
+
+class Normalised(nn.Module):
+    """Numbers per channel and in all, before, between and after convolutions and shuffles."""
+
+    def __init__(self, padding: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.linspace(-0.4, 0.6, 3)[:, None, None])
+        self.gain = nn.Parameter(torch.tensor(0.5))
+        self.first, self.norm = nn.Conv2d(3, 12, 3, padding=padding), norm(12)
+        self.last = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = (x / 4 - self.get_buffer("mean")) * 2.0
+        x = nn.functional.pixel_shuffle(self.norm(self.first(x)), 2) * torch.relu(self.gain)
+        x = 1.5 - torch.relu(torch.tensor([[[0.5]]]) + x).contiguous()
+        x = nn.functional.pixel_unshuffle(self.last(x) - 0.25, 2) * 3
+        return x.clone()
+
+
+def norm(channels: int) -> nn.BatchNorm2d:
+    made = nn.BatchNorm2d(channels)
+    for tensor, low, high in zip(
+        (made.weight, made.bias, made.running_mean, made.running_var),
+        (0.5, -1.0, -1.0, 0.2),
+        (2.0, 1.0, 1.0, 3.0),
+        strict=True,
+    ):
+        assert tensor is not None
+        nn.init.uniform_(tensor, low, high)
+    return made
+
+
+ANY: tuple[Size, ...] = ((1, 1), (5, 9), (8, 3))
+REWRITTEN: dict[str, tuple[Callable[[], nn.Module], tuple[Size, ...]]] = {
+    "normalised": (lambda: Normalised(0), ((3, 3), (6, 9))),
+    "normalised_and_padded": (lambda: Normalised(1), ANY),
+    "leaky": (
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 1), nn.LeakyReLU(0.3, inplace=True), norm(4)), ANY
+    ),
+    "leaky_by_default": (nn.LeakyReLU, ANY),
+    "norm_alone": (
+        lambda: nn.Sequential(nn.PixelUnshuffle(2), norm(12), nn.ReLU()), ((2, 4), (8, 6))
+    ),
+    "norm_without_weights": (lambda: nn.BatchNorm2d(3, affine=False), ANY),
+    "weight_norm": (
+        lambda: nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3, padding=1)), ANY
+    ),
+    "transposed": (
+        lambda: nn.ConvTranspose2d(3, 5, 5, stride=2, padding=2, output_padding=1), ANY
+    ),
+    "transposed_even": (
+        lambda: nn.Sequential(nn.ConvTranspose2d(3, 4, 4, stride=2, padding=1), nn.ReLU()), ANY
+    ),
+    "transposed_groups": (
+        lambda: nn.ConvTranspose2d(3, 6, 8, stride=8, groups=3, bias=False), ((1, 1), (2, 3))
+    ),
+    "transposed_by_3": (lambda: nn.ConvTranspose2d(3, 4, (5, 7), stride=3, padding=(1, 2)), ANY),
+    "transposed_unstrided": (lambda: nn.ConvTranspose2d(3, 4, 3, padding=1), ANY),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(REWRITTEN))
+def test_what_is_rewritten_gives_the_same_numbers(name: str) -> None:
+    build, sizes = REWRITTEN[name]
+    module = build().eval()
+    runner = TorchGraph(describe(read(module)))
+    for size in sizes:
+        x = torch.randn(1, 3, *size)
+        with torch.inference_mode():
+            found = runner({"x": x.permute(0, 2, 3, 1)})["x_hat"].permute(0, 3, 1, 2)
+            assert torch.allclose(found, module(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("module", "nodes"),
+    [
+        (Lambda(lambda x: torch.conv2d(x / 255 - 0.5, torch.ones(2, 3, 2, 2))), 1),
+        (Lambda(lambda x: torch.conv2d(x / 255, torch.ones(2, 3, 3, 3), padding=1)), 1),
+        (Lambda(lambda x: torch.conv2d(x / 255 - 0.5, torch.ones(2, 3, 3, 3), padding=1)), 2),
+        (nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU()), 2),
+        (nn.Sequential(nn.Conv2d(3, 4, 1), nn.PixelShuffle(2), nn.BatchNorm2d(1)), 2),
+        (nn.Sequential(nn.BatchNorm2d(3), nn.PixelUnshuffle(2), nn.Conv2d(12, 4, 1)), 2),
+        (nn.ConvTranspose2d(3, 4, 2, stride=2), 2),
+    ],
+)
+def test_factors_go_into_convolutions_where_they_can(module: nn.Module, nodes: int) -> None:
+    assert len(read(module).nodes) == nodes
+
+
+def test_a_relu_goes_before_the_shuffle_it_reads_alone() -> None:
+    graph = read(nn.Sequential(nn.ConvTranspose2d(3, 4, 2, stride=2), nn.ReLU()))
+    assert [type(node).__name__ for node in graph.nodes] == ["Conv2d", "Relu", "DepthToSpace"]
+
+
+def test_a_transposed_convolution_that_crops_otherwise_is_refused() -> None:
+    for module in (
+        nn.ConvTranspose2d(3, 4, 5, stride=2, padding=2),
+        nn.ConvTranspose2d(3, 4, 3, stride=2, padding=1, output_padding=1, dilation=2),
+        nn.ConvTranspose2d(3, 4, (2, 3), stride=(2, 3)),
+    ):
+        with pytest.raises(UnsupportedOpError, match="to another size than input"):
+            read(module)
+
+
+def test_norm_of_the_batch_is_refused() -> None:
+    with pytest.raises(UnsupportedOpError, match="batch_norm by the statistics of its input"):
+        read(nn.BatchNorm2d(3, track_running_stats=False))
+
+
+def test_infinite_factors_are_not_lost() -> None:
+    (node,) = read(Lambda(lambda x: x / 0.0)).nodes
+    assert isinstance(node, Conv2d)
+    assert np.isinf(node.weight).all()
