@@ -25,7 +25,7 @@ from edgecodec.converters.writers.share_weights import share_weights
 from edgecodec.converters.writers.targets import TARGETS, Planned, Target, lacks, plan, require
 from edgecodec.errors import GoldenVectorError, ParityError
 from edgecodec.format.coder import LatentCoder
-from edgecodec.format.container import HYPER_STRIDE
+from edgecodec.format.strides import HYPER_STRIDE
 from edgecodec.runtimes.base import STAGES, Artefact, StageName
 from edgecodec.runtimes.selection.golden import Golden
 
@@ -309,7 +309,7 @@ def _manifest(
     hashes: Mapping[str, str],
     analysis_halo: int,
 ) -> Manifest:
-    from edgecodec.converters.sources.own_stages import LATENT_STRIDE
+    from edgecodec.format.strides import LATENT_STRIDE
 
     return Manifest(
         name=name,

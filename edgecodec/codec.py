@@ -36,11 +36,11 @@ from edgecodec.format.container import (
     MAX_TILE,
     ContainerFile,
     Header,
-    padded_side,
     read_container,
     read_header,
     write_container,
 )
+from edgecodec.format.strides import padded_side
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -24,7 +24,8 @@ from edgecodec.codec import Codec
 from edgecodec.device_tests.measuring.contenders import open_stages
 from edgecodec.errors import EdgeCodecError
 from edgecodec.format.coder import LatentCoder, core_available
-from edgecodec.format.container import HYPER_STRIDE, read_container
+from edgecodec.format.container import read_container
+from edgecodec.format.strides import HYPER_STRIDE
 from edgecodec.format.tables import CELL_ORDER, SYMBOL_LIMIT
 from edgecodec.runtimes.base import STAGES, StageName
 from edgecodec.runtimes.device.probe import Device, probe_device

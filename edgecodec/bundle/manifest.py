@@ -8,8 +8,7 @@ from typing import Any, Literal, TypeAlias, get_args
 from unicodedata import normalize
 
 from edgecodec.errors import BundleError
-from edgecodec.format.container import HYPER_STRIDE
-from edgecodec.format.tables import LATENTS_PER_HYPER
+from edgecodec.format.strides import HYPER_STRIDE, LATENT_STRIDE
 
 FORMAT_VERSION = 1
 
@@ -129,13 +128,12 @@ def _wrong_kinds(record: Manifest | ArtefactEntry) -> list[str]:
 
 def _wrong_values(m: Manifest) -> list[str]:
     """Name the fields whose values no bundle of this format has."""
-    hyper_stride = HYPER_STRIDE
     checks = {
         "latent_channels": m.latent_channels > 0,
         "hyper_channels": m.hyper_channels > 0,
-        "latent_stride": m.latent_stride * LATENTS_PER_HYPER == hyper_stride,
-        "hyper_stride": m.hyper_stride == hyper_stride,
-        "analysis_halo": m.analysis_halo >= 0 and m.analysis_halo % hyper_stride == 0,
+        "latent_stride": m.latent_stride == LATENT_STRIDE,
+        "hyper_stride": m.hyper_stride == HYPER_STRIDE,
+        "analysis_halo": m.analysis_halo >= 0 and m.analysis_halo % HYPER_STRIDE == 0,
         "synthesis_halo": m.synthesis_halo >= 0,
         # Names must stay different where a file system knows no case, or composes letters.
         "files": all(isinstance(value, str) for value in m.files.values())

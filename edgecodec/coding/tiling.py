@@ -16,7 +16,8 @@ from typing import Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from edgecodec.format.container import HYPER_STRIDE, Tile, padded_side
+from edgecodec.format.container import Tile
+from edgecodec.format.strides import HYPER_STRIDE, padded_side
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 

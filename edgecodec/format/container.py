@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from edgecodec.errors import BitstreamError, TruncatedBitstreamError, UnsupportedVersionError
+from edgecodec.format.strides import HYPER_STRIDE, padded_side
 
 MAGIC = b"\x89ECX\r\n\x1a\n"
 VERSION = 1
@@ -21,7 +22,6 @@ MODES = ("RGB", "L")
 MAX_SIDE = 65535
 MAX_PIXELS = 1 << 29
 """Half a gigapixel: what a header may ask for before anything is allocated."""
-HYPER_STRIDE = 32
 MAX_TILE = 4096
 METADATA = {"ICCP": "icc_profile", "EXIF": "exif", "XMP ": "xmp"}
 _HEAD = struct.Struct("<BBBBHHH8s")
@@ -104,15 +104,6 @@ class ContainerFile:
     substreams: tuple[bytes | None, ...]
     metadata: dict[str, bytes] = field(default_factory=dict)
     size: int = 0
-
-
-def padded_side(side: int) -> int:
-    """Return a side in pixels rounded up to whole cells of 32.
-
-    >>> padded_side(1), padded_side(64), padded_side(65)
-    (32, 64, 96)
-    """
-    return -(-side // HYPER_STRIDE) * HYPER_STRIDE
 
 
 def check_size(width: int, height: int) -> None:

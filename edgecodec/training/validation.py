@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from edgecodec.evaluation.metrics import MS_SSIM_MIN_SIDE
-from edgecodec.model.config import HYPER_STRIDE
+from edgecodec.format.strides import HYPER_STRIDE
 from edgecodec.model.network import NeuralCodec
 from edgecodec.training.distortion import ms_ssim
 from edgecodec.training.photos import UInt8Array, to_images
