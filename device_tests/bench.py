@@ -157,7 +157,8 @@ def benchmark(
 
 def _network_sizes(codec: Codec, pixels: UInt8Array) -> dict[StageName, tuple[int, int]]:
     """Return height and width of what each network gets of a picture at a time."""
-    return {stage: codec.network_size(stage, *pixels.shape[:2]) for stage in STAGES}
+    layout = codec.layout(*pixels.shape[:2])
+    return {stage: layout.network_size(stage) for stage in STAGES}
 
 
 def load_pictures(images: Sequence[Path]) -> dict[str, UInt8Array]:

@@ -14,9 +14,9 @@ from itertools import product
 import numpy as np
 import numpy.typing as npt
 
-from edgecodec.coding.tiling import cut
+from edgecodec.coding.layout import Tile
+from edgecodec.coding.pixels import cut
 from edgecodec.converters.sources.photos import ENOUGH_PHOTOS, LEAST_CONTRAST
-from edgecodec.format.container import Tile
 from edgecodec.format.strides import HYPER_STRIDE, LATENT_STRIDE
 from edgecodec.format.tables import Tables
 
