@@ -24,7 +24,7 @@ from edgecodec.bundle.reading import Bundle, default_bundle_path
 from edgecodec.codec import Codec
 from edgecodec.coding import layout as layout_module
 from edgecodec.coding.layout import Layout
-from edgecodec.coding.pictures import to_levels
+from edgecodec.coding.pixels import to_levels
 from edgecodec.coding.profiling import Profile
 from edgecodec.errors import (
     BackendError,

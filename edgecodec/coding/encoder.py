@@ -11,7 +11,7 @@ import numpy.typing as npt
 from edgecodec.coding.effort import decide
 from edgecodec.coding.layout import Layout, Tile, Window
 from edgecodec.coding.overlap import in_two_steps
-from edgecodec.coding.pixels import Pixels, cut, read_padded
+from edgecodec.coding.pixels import Pixels, cut, read_padded, to_levels
 from edgecodec.coding.profiling import Profile, stage
 from edgecodec.format.coder import LatentCoder
 from edgecodec.format.container import MAX_TILE
@@ -110,6 +110,6 @@ class TileEncoder:
     def _reanalyse(self, y_hat: Int16Array) -> Float32Array:
         """Return the y of the picture that y_hat decodes to, both (h, w, M)."""
         shown = self.run_stage("synthesis", {"y_hat": y_hat[None].astype(np.float32)})["x_hat"]
-        x = np.floor(np.clip(shown + np.float32(0.5), 0, 255))
+        x = to_levels(shown).astype(np.float32)
         y: Float32Array = self.run_stage("analysis", {"x": x})["y"][0]
         return y

@@ -104,8 +104,16 @@ def as_picture(levels: Float32Array) -> Float32Array:
     return squares.reshape(*outer, height * side, width * side, 3)
 
 
+def to_levels(x_hat: Float32Array) -> UInt8Array:
+    """Round what a synthesis gives, nominally 0..255, to pixels; the shape stays.
+
+    It is the integer part of `clip(v + 0.5, 0, 255)`, the sum in float32. NaN is not allowed.
+    """
+    return np.clip(x_hat + np.float32(0.5), 0, 255).astype(np.uint8)
+
+
 def pack(levels: Float32Array, samples: UInt8Array) -> bool:
-    """Write the integer part of `clip(v + 0.5, 0, 255)`, the sum in float32.
+    """Write what `to_levels` gives, by the C core where it is built.
 
     Args:
         levels: (h / r, w / r, 3 r^2), rounded up, also part of a larger picture.
@@ -126,6 +134,6 @@ def pack_numpy(levels: Float32Array, samples: UInt8Array) -> bool:
     finite = bool(np.isfinite(shown).all())
     if not finite:
         shown = np.nan_to_num(shown, nan=0.0)
-    samples[..., :3] = np.clip(shown + np.float32(0.5), 0, 255)
+    samples[..., :3] = to_levels(shown)
     samples[..., 3] = 255
     return finite

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from edgecodec.coding.layout import Window
-from edgecodec.coding.pixels import as_picture, pack, pack_numpy, read_padded, square_side
+from edgecodec.coding.pixels import (
+    as_picture,
+    pack,
+    pack_numpy,
+    read_padded,
+    square_side,
+    to_levels,
+)
 from edgecodec.format.coder import core_available
 
 needs_core = pytest.mark.skipif(not core_available(), reason="the C core is not built here")
@@ -61,6 +68,7 @@ def test_halves_round_up_and_the_rest_to_the_nearest() -> None:
     mine, _ = both(wide, *wide.shape[:2])
     expected = np.clip(np.floor(wide + 0.5), 0, 255).astype(np.uint8)
     np.testing.assert_array_equal(mine[..., :3], expected)
+    np.testing.assert_array_equal(to_levels(wide), expected)
     assert (mine[..., 3] == 255).all()
 
 
