@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecodec.bundle.manifest import ArtefactEntry, Manifest, Precision
-from edgecodec.bundle.reading import GOLDEN, MANIFEST, TABLES, Bundle, short_id
+from edgecodec.bundle.manifest import MANIFEST, ArtefactEntry, Manifest, Precision
+from edgecodec.bundle.reading import GOLDEN, TABLES, Bundle, short_id
 from edgecodec.bundle.writing import hash_files, size_of, writing_bundle
 from edgecodec.converters.checks.executed import executed_operations
 from edgecodec.converters.checks.operators import report_operators

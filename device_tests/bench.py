@@ -18,7 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from edgecodec.bundle.reading import Bundle, default_bundle_path, short_id
+from edgecodec.bundle.embedded import default_bundle_path
+from edgecodec.bundle.reading import Bundle, short_id
 from edgecodec.codec import Codec
 from edgecodec.coding.profiling import Span
 from edgecodec.device_tests.measuring.cold_start import ColdStart, Job, measure_cold_starts

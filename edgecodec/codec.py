@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from edgecodec.bundle.reading import Bundle, bundle_with_tables
+from edgecodec.bundle.embedded import bundles_with_tables, embedded_bundles
+from edgecodec.bundle.reading import Bundle
 from edgecodec.coding.decoder import TileDecoder
 from edgecodec.coding.effort import PLANS
 from edgecodec.coding.encoder import TileEncoder
@@ -65,7 +66,6 @@ class Codec:
         threads: worker threads of the runtime; None measures with `auto`, and leaves the choice
             to a backend that is named.
         entropy_coder: `auto` (the C core where it is built), `c` or `numpy`.
-        embedded: folder of the embedded bundles; None is that of the package.
 
     Raises:
         BundleError: the bundle is damaged or missing, or no embedded one has that name.
@@ -79,14 +79,13 @@ class Codec:
         threads: int | None = None,
         *,
         entropy_coder: str = "auto",
-        embedded: Path | None = None,
     ) -> None:
         if threads is not None:
             threads = _whole("threads", threads, 1, 1024)
         self._owns_bundle = not isinstance(bundle, Bundle)
-        self.bundle = bundle if isinstance(bundle, Bundle) else Bundle(bundle, embedded=embedded)
+        self.bundle = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
         self.backend, self.precision, self.threads = backend, precision, threads
-        self._any_embedded, self._embedded = bundle is None, embedded
+        self._any_embedded = bundle is None
         self._entropy_coder = entropy_coder
         try:
             self.coder = self._load_coder(entropy_coder)
@@ -263,11 +262,11 @@ class Codec:
             if self._closed:
                 raise ConfigError(CODEC_CLOSED)
             if wanted not in self._others:
-                path = bundle_with_tables(wanted, self._embedded)
-                if path is None:
+                names = bundles_with_tables(wanted)
+                if not names:
                     return self  # which refuses the file, naming both
                 self._others[wanted] = Codec(
-                    path,
+                    embedded_bundles()[next(iter(names))],
                     self.backend,
                     self.precision,
                     self.threads,

@@ -32,7 +32,7 @@ class EdgeCodecError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Say how to make it anew: of its message, while a constructor may take what led to it."""
-        _, arguments, *attributes = super().__reduce__()
+        _, arguments, *attributes = tuple(super().__reduce__())
         return (_remade, (type(self), arguments), *attributes)
 
 

@@ -20,7 +20,8 @@ import pytest
 from PIL import Image
 
 import edgecodec
-from edgecodec.bundle.reading import Bundle, default_bundle_path
+from edgecodec.bundle.embedded import default_bundle_path
+from edgecodec.bundle.reading import Bundle
 from edgecodec.codec import Codec
 from edgecodec.coding import layout as layout_module
 from edgecodec.coding.layout import Layout

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 from unicodedata import normalize
 
 from edgecodec.errors import BundleError
 from edgecodec.format.strides import HYPER_STRIDE, LATENT_STRIDE
 
+MANIFEST = "manifest.json"
+MANIFEST_LIMIT = 1 << 20
 FORMAT_VERSION = 1
 
 Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8"]
@@ -110,6 +113,26 @@ class Manifest:
         if wrong:
             raise BundleError(f"{source}: the manifest is damaged: {', '.join(wrong)} cannot be")
         return manifest
+
+
+def manifest_text(folder: Path, bundle: Path) -> str:
+    """Return what `manifest.json` in a folder holds.
+
+    Args:
+        folder: where it lies.
+        bundle: what it is of, for errors.
+
+    Raises:
+        BundleError: missing, too large, or not text.
+    """
+    path = folder / MANIFEST
+    try:
+        # A link to a device or a pipe would never end.
+        if path.exists() and not (path.is_file() and path.stat().st_size <= MANIFEST_LIMIT):
+            raise BundleError(f"{bundle}: not a bundle, its {MANIFEST} is too large")
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise BundleError(f"{bundle}: not a bundle, {MANIFEST} cannot be read") from exc
 
 
 _KINDS = {"str": str, "int": int, "bool": bool}

@@ -109,7 +109,8 @@ def to_levels(x_hat: Float32Array) -> UInt8Array:
 
     It is the integer part of `clip(v + 0.5, 0, 255)`, the sum in float32. NaN is not allowed.
     """
-    return np.clip(x_hat + np.float32(0.5), 0, 255).astype(np.uint8)
+    levels: Float32Array = np.clip(x_hat + np.float32(0.5), 0, 255)
+    return levels.astype(np.uint8)
 
 
 def pack(levels: Float32Array, samples: UInt8Array) -> bool:
