@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -172,3 +174,40 @@ def test_functions_of_the_package_decode_any_embedded_model(
     with Codec(None, "onnxruntime", "fp32", 1) as codec:
         monkeypatch.setattr(codec_module, "_default", {"codec": codec})
         assert edgecodec.decode(other_file).size == small.shape[1::-1]
+
+
+def test_bundles_of_equal_tables_are_named(
+    only_data: Path,
+    small_file: bytes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    Path("x.ecx").write_bytes(small_file)
+    assert main(["info", "x.ecx"]) == 0
+    assert "of the embedded bundle default\n" in capfd.readouterr().out
+    with Bundle() as default:
+        own = default.manifest
+    with caplog.at_level("INFO"):
+        assert main(["-v", "decode", "x.ecx", "x.png", *FAST]) == 0
+    assert f"tables {own.tables_id}, model {own.model_id}" in caplog.text
+    assert "same tables" not in capfd.readouterr().err
+
+    data = tmp_path / "data"
+    shutil.copytree(only_data / "default.bundle", data / "default.bundle")
+    twin = data / "twin.bundle"
+    shutil.copytree(only_data / "default.bundle", twin)
+    manifest = replace(own, model_id="f" * 16)
+    (twin / MANIFEST).write_text(manifest.to_json())
+    monkeypatch.setattr("edgecodec.bundle.embedded.EMBEDDED", data)
+    assert main(["info", "x.ecx"]) == 0
+    assert "of the embedded bundles default, twin; " in capfd.readouterr().out
+    assert main(["info", "--json", "x.ecx"]) == 0
+    assert json.loads(capfd.readouterr().out)["bundles"] == ["default", "twin"]
+    for chosen, other in (("default", "twin"), ("twin", "default")):
+        command = ["decode", "-f", "x.ecx", "x.png", "--bundle", chosen, *FAST]
+        assert main(command) == 0
+        (line,) = [n for n in capfd.readouterr().err.splitlines() if "same tables" in n]
+        assert f"decoded with {chosen}; " in line
+        assert f"networks: {other} (" in line
