@@ -12,14 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 from edgecodec.bundle.manifest import Manifest
 from edgecodec.format.container import MAX_TILE
 from edgecodec.format.strides import HYPER_STRIDE, LATENT_STRIDE, padded_side
-
-if TYPE_CHECKING:
-    from edgecodec.runtimes.base import StageName
 
 DEFAULT_TILE = 1024
 """Side in pixels of the tiles of a large picture: what the networks hold of one fits into the last
@@ -187,11 +183,11 @@ class Layout:
         x1 = min(width // unit, columns.stop + halo)
         return Window(y0, x0, y1 - y0, x1 - x0, rows.start - y0, columns.start - x0)
 
-    def network_size(self, stage: StageName) -> tuple[int, int]:
+    def network_size(self, stage: str) -> tuple[int, int]:
         """Return height and width in pixels of the most a network gets at a time, without halos.
 
         Args:
-            stage: the analysis, or the synthesis when a picture is decoded.
+            stage: `analysis`, or `synthesis` when a picture is decoded.
 
         >>> Layout(3000, 4000, 1024, 32, 3).network_size("analysis")
         (1024, 1024)
