@@ -95,8 +95,11 @@ def test_sdist_holds_the_sources_once(built: tuple[Path, Path]) -> None:
         tree = {p.relative_to(ROOT).as_posix() for p in (ROOT / folder).rglob("*.py")}
         assert tree <= names
         assert not {n for n in names if n.startswith(f"edgecodec/{folder}/")}
-    for name in ("edgecodec/core/edgecodec_core.c", "edgecodec/core/edgecodec_core.h", "LICENSE"):
-        assert name in names
+    core = {p.relative_to(ROOT).as_posix() for p in (ROOT / "edgecodec/core").glob("*.[ch]")}
+    assert {
+        n for n in names if n.startswith("edgecodec/core/") and n.endswith((".c", ".h"))
+    } == core
+    assert "LICENSE" in names
     assert "tests/conftest.py" in names
     assert not [n for n in names if n.endswith((".so", ".pyc"))]
 
@@ -113,6 +116,7 @@ def test_wheel_holds_the_tree_and_the_data(built: tuple[Path, Path]) -> None:
         for p in data.rglob("*")
         if p.is_file() and (p.parent != data or p.suffix != ".pt")
     }
+    assert [n for n in names if n.endswith((".c", ".h"))] == ["edgecodec/core/edgecodec_core.h"]
     kit = {f"edgecodec/device_tests/kit/{p.name}" for p in (ROOT / "device_tests/kit").iterdir()}
     assert {n for n in names if n.startswith("edgecodec/device_tests/kit/")} == kit
     for folder in ("", "converters/", "runtimes/", "device_tests/"):
