@@ -29,6 +29,7 @@ from edgecodec.device_tests.conformance.matrix import ALLOWED_LEVELS, open_backe
 from edgecodec.errors import EdgeCodecError
 from edgecodec.format.coder import core_available
 from edgecodec.format.container import read_container, write_container
+from edgecodec.text_table import align
 
 KIT = Path(__file__).parents[1] / "kit"
 BUNDLE = "model.zip"
@@ -95,10 +96,12 @@ class KitReport:
         """Return a line per backend, and the problems."""
         coders = " and ".join(self.coders)
         lines = [f"conformance kit: {self.files} golden files, entropy coders {coders}"]
+        rows = []
         for name, worst in self.worst.items():
             allowed = ALLOWED_LEVELS[name.split()[-1]]
             what = f"pixels within {worst} levels, allowed {allowed}" if allowed else "exact"
-            lines.append(f"  {name:<18}{what}")
+            rows.append((name, what))
+        lines += align(rows, left=(0, 1), indent="  ")
         lines += [f"  {name}: not used ({reason})" for name, reason in self.skipped.items()]
         lines += self.problems
         lines.append("kit passed" if self.passed else "kit FAILED")

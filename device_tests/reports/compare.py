@@ -30,6 +30,7 @@ from edgecodec.device_tests.reports.bench_report import FORMAT, KIND
 from edgecodec.device_tests.reports.check import check_report
 from edgecodec.errors import ConfigError
 from edgecodec.files import refuse_device
+from edgecodec.text_table import align
 
 LEVEL = 0.99
 MARGIN = 0.05
@@ -65,16 +66,14 @@ class Row:
     verdict: str
     reason: str = ""
 
-    def text(self) -> str:
-        """Return a line of the table."""
+    def cells(self) -> tuple[str, ...]:
+        """Return a row of the table."""
         a, b = ("-" if s is None else f"{1e3 * s:.3f}" for s in (self.a_s, self.b_s))
         r = self.ratio
         ratio = "-" if r is None else f"{r.value:.3f}"
         interval = "" if r is None else f"{r.low:.3f} to {r.high:.3f}"
         verdict = f"{self.verdict}: {self.reason}" if self.reason else self.verdict
-        return (
-            f"{f'{self.codec} {self.stage}':<34}{a:>10}{b:>10}{ratio:>8}  {interval:<18}{verdict}"
-        )
+        return f"{self.codec} {self.stage}", a, b, ratio, interval, verdict
 
 
 @dataclass(frozen=True)
@@ -110,8 +109,7 @@ class Comparison:
         low, high = self.band
         lines += [f"no difference: {low:.3f} to {high:.3f}, or under {1e6 * RESOLUTION_S:g} us", ""]
         head = ("", "A ms", "B ms", "B / A", "99 % interval", "verdict")
-        lines.append("{:<34}{:>10}{:>10}{:>8}  {:<18}{}".format(*head))
-        lines += [row.text() for row in self.rows]
+        lines += align([head, *(row.cells() for row in self.rows)], left=(0, 4, 5))
         counts = {v: sum(row.verdict == v for row in self.rows) for v in (FASTER, SLOWER, SAME)}
         if left := sum(row.verdict == INCOMPARABLE for row in self.rows):
             counts[INCOMPARABLE] = left

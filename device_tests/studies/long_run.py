@@ -39,6 +39,7 @@ from edgecodec.errors import BackendError, BundleError, EdgeCodecError
 from edgecodec.runtimes.device.facts import SystemFiles, whole
 from edgecodec.runtimes.device.probe import Device, probe_device
 from edgecodec.runtimes.registry import backend_names
+from edgecodec.text_table import align
 
 UInt8Array = npt.NDArray[np.uint8]
 
@@ -217,15 +218,15 @@ class LongRun:
         lines = [f"{self.date} UTC", self.device.text(), packages]
         lines += [f"{self.cycles} cycles of {self.jobs} jobs on {', '.join(self.codecs)}"]
         lines += [f"{name}: takes no part ({reason})" for name, reason in self.skipped.items()]
-        lines.append(f"{'cycles':>7}{'seconds':>9}{'RSS MB':>9}{'held MB':>9}{'files':>7}"
-                     f"{'threads':>9}{'blocks':>9}")  # fmt: skip
+        table = [("cycles", "seconds", "RSS MB", "held MB", "files", "threads", "blocks")]
         last = len(self.samples) - 1
         shown = sorted({round(last * k / (rows - 1)) for k in range(rows)}) if last > 0 else [last]
         for s in (self.samples[k] for k in shown if k >= 0):
-            lines.append(
-                f"{s.cycles:>7}{s.seconds:>9.0f}{_mb(s.rss_bytes):>9}{_mb(s.held_bytes):>9}"
-                f"{'?' if s.files is None else s.files:>7}{s.threads:>9}{s.blocks:>9}"
-            )
+            files = "?" if s.files is None else str(s.files)
+            memory = (_mb(s.rss_bytes), _mb(s.held_bytes))
+            counts = (files, str(s.threads), str(s.blocks))
+            table.append((str(s.cycles), f"{s.seconds:.0f}", *memory, *counts))
+        lines += align(table, left=())
         lines.append(
             f"growth after the warm-up: {_mb(self.growth('rss_bytes'))} MB RSS, "
             f"{_mb(self.growth('held_bytes'))} MB held, "

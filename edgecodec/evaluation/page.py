@@ -11,9 +11,11 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import chain
 
 from edgecodec.evaluation.evaluate import Average, BdRate, Evaluation
 from edgecodec.evaluation.html_page import html_page, log_ticks, ticks
+from edgecodec.text_table import align
 
 _WIDTH, _HEIGHT = 640, 440
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 14, 14, 50
@@ -48,26 +50,28 @@ class _Axes:
 
 def text_table(evaluation: Evaluation) -> str:
     """Return averages and BD-rates as text for a terminal, without a final newline."""
-    lines = ["{:<10} {:>7} {:>7} {:>8} {:>8} {:>8} {:>8}".format("codec", *_HEAD)]
-    lines += [
-        "{:<10} {:>7} {:>7} {:>8} {:>8} {:>8} {:>8}".format(average.codec, *_cells(average))
-        for average in evaluation.averages
-    ]
+    lines = align(
+        [("codec", *_HEAD), *((average.codec, *_cells(average)) for average in evaluation.averages)]
+    )
     if evaluation.bd_rates:
         what = f"BD-rate of {evaluation.codec} over {_images(evaluation)}"
         lines += ["", f"{what}: bits at equal quality (negative: fewer)"]
+    rows: list[tuple[str, ...] | str] = []
     for anchor in evaluation.anchors:
         rates = _rates(evaluation, anchor)
-        values = [f"{_METRIC_NAMES[rate.metric]} {_percent(rate):>9}" for rate in rates]
-        lines.append(f"  vs {anchor:<7} " + "   ".join(values))
-        lines += [f"     {reason}" for reason in _reasons(rates)]
+        rows.append(_rate_cells(anchor, rates))
+        rows += [f"     {reason}" for reason in _reasons(rates)]
     for variant in evaluation.variants:
-        lines += ["", f"BD-rate of {variant}"]
+        rows += ["", f"BD-rate of {variant}"]
         for anchor in (evaluation.codec, *evaluation.anchors):
-            rates = _rates(evaluation, anchor, variant)
-            values = [f"{_METRIC_NAMES[rate.metric]} {_percent(rate):>9}" for rate in rates]
-            lines.append(f"  vs {anchor:<9} " + "   ".join(values))
-    return "\n".join(lines)
+            rows.append(_rate_cells(anchor, _rates(evaluation, anchor, variant)))
+    return "\n".join([*lines, *align(rows)])
+
+
+def _rate_cells(anchor: str, rates: Iterable[BdRate]) -> tuple[str, ...]:
+    shown = {rate.metric: _percent(rate) for rate in rates}
+    cells = ((name, shown.get(metric, "-")) for metric, name in _METRIC_NAMES.items())
+    return (f"  vs {anchor}", *chain.from_iterable(cells))
 
 
 def render_page(evaluation: Evaluation, title: str = "Rate and distortion") -> str:
