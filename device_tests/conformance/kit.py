@@ -54,13 +54,13 @@ def kit_model(folder: Path = KIT) -> Path:
     return folder / BUNDLE
 
 
-def open_pictures(folder: Path = KIT) -> dict[str, UInt8Array]:
+def open_pictures() -> dict[str, UInt8Array]:
     """Return the pictures that the golden files were made of, by name.
 
     Raises:
         BundleError: the kit's model is damaged.
     """
-    with Bundle(kit_model(folder)) as bundle:
+    with Bundle(kit_model()) as bundle:
         return kit_pictures(bundle.golden()["x"])
 
 

@@ -171,20 +171,18 @@ def _row(a: Report, b: Report, codec: str, stage: str, band: tuple[float, float]
     return Row(codec, stage, a_s, b_s, ratio, verdict)
 
 
-def ratio_of(a: Samples, b: Samples, level: float = LEVEL, seed: int = 0) -> Interval:
+def ratio_of(a: Samples, b: Samples) -> Interval:
     """Return the ratio of medians, second over first, with its interval.
 
     Args:
         a: samples by picture, of the first run.
         b: of the second run, on the same pictures.
-        level: of confidence.
-        seed: of the random blocks.
     """
     references = {name: max(_LEAST_S, _median({"": [*a[name], *b[name]]}) or 0.0) for name in a}
     series = [_in_time(samples, references) for samples in (a, b)]
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     of_a, of_b = (resampled_medians(values, DRAWS, generator) for values in series)
-    low, high = np.quantile(of_b / of_a, ((1 - level) / 2, (1 + level) / 2)).tolist()
+    low, high = np.quantile(of_b / of_a, ((1 - LEVEL) / 2, (1 + LEVEL) / 2)).tolist()
     value = float(np.median(series[1]) / np.median(series[0]))
     return Interval(min(low, value), value, max(high, value))
 

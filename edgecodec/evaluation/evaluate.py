@@ -162,31 +162,8 @@ class Evaluation:
         return tuple(sorted((a for a in self.averages if a.codec == codec), key=lambda a: a.bpp))
 
     def to_json(self) -> str:
-        """Return everything as JSON text; `from_json` reads it back."""
+        """Return everything as JSON text."""
         return json.dumps({"format": _FORMAT, **asdict(self)}, indent=1, allow_nan=False) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str) -> Evaluation:
-        """Read what `to_json` wrote.
-
-        Raises:
-            ConfigError: it is something else.
-        """
-        try:
-            data = json.loads(text)
-            if data["format"] != _FORMAT:
-                raise ConfigError(f"evaluation of format {data['format']}, this reads {_FORMAT}")
-            return cls(
-                codec=data["codec"],
-                anchors=tuple(data["anchors"]),
-                variants=tuple(data["variants"]),
-                settings=dict(data["settings"]),
-                rows=tuple(Row(**row) for row in data["rows"]),
-                averages=tuple(Average(**average) for average in data["averages"]),
-                bd_rates=tuple(BdRate(**rate) for rate in data["bd_rates"]),
-            )
-        except (json.JSONDecodeError, KeyError, TypeError) as exc:
-            raise ConfigError(f"not a saved evaluation: {exc}") from exc
 
     def to_csv(self) -> str:
         """Return the rows as CSV text with a header line; empty where there is no value."""

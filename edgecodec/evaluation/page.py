@@ -78,7 +78,7 @@ def render_page(evaluation: Evaluation, title: str = "Rate and distortion") -> s
     """Return a self-contained HTML page with curves, BD-rates and all averages.
 
     Args:
-        evaluation: what `evaluate` returned or `Evaluation.from_json` read.
+        evaluation: what `evaluate` returned.
         title: heading and window title, plain text.
 
     Returns:
