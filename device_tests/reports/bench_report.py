@@ -28,7 +28,7 @@ _STAGES = (
 
 
 @dataclass(frozen=True)
-class Picture:
+class MeasuredPicture:
     """A picture that was coded.
 
     Attributes:
@@ -50,7 +50,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Conditions:
+class BenchConditions:
     """How it was measured.
 
     Attributes:
@@ -90,8 +90,8 @@ class BenchReport:
     """
 
     device: Device
-    conditions: Conditions
-    pictures: tuple[Picture, ...]
+    conditions: BenchConditions
+    pictures: tuple[MeasuredPicture, ...]
     contenders: tuple[Contender, ...]
     steady: Steady
     cold_starts: list[ColdStart] = field(default_factory=list)

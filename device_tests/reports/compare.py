@@ -45,7 +45,7 @@ Samples = dict[str, list[tuple[float, float]]]
 
 
 @dataclass(frozen=True)
-class Row:
+class StageComparison:
     """One stage of one contender.
 
     Attributes:
@@ -92,7 +92,7 @@ class Comparison:
     differences: tuple[str, ...]
     yardsticks: dict[str, Interval]
     band: tuple[float, float]
-    rows: tuple[Row, ...]
+    rows: tuple[StageComparison, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON-compatible values."""
@@ -159,16 +159,18 @@ def compare(a: Report, b: Report, names: tuple[str, str] = ("A", "B")) -> Compar
     return Comparison(names, tuple(_differences(a, b)), fixed, band, tuple(rows))
 
 
-def _row(a: Report, b: Report, codec: str, stage: str, band: tuple[float, float]) -> Row:
+def _row(
+    a: Report, b: Report, codec: str, stage: str, band: tuple[float, float]
+) -> StageComparison:
     of_a, of_b = _samples(a, codec, stage), _samples(b, codec, stage)
     a_s, b_s = _median(of_a), _median(of_b)
     if reason := _obstacle(a, b, codec) or ("" if of_a and of_b else "in one report only"):
-        return Row(codec, stage, a_s, b_s, None, INCOMPARABLE, reason)
+        return StageComparison(codec, stage, a_s, b_s, None, INCOMPARABLE, reason)
     ratio = ratio_of(of_a, of_b)
     verdict = SAME
     if a_s is not None and b_s is not None and abs(b_s - a_s) > RESOLUTION_S:
         verdict = FASTER if ratio.high < band[0] else SLOWER if ratio.low > band[1] else SAME
-    return Row(codec, stage, a_s, b_s, ratio, verdict)
+    return StageComparison(codec, stage, a_s, b_s, ratio, verdict)
 
 
 def ratio_of(a: Samples, b: Samples) -> Interval:

@@ -73,7 +73,7 @@ ALLOWED_THREADS = 0
 
 
 @dataclass(frozen=True)
-class Job:
+class CodingJob:
     """A cycle: what is encoded how, and who reads it.
 
     Attributes:
@@ -92,7 +92,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Sample:
+class ProcessSample:
     """The process at one moment; None where the system does not tell.
 
     Attributes:
@@ -115,7 +115,7 @@ class Sample:
     blocks: int
 
 
-def sample(cycles: int, seconds: float) -> Sample:
+def sample(cycles: int, seconds: float) -> ProcessSample:
     """Look at this process."""
     rss = _status("VmRSS")
     gc.collect()
@@ -125,7 +125,7 @@ def sample(cycles: int, seconds: float) -> Sample:
         with contextlib.suppress(OSError):
             files = len(list(Path(folder).iterdir())) - 1  # without the one that lists them
             break
-    return Sample(
+    return ProcessSample(
         cycles,
         seconds,
         None if rss is None else 1024 * rss,
@@ -175,7 +175,7 @@ class LongRun:
     cycles: int = 0
     reopened: int = 0
     differences: list[str] = field(default_factory=list)
-    samples: list[Sample] = field(default_factory=list)
+    samples: list[ProcessSample] = field(default_factory=list)
 
     def growth(self, name: str) -> int | None:
         """Return how much more of something there was late than early, by medians.
@@ -294,7 +294,7 @@ def make_pictures() -> list[UInt8Array]:
     return pictures
 
 
-def make_jobs(codecs: Sequence[str]) -> list[Job]:
+def make_jobs(codecs: Sequence[str]) -> list[CodingJob]:
     """Return every picture on every encoder, shuffled, always alike.
 
     Qualities and decoders take turns, so that each encoder meets all of them.
@@ -305,12 +305,12 @@ def make_jobs(codecs: Sequence[str]) -> list[Job]:
             decoder = codecs[(number + picture) % len(codecs)]
             quality = QUALITIES[(number + picture) % len(QUALITIES)]
             effort = 3 if picture == 3 else 1
-            jobs.append(Job(picture, quality, effort, encoder, decoder))
+            jobs.append(CodingJob(picture, quality, effort, encoder, decoder))
     random.Random(0).shuffle(jobs)
     return jobs
 
 
-def run_job(crew: Crew, job: Job, pixels: UInt8Array) -> tuple[str, str]:
+def run_job(crew: Crew, job: CodingJob, pixels: UInt8Array) -> tuple[str, str]:
     """Encode and decode; return hashes of the file and of the pixels."""
     data = crew.codecs[job.encoder].encode(
         pixels, job.quality, effort=job.effort, tile=SHAPES[job.picture][2]
@@ -338,7 +338,7 @@ def long_run(
         names = list(crew.codecs)
         jobs, pictures = make_jobs(names), make_pictures()
         result = LongRun(names, len(jobs), skipped=crew.skipped)
-        first: dict[Job, tuple[str, str]] = {}
+        first: dict[CodingJob, tuple[str, str]] = {}
         begin = time.perf_counter()
         for number in range(cycles if jobs else 0):
             job = jobs[number % len(jobs)]

@@ -110,19 +110,17 @@ def _run_here(args: argparse.Namespace) -> int:
 
 
 def _run_there(args: argparse.Namespace) -> int:
-    from edgecodec.device_tests.remote.remote import REMOTE_FOLDER, Job, Target, run_there
+    from edgecodec.device_tests.remote.remote import REMOTE_FOLDER, Board, RemoteJob, run_there
 
     quiet = args.json == "-"
-    target = Target(
-        args.host, tuple(args.ssh), args.remote_python, args.remote_dir or REMOTE_FOLDER
-    )
+    target = Board(args.host, tuple(args.ssh), args.remote_python, args.remote_dir or REMOTE_FOLDER)
     wheels = None
     if args.wheels is not None:
         wheels = Path(args.wheels)
         if not wheels.is_dir():
             raise ConfigError(f"{args.wheels}: no such folder")
     arguments, files = _arguments_there(args)
-    job = Job(arguments, files, args.extras, wheels)
+    job = RemoteJob(arguments, files, args.extras, wheels)
     report = run_there(target, job, _say, (lambda line: None) if quiet else print)
     if args.json:
         write_json(args.json, report)
