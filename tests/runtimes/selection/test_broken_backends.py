@@ -76,7 +76,7 @@ def break_session(module):
 class Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, fullname, path=None, target=None):
         missing = fullname == VENDOR and KIND == "broken library"
-        if fullname != f"edgecodec.runtimes.{{NAME}}_backend" and not missing:
+        if fullname != f"edgecodec.runtimes.backends.{{NAME}}_backend" and not missing:
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(fullname)
