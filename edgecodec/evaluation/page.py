@@ -14,7 +14,7 @@ from html import escape
 from itertools import chain
 
 from edgecodec.evaluation.evaluate import Average, BdRate, Evaluation
-from edgecodec.evaluation.html_page import html_page, log_ticks, ticks
+from edgecodec.evaluation.html_page import card, folded, html_page, html_table, log_ticks, ticks
 from edgecodec.text_table import align
 
 _WIDTH, _HEIGHT = 640, 440
@@ -100,7 +100,7 @@ whole files, distortion of decoded 8-bit pictures, averaged over the images.</p>
 <div class="grid cards">{cards}</div>
 {_legend(names)}
 <div class="grid charts">{charts}</div>
-<section class="card"><h2>All averages</h2>{tables}</section>
+{card("All averages", tables)}
 <p></p><section class="card small soft"><h2>How this was measured</h2>
 <p>BD-rate: percent of bits at equal quality, negative is fewer; log-rate interpolated by a
 piecewise-cubic (PCHIP) over the range of quality that both codecs cover. MS-SSIM is compared on
@@ -140,10 +140,7 @@ def _chart_card(evaluation: Evaluation, metric: str) -> str:
     else:
         body = _chart(evaluation, metric, _axes(ours, metric))
     unit = "dB" if metric == "psnr" else "-10 log10(1 - MS-SSIM), dB"
-    return (
-        f'<section class="card"><h2>{name} <span class="soft small">{unit}, higher is better'
-        f"</span></h2>{body}</section>"
-    )
+    return card(name, body, f"{unit}, higher is better")
 
 
 def _chart(evaluation: Evaluation, metric: str, axes: _Axes) -> str:
@@ -221,23 +218,12 @@ def _anchor_card(evaluation: Evaluation, anchor: str, codec: str) -> str:
             f'<div class="small soft">at equal {_METRIC_NAMES[rate.metric]}{covered}</div></div>'
         )
     reasons = "".join(f'<p class="small soft">{escape(r)}</p>' for r in _reasons(rates))
-    return (
-        f'<section class="card"><h2>{escape(title)}</h2>'
-        f'<div class="pair">{"".join(values)}</div>{reasons}</section>'
-    )
+    return card(title, f'<div class="pair">{"".join(values)}</div>{reasons}')
 
 
 def _codec_table(evaluation: Evaluation, name: str) -> str:
-    head = "".join(f'<th scope="col">{title}</th>' for title in _HEAD)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{cell}</td>" for cell in _cells(average)) + "</tr>"
-        for average in evaluation.curve(name)
-    )
-    unfolded = " open" if name == evaluation.codec else ""
-    return (
-        f'<details{unfolded}><summary>{escape(name)}</summary><div class="scroll"><table>'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></details>"
-    )
+    table = html_table(_HEAD, map(_cells, evaluation.curve(name)))
+    return folded(name, table, unfolded=name == evaluation.codec)
 
 
 def _cells(average: Average) -> tuple[str, ...]:
