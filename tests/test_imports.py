@@ -157,6 +157,15 @@ def test_nothing_imports_the_device_tests() -> None:
             assert not {m for m in imports_of(path) if m.startswith("edgecodec.device_tests")}
 
 
+def test_nothing_of_the_wheel_imports_the_studies() -> None:
+    """They are commands of the source tree."""
+    for path in sources():
+        if path.parent.name != "studies":
+            assert not {
+                m for m in imports_of(path) if m.startswith("edgecodec.device_tests.studies")
+            }
+
+
 @pytest.mark.parametrize("folder", ["converters", "runtimes", "device_tests"])
 def test_folders_are_imported_by_their_full_name(folder: str) -> None:
     """`import converters` would make a second copy of every class."""
