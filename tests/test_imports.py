@@ -8,6 +8,7 @@ import json
 import pkgutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -110,6 +111,7 @@ def test_every_exported_name_exists() -> None:
             assert hasattr(module, exported), f"{name}.{exported}"
 
 
+@cache
 def sources() -> list[Path]:
     """All modules, also behind the links of a source tree."""
     folders = [PACKAGE, *(PACKAGE / name for name in ("converters", "runtimes", "device_tests"))]
@@ -126,6 +128,7 @@ def test_every_class_has_a_name_of_its_own() -> None:
     assert not {name: found for name, found in places.items() if len(found) > 1}
 
 
+@cache
 def imports_of(path: Path) -> set[str]:
     """Return the modules a file imports, wherever in it."""
     found: set[str] = set()
