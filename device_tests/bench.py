@@ -18,7 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from edgecodec.bundle.reading import Bundle, default_bundle_path, short_id
+from edgecodec.bundle.embedded import default_bundle_path
+from edgecodec.bundle.reading import Bundle, short_id
 from edgecodec.codec import Codec
 from edgecodec.coding.profiling import Span
 from edgecodec.device_tests.measuring.cold_start import ColdStart, ColdStartJob, measure_cold_starts
@@ -161,7 +162,8 @@ def benchmark(
 
 def _network_sizes(codec: Codec, pixels: UInt8Array) -> dict[StageName, tuple[int, int]]:
     """Return height and width of what each network gets of a picture at a time."""
-    return {stage: codec.network_size(stage, *pixels.shape[:2]) for stage in STAGES}
+    layout = codec.layout(*pixels.shape[:2])
+    return {stage: layout.network_size(stage) for stage in STAGES}
 
 
 def load_pictures(images: Sequence[Path]) -> dict[str, UInt8Array]:

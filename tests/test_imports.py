@@ -9,6 +9,7 @@ import pkgutil
 import subprocess
 import sys
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 from types import ModuleType
 
@@ -140,6 +141,67 @@ def imports_of(path: Path) -> set[str]:
             found.add(node.module or "")
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
+
+
+ROOMS = (
+    "errors", "_version", "arrays", "files", "core", "format", "bundle", "coding", "evaluation",
+    "runtimes", "runtimes.device", "runtimes.layers", "runtimes.backends", "runtimes.selection",
+    "codec", "edgecodec", "model", "training", "converters.graph", "converters.sources",
+    "converters.int8", "converters.writers", "converters.checks", "converters",
+    "device_tests.measuring", "device_tests.reports", "device_tests", "device_tests.conformance",
+    "device_tests.remote", "cli", "device_tests.studies", "__main__",
+)  # fmt: skip
+"""Modules import from their own room and from those before it."""
+EXCEPTIONS = {
+    # To see what values a graph takes, it is run by the torch runtime, which reads that target.
+    ("converters.int8.ranges", "converters.writers.to_torch"),
+    ("converters.sources.source", "converters.checks.parity"),
+}
+
+
+def imports_within() -> dict[str, set[str]]:
+    """Return which modules each module of the package imports, by names without `edgecodec.`."""
+    paths = {
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in sources()
+    }
+    return {
+        module: {
+            name
+            for found in imports_of(path)
+            if (name := found.removeprefix("edgecodec.")) in paths and name != module
+        }
+        for module, path in paths.items()
+    }
+
+
+def room(module: str) -> str:
+    """Return the room of a module: the longest name that it begins with."""
+    if module == "__init__":
+        return "edgecodec"
+    fitting = [name for name in ROOMS if f"{module}.".startswith(f"{name}.")]
+    assert fitting, f"{module} stands in no room; ROOMS says what there is"
+    return max(fitting, key=len)
+
+
+def test_imports_point_one_way() -> None:
+    for module, imported in imports_within().items():
+        for name in imported:
+            if (module, name) not in EXCEPTIONS:
+                order = ROOMS.index(room(name)), ROOMS.index(room(module))
+                assert order[0] <= order[1], f"{module} imports {name}"
+
+
+def test_no_imports_go_in_circles() -> None:
+    assert list(TopologicalSorter(imports_within()).static_order())
+
+
+def test_only_some_rooms_know_of_torch() -> None:
+    may = {PACKAGE / "cli/train_command.py", PACKAGE / "runtimes/backends/torch_graph.py"}
+    for path in sources():
+        inside = path.relative_to(PACKAGE).parts[0]
+        if inside not in ("model", "training", "converters") and path not in may:
+            assert "torch" not in {m.partition(".")[0] for m in imports_of(path)}, path
 
 
 def test_device_side_never_imports_the_host_side() -> None:

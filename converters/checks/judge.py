@@ -15,7 +15,7 @@ from edgecodec.converters.checks.gate import Gate, GateVerdict
 from edgecodec.converters.checks.report import ConversionRow
 from edgecodec.converters.checks.run_artefact import analyser, running, synthesiser
 from edgecodec.converters.writers.targets import TARGETS
-from edgecodec.runtimes.backends.checked_session import LATENT_STRIDE
+from edgecodec.format.strides import LATENT_STRIDE
 from edgecodec.runtimes.base import Artefact, Session, StageName
 from edgecodec.runtimes.selection.timing import repeated, time_side_by_side
 

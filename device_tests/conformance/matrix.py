@@ -21,10 +21,12 @@ import numpy.typing as npt
 
 from edgecodec.bundle.reading import Bundle
 from edgecodec.codec import Codec
+from edgecodec.coding.layout import Layout
 from edgecodec.device_tests.measuring.contenders import open_stages
 from edgecodec.errors import EdgeCodecError
 from edgecodec.format.coder import LatentCoder, core_available
-from edgecodec.format.container import HYPER_STRIDE, read_container
+from edgecodec.format.container import read_container
+from edgecodec.format.strides import HYPER_STRIDE
 from edgecodec.format.tables import CELL_ORDER, SYMBOL_LIMIT
 from edgecodec.runtimes.base import STAGES, StageName
 from edgecodec.runtimes.device.probe import Device, probe_device
@@ -320,17 +322,17 @@ def _differences(codecs: dict[str, Codec], data: bytes) -> dict[str, Shown]:
 def same_bytes(coders: Sequence[LatentCoder], data: bytes) -> bool:
     """Say whether each coder turns the symbols of a file back into exactly its substreams."""
     file = read_container(data)
-    quality = file.header.quality
-    for tile, substream in zip(file.header.tiles(), file.substreams, strict=True):
+    header = file.header
+    tiles = Layout(header.height, header.width, header.tile).tiles()
+    for tile, substream in zip(tiles, file.substreams, strict=True):
         if substream is None:
             return False
         for coder in coders:
             try:
-                z, y_hat = coder.decode(
-                    quality, tile.height // HYPER_STRIDE, tile.width // HYPER_STRIDE, substream
-                )
-                s, index = _symbols(coder, quality, z, y_hat)
-                if coder.encode(quality, z, index, s) != substream:
+                cells = tile.height // HYPER_STRIDE, tile.width // HYPER_STRIDE
+                z, y_hat = coder.decode(header.quality, *cells, substream)
+                s, index = _symbols(coder, header.quality, z, y_hat)
+                if coder.encode(header.quality, z, index, s) != substream:
                     return False
             except EdgeCodecError:
                 return False

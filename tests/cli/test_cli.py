@@ -72,6 +72,7 @@ def test_info_json_has_the_facts(folder: Path, call: Call, shipped: Bundle) -> N
         "mode": "RGB",
         "quality": 50,
         "tables_id": shipped.manifest.tables_id,
+        "bundles": ["default"],
         "tile": 32,
         "tiles": 4,
         "damaged_tiles": [],
