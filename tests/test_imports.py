@@ -144,12 +144,12 @@ def imports_of(path: Path) -> set[str]:
 
 
 ROOMS = (
-    "errors", "_version", "arrays", "files", "core", "format", "bundle", "coding", "evaluation",
-    "runtimes", "runtimes.device", "runtimes.layers", "runtimes.backends", "runtimes.selection",
-    "codec", "edgecodec", "model", "training", "converters.graph", "converters.sources",
-    "converters.int8", "converters.writers", "converters.checks", "converters",
-    "device_tests.measuring", "device_tests.reports", "device_tests", "device_tests.conformance",
-    "device_tests.remote", "cli", "device_tests.studies", "__main__",
+    "errors", "text_table", "_version", "arrays", "files", "core", "format", "bundle", "coding",
+    "evaluation", "runtimes", "runtimes.device", "runtimes.layers", "runtimes.backends",
+    "runtimes.selection", "codec", "edgecodec", "model", "training", "converters.graph",
+    "converters.sources", "converters.int8", "converters.writers", "converters.checks",
+    "converters", "device_tests.measuring", "device_tests.reports", "device_tests",
+    "device_tests.conformance", "device_tests.remote", "cli", "device_tests.studies", "__main__",
 )  # fmt: skip
 """Modules import from their own room and from those before it."""
 EXCEPTIONS = {
