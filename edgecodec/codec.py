@@ -201,7 +201,7 @@ class Codec:
 
         Args:
             image: a Pillow image, or (H, W, 3) or (H, W) uint8; not to be changed meanwhile.
-            quality: 1 (smallest) to 100.
+            quality: 1 (smallest) to 100; 60 unless told.
             effort: 1 is the plain fast path; up to 9 spend more time on smaller files. Decoding
                 is the same.
             tile: side in pixels of what is coded independently, a multiple of 32 up to 4096; None
@@ -369,10 +369,34 @@ def default_codec() -> Codec:
 def encode(
     image: Image.Image | npt.NDArray[Any], quality: int = DEFAULT_QUALITY, *, effort: int = 1
 ) -> bytes:
-    """Compress a picture with the shipped model; see `Codec.encode`."""
+    """Compress a picture with the shipped model, on the backend that `auto` chooses.
+
+    Args:
+        image: a Pillow image, or (H, W, 3) or (H, W) uint8.
+        quality: 1 (smallest) to 100; 60 unless told.
+        effort: 1 (fast) to 9 (fewest bits at equal quality).
+
+    Returns:
+        the bytes of an `.ecx` file.
+
+    Raises:
+        ConfigError: quality, effort or image out of range.
+        BackendError: no runtime worked.
+    """
     return default_codec().encode(image, quality, effort=effort)
 
 
 def decode(data: bytes) -> Image.Image:
-    """Decompress a file made with any embedded model; see `Codec.decode`."""
+    """Decompress a file made with any shipped model, on the backend that `auto` chooses.
+
+    Args:
+        data: the bytes of an `.ecx` file.
+
+    Returns:
+        an RGB or L image with its metadata in `info`.
+
+    Raises:
+        BitstreamError: not an intact `.ecx` file of a shipped model.
+        BackendError: no runtime worked.
+    """
     return default_codec().decode(data)

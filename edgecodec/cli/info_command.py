@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from edgecodec.cli.common import naming, show_numbers
+from edgecodec.text_table import align
 
 
 def add_parser(sub: Any) -> None:
@@ -62,12 +63,14 @@ def run(args: argparse.Namespace) -> int:
         return 0
     meta = ", ".join(f"{name} ({size} bytes)" for name, size in facts["metadata"].items())
     damaged = show_numbers(facts["damaged_tiles"])
-    print(f"size      {facts['width']} x {facts['height']} pixels, {facts['mode']}")
-    print(f"file      {facts['bytes']} bytes, {facts['bpp']:.3f} bits per pixel")
-    print(f"quality   {facts['quality']}")
-    print(f"model     tables {facts['tables_id']}, {_whose(facts['bundles'])}")
-    print(f"tiles     {facts['tiles']} of at most {facts['tile']} x {facts['tile']} pixels")
-    print(f"metadata  {meta or 'none'}")
-    if damaged:
-        print(f"damaged   tile {damaged}")
+    rows = [
+        ("size", f"{facts['width']} x {facts['height']} pixels, {facts['mode']}"),
+        ("file", f"{facts['bytes']} bytes, {facts['bpp']:.3f} bits per pixel"),
+        ("quality", str(facts["quality"])),
+        ("model", f"tables {facts['tables_id']}, {_whose(facts['bundles'])}"),
+        ("tiles", f"{facts['tiles']} of at most {facts['tile']} x {facts['tile']} pixels"),
+        ("metadata", meta or "none"),
+    ]
+    rows += [("damaged", f"tile {damaged}")] if damaged else []
+    print("\n".join(align(rows, left=(0, 1))))
     return 0
