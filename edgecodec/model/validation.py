@@ -13,6 +13,7 @@ from edgecodec.model.config import HYPER_STRIDE
 from edgecodec.model.data import UInt8Array, to_images
 from edgecodec.model.distortion import ms_ssim
 from edgecodec.model.network import NeuralCodec
+from edgecodec.model.ssimulacra2 import ssimulacra2
 
 
 class Judged(NamedTuple):
@@ -24,18 +25,20 @@ class Judged(NamedTuple):
     """Decibels."""
     ms_ssim: float | None
     """Over the photos of 161 pixels a side or more; None where there are none."""
+    ssimulacra2: float
+    """Points."""
 
 
 def validate(
-    codec: NeuralCodec, photos: list[UInt8Array], device: torch.device
+    codec: NeuralCodec, photos: list[UInt8Array], device: torch.device, size: int = 512
 ) -> dict[int, Judged]:
-    """Return rate and distortion per quality on centre crops of at most 512 pixels a side."""
+    """Return rate and distortion per quality on centre crops of at most `size` pixels a side."""
     codec.eval()
     result = {}
     for q in (5, 25, 50, 75, 95):
-        rates, values, similarities = [], [], []
+        rates, values, similarities, scores = [], [], [], []
         for photo in photos:
-            h, w = (min(512, n // HYPER_STRIDE * HYPER_STRIDE) for n in photo.shape[:2])
+            h, w = (min(size, n // HYPER_STRIDE * HYPER_STRIDE) for n in photo.shape[:2])
             top, left = (photo.shape[0] - h) // 2, (photo.shape[1] - w) // 2
             # A copy, because decoded photos are read-only and torch warns of sharing such memory.
             crop = photo[top : top + h, left : left + w].copy()
@@ -45,10 +48,12 @@ def validate(
                 x_hat = x_hat.clamp(0, 255).round()
                 if min(h, w) >= MS_SSIM_MIN_SIDE:
                     similarities.append(float(ms_ssim(x, x_hat)))
+                scores.append(float(ssimulacra2(x, x_hat)))
             error = x_hat - x
             values.append(10 * math.log10(255**2 / max(1e-9, float((error**2).mean()))))
             rates.append(float(bits_y + bits_z) / (h * w))
         similarity = float(np.mean(similarities)) if similarities else None
-        result[q] = Judged(float(np.mean(rates)), float(np.mean(values)), similarity)
+        score = float(np.mean(scores))
+        result[q] = Judged(float(np.mean(rates)), float(np.mean(values)), similarity, score)
     codec.train()
     return result
