@@ -21,10 +21,11 @@ def add_parser(sub: Any) -> None:
         description=(
             "Train a codec for all qualities at once. Interrupt it at any time and continue with "
             "--resume: options, optimiser, schedule, crops and noise go on where they stopped. "
-            "Only --steps and --objective may be given anew then, the former until the learning "
-            "rate begins to fall, in the last fifth of the steps. To fine-tune a codec for another objective, add "
-            "--restart: its weights, a new schedule, new options. To make it lose less as int8, "
-            "give it to --qat instead: a short run that rounds as the converted model does."
+            "Only --steps and --objective may be given anew then, the former until "
+            "blocks begin to round as their int8 form does, in the last quarter of the steps. To "
+            "fine-tune a codec for another objective, add --restart: its weights, a new schedule, "
+            "new options. To make a codec that never rounded lose less as int8, give it to --qat "
+            "instead: a short run that rounds all along."
         ),
     )
     add = parser.add_argument
@@ -51,18 +52,21 @@ def add_parser(sub: Any) -> None:
     add("--steps", type=whole_number(1, 10**9),
         help="length of the schedule (default 100000; with --qat 6500)")  # fmt: skip
     add("--batch", type=whole_number(1, 4096),
-        help="crops per step (default 4; with msssim as many as have about the same pixels)")  # fmt: skip
+        help="crops per step (default 4; with msssim 2)")  # fmt: skip
     add("--size", type=whole_number(64, 1024),
         help="side of a crop in pixels (default 192, and 64 more in the last tenth of the "
         "steps; with msssim 256 all along; with msssim and visual at least 192)")  # fmt: skip
     add("--synthetic", type=float,
-        help="share of the crops that are drawn: text, plots, flat areas (default 0.2)")  # fmt: skip
+        help="share of the crops that are drawn: text, flat areas (default 0.2)")  # fmt: skip
     add("--shape", choices=("first", "second"), help="channels and layers of a new codec")
     add("--learning-rate", type=float,
         help="at its highest (default 0.001; with --restart or --qat 0.0002)")  # fmt: skip
     add("--seed", type=whole_number(0, 2**31), help="default 0")
     add("--export", metavar="CKPT",
         help="also write configuration and weights alone in half precision")  # fmt: skip
+    add("--slim", metavar="CKPT",
+        help="also write the run, to be resumed elsewhere, in 10 instead of 16 bytes per weight: "
+        "averages and moments with 8 significant bits")  # fmt: skip
     parser.set_defaults(run=run)
 
 
@@ -83,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
         import torch  # noqa: F401
     except ModuleNotFoundError as exc:
         raise MissingDependencyError("torch", "train") from exc
-    from edgecodec.model.checkpoint import check_target, export_weights
+    from edgecodec.model.checkpoint import check_target, export_weights, slim_checkpoint
     from edgecodec.model.config import SHAPES
     from edgecodec.model.options import SavedRun
     from edgecodec.model.training import train
@@ -91,8 +95,9 @@ def run(args: argparse.Namespace) -> int:
     if args.shape and (args.qat or args.resume):
         raise ConfigError("--shape is of a new codec; a checkpoint has its own")
     try:
-        if args.export:
-            check_target(Path(args.export))
+        for target in (args.export, args.slim):
+            if target:
+                check_target(Path(target))
         start = args.qat or args.resume
         saved = SavedRun.load(Path(start)) if start else None
         train(
@@ -110,6 +115,8 @@ def run(args: argparse.Namespace) -> int:
         )
         if args.export:
             export_weights(Path(args.out), Path(args.export))
+        if args.slim:
+            slim_checkpoint(Path(args.out), Path(args.slim))
     except (ValueError, OSError) as exc:
         raise ConfigError(str(exc)) from exc
     return 0

@@ -443,9 +443,14 @@ class NeuralCodec(nn.Module):
 
     def _predict_from(self, left: Tensor, above: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
         assert self.z_prediction is not None
+        biases = self.z_hidden_bias(quality), self.z_index_bias(quality)
+        mean, index = self.z_prediction(left, above, *biases)
+        return mean, index
+
+    def z_index_bias(self, quality: Tensor) -> Tensor:
+        """Return log_sigma_z as biases of the scale indexes that z_prediction has, (N, Z)."""
         unit = 2.0**fixed.HEAD_GAIN_LOG2 * fixed.log_scale_step()
-        index_bias = (self.log_sigma_z(quality) - math.log(fixed.SCALE_MIN)) / unit
-        return self.z_prediction(left, above, self.z_hidden_bias(quality), index_bias)  # type: ignore[no-any-return]
+        return (self.log_sigma_z(quality) - math.log(fixed.SCALE_MIN)) / unit
 
     def _code_hyper_in_order(
         self, z: Tensor, flat: Tensor | None, quality: Tensor
@@ -564,7 +569,8 @@ def flat_cells(x: Tensor) -> tuple[Tensor, Tensor]:
         of each cell, (N, 3, H/32, W/32), which are its colour there.
     """
     side = fmt.HYPER_STRIDE
-    cells = x.unflatten(3, (-1, side)).unflatten(2, (-1, side))
+    n, c, height, width = x.shape
+    cells = x.reshape(n, c, height // side, side, width // side, side)
     most, least = cells.amax((3, 5)), cells.amin((3, 5))
     return (most == least).all(1, keepdim=True), most
 

@@ -26,14 +26,15 @@ _QAT_STEPS = 6500
 class TrainingOptions:
     """How to train; the schedule is a function of the step number alone.
 
-    The learning rate is constant, after a warm-up, until the last `decay_share` of the steps; as
-    long as that has not begun a resumed run may be given more or fewer steps, and another
-    objective. The last `final_share` of the steps uses crops of `final_size` at about the same
-    number of pixels.
+    The learning rate is constant, after a warm-up, until the last `decay_share` of the steps. As
+    long as neither that nor rounding has begun, a resumed run may be given more or fewer steps;
+    another objective at any time. The last `final_share` of the steps uses crops of `final_size`
+    at about the same number of pixels.
 
     `objective` is the distortion: `mse`; `msssim` for 1 - MS-SSIM; `visual` for SSIMULACRA2 with a
     share of the MSE. `synthetic` is the share of crops that are drawn instead of cut from photos.
-    `rounded` makes the residual blocks round as their int8 form does (quantization-aware training).
+    In the last `rounding_share` of the steps the residual blocks round as their int8 form does
+    (quantization-aware training); with `rounded` all along.
 
     Raises:
         ValueError: a value that cannot be, or crops too small for the objective.
@@ -46,6 +47,7 @@ class TrainingOptions:
     final_share: float = 0.1
     learning_rate: float = 1e-3
     decay_share: float = 0.2
+    rounding_share: float = 0.25
     warmup: int = 500
     clip: float = 1.0
     beta2: float = 0.99
@@ -75,7 +77,7 @@ class TrainingOptions:
             least = 0 if not whole or field.name in ("seed", "validate_photos") else 1
             if not least <= value < math.inf or (field.name == "learning_rate" and not value):
                 raise ValueError(f"{field.name} cannot be {value!r}")
-        for name in ("final_share", "decay_share", "synthetic", "ema", "beta2"):
+        for name in ("final_share", "decay_share", "rounding_share", "synthetic", "ema", "beta2"):
             if getattr(self, name) > 1:
                 raise ValueError(f"{name} cannot be {getattr(self, name)!r}")
         if self.objective != "mse" and min(self.size, self.final_size) < MS_SSIM_MIN_SIZE:
@@ -120,13 +122,25 @@ class TrainingOptions:
         """First step whose learning rate is lower than that before it."""
         return math.ceil(self.steps * (1.0 - self.decay_share))
 
+    @property
+    def rounding_start(self) -> int:
+        """First step in which blocks round."""
+        return 0 if self.rounded else math.ceil(self.steps * (1.0 - self.rounding_share))
+
+    @property
+    def _last_part(self) -> int:
+        """First step that depends on the length of the schedule."""
+        return self.decay_start if self.rounded else min(self.decay_start, self.rounding_start)
+
     def rate(self, step: int) -> float:
         """Return the learning rate: linear warm-up, constant, then 1 - sqrt of the decay done.
 
         That shape ends lower than a linear or a cosine decay of the same length (Haegele et al.
-        2024, arXiv:2405.18392).
+        2024, arXiv:2405.18392). Where rounding begins it warms up again, as the optimiser knows
+        nothing yet of weights in another basis.
         """
-        rate = self.learning_rate * min(1.0, (step + 1) / self.warmup)
+        since = step - self.rounding_start if step >= self.rounding_start else step
+        rate = self.learning_rate * min(1.0, (since + 1) / self.warmup)
         done = step - self.decay_start
         if done <= 0:
             return rate
@@ -140,17 +154,17 @@ class TrainingOptions:
             given: `steps` and `objective`, the fields that may change.
 
         Raises:
-            ValueError: the schedule ends before `step`, or one of the two schedules has begun to
-                decay by then, so that the learning rate would jump.
+            ValueError: the schedule ends before `step`, or the last part of one of the two
+                schedules has begun by then, so that the learning rate would jump.
         """
         new = replace(self, **given)
         if new.steps < step:
             raise ValueError(f"steps {new.steps}: the run has reached step {step} already")
-        if new.steps != self.steps and step > min(new.decay_start, self.decay_start):
+        begins = min(self._last_part, new._last_part)
+        if new.steps != self.steps and step > begins:
             raise ValueError(
-                f"steps {new.steps}: at step {step} the learning rate of "
-                f"{min(new.steps, self.steps)} steps is falling already, from {self.steps} steps "
-                "it would jump"
+                f"steps {new.steps}: at step {step} the last part of the schedule of {self.steps} "
+                f"steps, or of the new one, has begun (at {begins}); its length is settled"
             )
         return new
 

@@ -185,7 +185,9 @@ def _blur(side: int, device: torch.device, *, mirrored: bool) -> Tensor:
     """Return `_blur_matrix`, made once."""
     key = (side, mirrored, str(device))
     if key not in _MATRICES:
-        _MATRICES[key] = _blur_matrix(side, mirrored=mirrored).to(device)
+        # What is made while inferring could not be used in training.
+        with torch.inference_mode(False):
+            _MATRICES[key] = _blur_matrix(side, mirrored=mirrored).to(device)
     return _MATRICES[key]
 
 

@@ -95,19 +95,14 @@ def _word(rng: _Generator) -> str:
 @functools.cache
 def _letter_chances() -> npt.NDArray[np.float64]:
     weights = 1.0 / (3.0 + np.arange(len(_LETTERS)))
-    return weights / weights.sum()
+    chances: npt.NDArray[np.float64] = weights / weights.sum()
+    return chances
 
 
 def _box(rng: _Generator, size: int, least: int = 4) -> tuple[int, int, int, int]:
     left, top = (int(v) for v in rng.integers(-size // 8, size - least, 2))
     wide, high = (int(least + (size - least) * rng.random() ** 2) for _ in range(2))
     return left, top, left + wide, top + high
-
-
-def _paragraph(draw: ImageDraw.ImageDraw, rng: _Generator, size: int) -> None:
-    font = _any_font(rng, 9, 64)
-    _, ink = _pair(rng)
-    _lines(draw, rng, (0, 0, size, size), font, ink)
 
 
 def _lines(
@@ -186,9 +181,9 @@ def _text(rng: _Generator, size: int) -> Image.Image:
         _lines(draw, rng, (0, 0, size, size), _any_font(rng, 9, 48), ink)
         return image
     for _ in range(int(rng.integers(1, 8))):
-        place = tuple(float(v) for v in rng.uniform(-size / 4, size, 2))
+        x, y = (float(v) for v in rng.uniform(-size / 4, size, 2))
         words = " ".join(_word(rng) for _ in range(int(rng.integers(1, 4))))
-        draw.text(place, words, fill=_colour(rng), font=_any_font(rng, 12, 120))
+        draw.text((x, y), words, fill=_colour(rng), font=_any_font(rng, 12, 120))
     return image
 
 

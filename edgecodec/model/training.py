@@ -104,21 +104,27 @@ class Trainer:
             if not restart:
                 resume.check_resumable()
             codec = build_codec(resume.entries, resume.path)
-        if options.rounded:
+        self.rounds = options.rounded
+        if resume is not None and not restart:
+            self.rounds = bool(resume.entries.get("rounds", options.rounded))
+        if self.rounds:
             round_blocks(codec)
         self.codec = codec.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.codec.train()
         self.average = self._copy()
-        self.optimiser = torch.optim.Adam(
-            [p for p in self.codec.parameters() if p.requires_grad],
-            lr=options.learning_rate,
-            betas=(0.9, options.beta2),
-            fused=True,
-        )
+        self.optimiser = self._optimiser()
         self.step = 0
         self.seconds = 0.0
         if resume is not None and not restart:
             self._restore(resume.entries, resume.path)
+
+    def _optimiser(self) -> torch.optim.Adam:
+        return torch.optim.Adam(
+            [p for p in self.codec.parameters() if p.requires_grad],
+            lr=self.options.learning_rate,
+            betas=(0.9, self.options.beta2),
+            fused=True,
+        )
 
     def _copy(self) -> dict[str, Tensor]:
         return {k: v.detach().clone() for k, v in self.codec.state_dict().items()}
@@ -139,8 +145,35 @@ class Trainer:
         measure_units(self.codec, images)
         self.average = self._copy()
 
+    def begin_rounding(self, photos: list[UInt8Array]) -> None:
+        """Make the blocks round from now on.
+
+        The optimiser goes on with what it knows of weights that stay as they are; those that are
+        folded, and the units, are new to it. The average begins anew.
+
+        Args:
+            photos: (H, W, 3) uint8, to measure units on.
+        """
+        old = {name: (p, p.detach().clone()) for name, p in self.codec.named_parameters()}
+        known = self.optimiser.state
+        round_blocks(self.codec)
+        self.codec.to(self.device, memory_format=torch.channels_last).train()
+        self.measure_units(photos)
+        self.optimiser = self._optimiser()
+        for name, parameter in self.codec.named_parameters():
+            before, value = old.get(name, (None, None))
+            if before is None or value is None or before not in known:
+                continue
+            if parameter.requires_grad and torch.equal(value, parameter.detach()):
+                self.optimiser.state[parameter] = known[before]
+        self.rounds = True
+
     def _restore(self, state: dict[str, Any], path: Path) -> None:
         fill_codec(self.codec, state["raw"], path)
+        # The checkpoint has no averages of the units of roundings.
+        model = plain_weights(self.codec, self.average)
+        units = {k: v for k, v in self._copy().items() if k not in model}
+        self.average = {**self.average, **units}
         try:
             self.optimiser.load_state_dict(state["optimiser"])
             for parameter, moments in self.optimiser.state.items():
@@ -165,6 +198,7 @@ class Trainer:
             "weights": {k: v.cpu() for k, v in plain_weights(self.codec, self.average).items()},
             "raw": {k: v.cpu() for k, v in self.codec.state_dict().items()},
             "optimiser": self.optimiser.state_dict(),
+            "rounds": self.rounds,
             "step": self.step,
             "seconds": self.seconds,
             "random": torch.get_rng_state(),
@@ -197,7 +231,7 @@ class Trainer:
 
     def _validation(self, photos: list[UInt8Array]) -> dict[int, Judged]:
         judged = NeuralCodec(self.codec.cfg)
-        if self.options.rounded:
+        if self.rounds:
             round_blocks(judged)
         judged.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         judged.load_state_dict(self.average)
@@ -243,6 +277,8 @@ class Trainer:
                 self.seconds = before + now - begin
                 if now > end:
                     break
+                if not self.rounds and self.step >= o.rounding_start:
+                    self.begin_rounding(photos)
                 losses = self._one_step(batch)
                 progress.images += len(batch)
                 if self.step % 10 == 0 or self.device.type == "cpu":
