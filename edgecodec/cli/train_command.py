@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +21,11 @@ def add_parser(sub: Any) -> None:
         description=(
             "Train a codec for all qualities at once. Interrupt it at any time and continue with "
             "--resume: options, optimiser, schedule, crops and noise go on where they stopped. "
-            "Only --steps may be given anew then; as the learning rate follows from the share of "
-            "the schedule that is done, it jumps. To fine-tune a codec for another objective, add "
-            "--restart: its weights, a new schedule, new options. To make it lose less as int8, "
-            "give it to --qat instead: a short run that rounds as the converted model does."
+            "Only --steps and --objective may be given anew then, the former until "
+            "blocks begin to round as their int8 form does, in the last quarter of the steps. To "
+            "fine-tune a codec for another objective, add --restart: its weights, a new schedule, "
+            "new options. To make a codec that never rounded lose less as int8, give it to --qat "
+            "instead: a short run that rounds all along."
         ),
     )
     add = parser.add_argument
@@ -46,20 +46,27 @@ def add_parser(sub: Any) -> None:
         "compiler; long runs on a CPU gain up to 1.4 times the speed")  # fmt: skip
     add("--minutes", type=float, help="stop after this time; continue with --resume")
     # No defaults here: what is not given comes from the checkpoint or from TrainingOptions.
-    add("--objective", choices=("mse", "msssim"),
-        help="distortion to weigh against rate: mse (default) or 1 - MS-SSIM")  # fmt: skip
+    add("--objective", choices=("mse", "msssim", "visual"),
+        help="distortion to weigh against rate: mse (default), 1 - MS-SSIM, or visual, what eyes "
+        "see: SSIMULACRA2 with a share of the MSE")  # fmt: skip
     add("--steps", type=whole_number(1, 10**9),
         help="length of the schedule (default 100000; with --qat 6500)")  # fmt: skip
     add("--batch", type=whole_number(1, 4096),
-        help="crops per step (default 8; with msssim as many as have the same pixels)")  # fmt: skip
+        help="crops per step (default 4; with msssim 2)")  # fmt: skip
     add("--size", type=whole_number(64, 1024),
-        help="side of a crop in pixels (default 128, and twice the size in the last fifth of the "
-        "steps; with msssim 256 all along, at least 192)")  # fmt: skip
+        help="side of a crop in pixels (default 192, and 64 more in the last tenth of the "
+        "steps; with msssim 256 all along; with msssim and visual at least 192)")  # fmt: skip
+    add("--synthetic", type=float,
+        help="share of the crops that are drawn: text, flat areas (default 0.2)")  # fmt: skip
+    add("--shape", choices=("first", "second"), help="channels and layers of a new codec")
     add("--learning-rate", type=float,
         help="at its highest (default 0.001; with --restart or --qat 0.0002)")  # fmt: skip
     add("--seed", type=whole_number(0, 2**31), help="default 0")
     add("--export", metavar="CKPT",
         help="also write configuration and weights alone in half precision")  # fmt: skip
+    add("--slim", metavar="CKPT",
+        help="also write the run, to be resumed elsewhere, in 10 instead of 16 bytes per weight: "
+        "averages and moments with 8 significant bits")  # fmt: skip
     parser.set_defaults(run=run)
 
 
@@ -80,13 +87,17 @@ def run(args: argparse.Namespace) -> int:
         import torch  # noqa: F401
     except ModuleNotFoundError as exc:
         raise MissingDependencyError("torch", "train") from exc
-    from edgecodec.model.checkpoint import check_target, export_weights
+    from edgecodec.model.checkpoint import check_target, export_weights, slim_checkpoint
+    from edgecodec.model.config import SHAPES
     from edgecodec.training.options import SavedRun
     from edgecodec.training.train import train
 
+    if args.shape and (args.qat or args.resume):
+        raise ConfigError("--shape is of a new codec; a checkpoint has its own")
     try:
-        if args.export:
-            check_target(Path(args.export))
+        for target in (args.export, args.slim):
+            if target:
+                check_target(Path(target))
         start = args.qat or args.resume
         saved = SavedRun.load(Path(start)) if start else None
         train(
@@ -98,11 +109,14 @@ def run(args: argparse.Namespace) -> int:
             resume=saved,
             restart=bool(args.restart or args.qat),
             minutes=args.minutes,
+            config=SHAPES[args.shape] if args.shape else None,
             compiled=args.compile,
             log=sys.stdout,
         )
         if args.export:
             export_weights(Path(args.out), Path(args.export))
+        if args.slim:
+            slim_checkpoint(Path(args.out), Path(args.slim))
     except (ValueError, OSError) as exc:
         raise ConfigError(str(exc)) from exc
     return 0
@@ -116,7 +130,7 @@ def _options(args: argparse.Namespace, run: SavedRun | None) -> TrainingOptions:
     """
     from edgecodec.training.options import TrainingOptions
 
-    names = ("steps", "batch", "size", "learning_rate", "seed", "objective")
+    names = ("steps", "batch", "size", "learning_rate", "seed", "objective", "synthetic")
     given = {n: getattr(args, n) for n in names if getattr(args, n) is not None}
     if args.qat:
         before = (run.entries.get("options") or {}) if run else {}
@@ -125,13 +139,11 @@ def _options(args: argparse.Namespace, run: SavedRun | None) -> TrainingOptions:
     if run is None or args.restart:
         return TrainingOptions.for_new_run(fine_tuning=args.restart, **given)
     saved, step = run.progress()
-    steps = given.pop("steps", saved.steps)
+    new = {n: given.pop(n) for n in ("steps", "objective") if n in given}
     for name, value in given.items():
         if value != getattr(saved, name):
             raise ValueError(
                 f"--{name.replace('_', '-')} {value}: {args.resume} was trained with "
                 f"{getattr(saved, name)}; leave it out, or add --restart to begin anew"
             )
-    if steps < step:
-        raise ValueError(f"--steps {steps}: {args.resume} has reached step {step} already")
-    return replace(saved, steps=steps)
+    return saved.changed(step, **new)

@@ -77,12 +77,47 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"{path}: not an edgecodec checkpoint (made by `edgecodec train`); codecs trained "
             "elsewhere are converted through a function that returns them (docs/own-codec.md)"
         )
+    if "average_offset" in payload:
+        _expand(payload, path)
     if not isinstance(payload.get("config"), dict):
         raise ValueError(f"{path}: checkpoint has no configuration")
     _check_tensors(payload.get("weights"), "weights", path)
     if "raw" in payload:
         _check_tensors(payload["raw"], "raw", path)
     return payload
+
+
+def slim_checkpoint(source: Path, target: Path) -> None:
+    """Write a run that can be resumed in 10 instead of 16 bytes per weight.
+
+    Weights stay as they are; what the average differs by from them, and the moments of the
+    optimiser, lose all but 8 significant bits. `load_checkpoint` reads it as any other.
+
+    Raises:
+        ValueError: `source` is no readable checkpoint, or not of a run.
+    """
+    payload = load_checkpoint(source)
+    raw, weights, optimiser = (payload.get(n, {}) for n in ("raw", "weights", "optimiser"))
+    if not (raw and optimiser and weights.keys() <= raw.keys()):
+        raise ValueError(f"{source}: holds weights only, no run to resume")
+    del payload["weights"]
+    payload["average_offset"] = {k: (v - raw[k]).bfloat16() for k, v in weights.items()}
+    moments = {
+        index: {k: v.bfloat16() if k != "step" else v for k, v in state.items()}
+        for index, state in optimiser["state"].items()
+    }
+    save_checkpoint(target, {**payload, "optimiser": {**optimiser, "state": moments}})
+
+
+def _expand(payload: dict[str, Any], path: Path) -> None:
+    """Make what `slim_checkpoint` wrote a checkpoint like any other."""
+    offset, raw = payload.pop("average_offset"), payload.get("raw", {})
+    _check_tensors(offset, "average_offset", path)
+    _check_tensors(raw, "raw", path)
+    try:
+        payload["weights"] = {k: raw[k] + v.float() for k, v in offset.items()}
+    except (LookupError, RuntimeError) as exc:
+        raise _misfit(path, exc) from exc
 
 
 def _check_tensors(value: Any, kind: str, path: Path) -> None:

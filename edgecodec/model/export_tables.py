@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from edgecodec.format import tables as fixed
 from edgecodec.format.tables import PRECISION, QUALITIES, Tables
+from edgecodec.model import config as fmt
 from edgecodec.model.network import IntegerLinear, NeuralCodec
 
 _LEAST_ESCAPE = 2
@@ -138,6 +140,68 @@ def build_tables(codec: NeuralCodec) -> Tables:
         # Hyper-latents are always coded: index 0, "not coded", is not theirs to have.
         index_z=index_z.clamp(1, fixed.SCALE_LEVELS - 1).numpy().astype(np.uint8),
         gain_z=codec.log_enc_z(q).exp().numpy().astype(np.float32),
+    )
+
+
+class PredictionTables(NamedTuple):
+    """The integers of the prediction of hyper-latents and of cells of one colour.
+
+    Z hyper channels, H hidden units, M latent channels. With z_fix of the left and the upper cell
+    in units of 2**-4, zeros outside the tile and for flat cells, and q the quality:
+
+        hidden = clip((w1 . [left, above] + b1[q] + 32) >> 6, 0, 255)
+        mean = clip(w2[:Z] . hidden + b2, -2**14, 2**14)
+        index = clip((w2[Z:] . hidden + index_bias[q] + 128) >> 8, 1, 63)
+        z_fix = clip((symbol * step_z[q] + mean + 8) >> 4, -2047, 2047)
+
+    Accumulators are in units of 2**-10; both heads count fourfold, hence the smaller shifts. The
+    encoder's symbol is z * gain_z[q] - mean / step_z[q], rounded, within -127..127.
+
+    A flat cell of colour (r, g, b) has the four latents, in units of 2**-4,
+
+        y_hat = clip((flat_weight . (r, g, b) + flat_bias + 2048) >> 12, -2**15, 2**15 - 1)
+    """
+
+    w1: npt.NDArray[np.int8]
+    """(H, 2 Z), columns of the left cell, then of the upper one."""
+    b1: npt.NDArray[np.int32]
+    """(100, H)."""
+    w2: npt.NDArray[np.int8]
+    """(2 Z, H), rows of means, then of scale indexes."""
+    b2: npt.NDArray[np.int32]
+    """(Z,), of the means."""
+    index_bias: npt.NDArray[np.int32]
+    """(100, Z)."""
+    flat_weight: npt.NDArray[np.int32]
+    """(M, 3), in units of 2**-12 of an integer latent per level."""
+    flat_bias: npt.NDArray[np.int32]
+    """(M,)."""
+
+
+_FLAT_FRAC = 12
+
+
+@torch.no_grad()
+def build_prediction_tables(codec: NeuralCodec) -> PredictionTables:
+    """Return the integers of a codec that predicts hyper-latents and has flat cells."""
+    prediction = codec.z_prediction
+    if prediction is None or not codec.cfg.flat_cells:
+        raise ValueError("the codec predicts no hyper-latents, or has no flat cells")
+    q = torch.arange(1, QUALITIES + 1, dtype=torch.float32)
+    z = codec.cfg.hyper_channels
+    heads, limit = prediction.heads, 1 << 22
+    index_bias = heads.bias[z:] + codec.z_index_bias(q)
+    unit = fmt.Y_UNIT * 2.0 ** (fixed.Y_FRAC + _FLAT_FRAC)
+    flat_weight = codec.flat_weight * (unit / fmt.PIXEL_UNIT)
+    flat_bias = codec.flat_bias * unit - fmt.PIXEL_OFFSET * flat_weight.sum(1)
+    return PredictionTables(
+        w1=_weight(prediction.first),
+        b1=_bias(prediction.first, codec.z_hidden_bias(q)),
+        w2=_weight(heads),
+        b2=_bias(heads)[:z],
+        index_bias=_units(index_bias, heads.accumulator_frac, -limit, limit).astype(np.int32),
+        flat_weight=_units(flat_weight, 0, -(1 << 22), 1 << 22).astype(np.int32),
+        flat_bias=_units(flat_bias, 0, -(1 << 30), 1 << 30).astype(np.int32),
     )
 
 

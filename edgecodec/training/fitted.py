@@ -65,6 +65,7 @@ class FittedCodec(NeuralCodec):
         cfg: CodecConfig | None = None,
     ) -> None:
         none = {"fine_channels": 1, "fine_blocks": 0, "coarse_channels": 1, "coarse_blocks": 0}
+        none |= {f"analysis_{name}": 0 for name in none} | {"flat_cells": 0}
         super().__init__(replace(cfg or CodecConfig(), latent_channels=latent_channels, **none))
         self.g_a, self.g_s = analysis, synthesis  # type: ignore[assignment]
         self.register_buffer("unit", torch.ones(1, latent_channels, 1, 1))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from edgecodec.arrays import UInt8Array
 from edgecodec.format import tables as fixed
+from edgecodec.format.strides import HYPER_STRIDE
 from edgecodec.model import config as fmt
 from edgecodec.model.network import NeuralCodec, ResidualBlock
 from edgecodec.training.photos import CropStream
@@ -71,32 +72,52 @@ def start_from_photos(codec: NeuralCodec, photos: list[UInt8Array], seed: int) -
             if isinstance(block, ResidualBlock):
                 for layer in (block.leave, block.contract):
                     _set(layer, torch.zeros_like(layer.weight))
+    first, join, last = _linear_layers(codec.g_a)
+    enter, split, leave = _linear_layers(codec.g_s)
     x = _blocks(photos, seed)
     patches = nn.functional.unfold(x, _FINE, stride=_FINE)  # (N, 3 * 64, L), channel, dy, dx
     samples = patches.transpose(1, 2).reshape(-1, 3 * _FINE**2)
-    fine, fine_sigma = _components(samples, min(cfg.fine_channels, samples.shape[1]))
+    fine, fine_sigma = _components(samples, min(first.out_channels, samples.shape[1]))
     side = _CROP_SIZE // _FINE
     planes = (fine @ patches).reshape(len(x), -1, side, side)
     quads = nn.functional.unfold(planes, 2, stride=2).transpose(1, 2).reshape(-1, 4 * len(fine))
-    coarse, sigma = _components(quads, min(cfg.coarse_channels, cfg.latent_channels))
+    widths = (join.out_channels, enter.out_channels, cfg.latent_channels)
+    coarse, sigma = _components(quads, min(widths))
     fine_scale, coarse_scale = fine_sigma.sqrt(), sigma.sqrt()
 
     def padded(matrix: Tensor, rows: int, columns: int) -> Tensor:
         out = torch.zeros(rows, columns)
-        out[: matrix.shape[0], : matrix.shape[1]] = matrix
+        out[: matrix.shape[0], : matrix.shape[1]] = matrix[:rows, :columns]
         return out
 
-    n1, n2, m = cfg.fine_channels, cfg.coarse_channels, cfg.latent_channels
+    # The strongest come first, so that a narrower layer of the synthesis takes those.
+    n1, n2, m = first.out_channels, join.out_channels, cfg.latent_channels
+    s1, s2 = cfg.fine_channels, enter.out_channels
     quad_scale = fine_scale.repeat_interleave(4)
-    first, join, last = _linear_layers(codec.g_a)
-    _set(first, padded(fine / fine_scale[:, None], n1, 3 * _FINE**2))
+    kernels = padded(fine / fine_scale[:, None], n1, 3 * _FINE**2).reshape(n1, 3, _FINE, _FINE)
+    _set(first, nn.functional.pad(kernels, [cfg.overlap] * 4))
     _set(join, padded(coarse * quad_scale / coarse_scale[:, None], n2, 4 * n1))
     _set(last, padded(torch.diag(coarse_scale), m, n2))
-    enter, split, leave = _linear_layers(codec.g_s)
-    _set(enter, padded(torch.diag(1.0 / coarse_scale), n2, m))
-    _set(split, padded((coarse * coarse_scale[:, None] / quad_scale).T, 4 * n1, n2))
-    _set(leave, padded((fine * fine_scale[:, None]).T, 3 * _FINE**2, n1))
+    _set(enter, padded(torch.diag(1.0 / coarse_scale), s2, m))
+    _set(split, padded((coarse * coarse_scale[:, None] / quad_scale).T, 4 * s1, s2))
+    _set(leave, padded((fine * fine_scale[:, None]).T, 3 * _FINE**2, s1))
     set_scales(codec, sigma * fmt.Y_UNIT)
+    if cfg.flat_cells:
+        _set_flat_latents(codec)
+
+
+def _set_flat_latents(codec: NeuralCodec) -> None:
+    """Give colours the latents that the analysis has for pictures of nothing else."""
+    corners = torch.cartesian_prod(*[torch.tensor([0.0, 255.0])] * 3)
+    side = 4 * HYPER_STRIDE
+    flat = corners[:, :, None, None].expand(-1, -1, side, side)
+    y = codec.analyse(flat.to(codec.flat_bias.device))[0]
+    middle = y[:, :, y.shape[2] // 2, y.shape[3] // 2].float().cpu() / fmt.Y_UNIT
+    colours = (corners - fmt.PIXEL_OFFSET) / fmt.PIXEL_UNIT
+    inputs = torch.cat([colours, torch.ones(len(colours), 1)], 1)
+    solution = torch.linalg.lstsq(inputs, middle).solution
+    codec.flat_weight.copy_(solution[:3].T)
+    codec.flat_bias.copy_(solution[3])
 
 
 def set_scales(codec: NeuralCodec, sigma: Tensor, mean: Tensor | None = None) -> None:

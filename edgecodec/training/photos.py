@@ -24,6 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from edgecodec.arrays import UInt8Array
+from edgecodec.training.synthetic import synthetic_picture
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
@@ -139,6 +140,7 @@ class CropStream:
         seed: of all random choices.
         start: number of the first step.
         workers: threads that cut and scale; None takes one per core, at most 16.
+        synthetic: share of the crops that are drawn instead of cut.
     """
 
     def __init__(
@@ -150,8 +152,10 @@ class CropStream:
         seed: int,
         start: int,
         workers: int | None = None,
+        synthetic: float = 0.0,
     ) -> None:
         self._photos, self._batch, self._size, self._seed = photos, batch, size, seed
+        self._synthetic = synthetic
         self._pool = ThreadPoolExecutor(workers or min(16, os.cpu_count() or 2))
         self._ready: queue.Queue[UInt8Array] = queue.Queue(maxsize=8)
         self._stop = threading.Event()
@@ -164,7 +168,14 @@ class CropStream:
     def _make(self, step: int) -> UInt8Array:
         rng = np.random.default_rng((self._seed, step))
         chosen = rng.choice(len(self._photos), self._batch, p=self._probabilities)
-        return np.stack([random_crop(self._photos[i], self._size, rng) for i in chosen])
+        drawn = rng.random(self._batch) < self._synthetic if self._synthetic else ()
+        crops = [
+            synthetic_picture(self._size, rng)
+            if any(drawn[k : k + 1])
+            else random_crop(self._photos[i], self._size, rng)
+            for k, i in enumerate(chosen)
+        ]
+        return np.stack(crops)
 
     def _fill(self, step: int) -> None:
         try:

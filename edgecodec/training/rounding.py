@@ -115,14 +115,17 @@ class RoundedBlock(ResidualBlock):
     """
 
     def __init__(self, block: ResidualBlock, trunk: Rounding) -> None:
-        channels = block.enter.out_channels
-        super().__init__(channels)
+        channels, wide = block.enter.out_channels, block.expand.out_channels
+        depthwise = block.depthwise
+        super().__init__(
+            channels, wide, depthwise.kernel_size[0], depthwise.padding_mode == "replicate"
+        )
         self.load_state_dict(block.state_dict())
         self.trunk = trunk
         self.entered = Rounding(channels, _POSITIVE)
         self.filtered = Rounding(channels, _SIGNED)
         self.left = GridRounding(trunk)
-        self.expanded = Rounding(2 * channels, _POSITIVE)
+        self.expanded = Rounding(wide, _POSITIVE)
         self.contracted = GridRounding(trunk)
 
     def forward(self, x: Tensor) -> Tensor:

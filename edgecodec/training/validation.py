@@ -14,6 +14,7 @@ from edgecodec.format.strides import HYPER_STRIDE
 from edgecodec.model.network import NeuralCodec
 from edgecodec.training.distortion import ms_ssim
 from edgecodec.training.photos import to_images
+from edgecodec.training.ssimulacra2 import ssimulacra2
 
 
 class Judged(NamedTuple):
@@ -25,18 +26,20 @@ class Judged(NamedTuple):
     """Decibels."""
     ms_ssim: float | None
     """Over the photos of 161 pixels a side or more; None where there are none."""
+    ssimulacra2: float
+    """Points."""
 
 
 def validate(
-    codec: NeuralCodec, photos: list[UInt8Array], device: torch.device
+    codec: NeuralCodec, photos: list[UInt8Array], device: torch.device, size: int = 512
 ) -> dict[int, Judged]:
-    """Return rate and distortion per quality on centre crops of at most 512 pixels a side."""
+    """Return rate and distortion per quality on centre crops of at most `size` pixels a side."""
     codec.eval()
     result = {}
     for q in (5, 25, 50, 75, 95):
-        rates, values, similarities = [], [], []
+        rates, values, similarities, scores = [], [], [], []
         for photo in photos:
-            h, w = (min(512, n // HYPER_STRIDE * HYPER_STRIDE) for n in photo.shape[:2])
+            h, w = (min(size, n // HYPER_STRIDE * HYPER_STRIDE) for n in photo.shape[:2])
             top, left = (photo.shape[0] - h) // 2, (photo.shape[1] - w) // 2
             # A copy, because decoded photos are read-only and torch warns of sharing such memory.
             crop = photo[top : top + h, left : left + w].copy()
@@ -46,10 +49,12 @@ def validate(
                 x_hat = (x_hat + 0.5).clamp(0, 255).floor()  # as `to_levels`
                 if min(h, w) >= MS_SSIM_MIN_SIDE:
                     similarities.append(float(ms_ssim(x, x_hat)))
+                scores.append(float(ssimulacra2(x, x_hat)))
             error = x_hat - x
             values.append(10 * math.log10(255**2 / max(1e-9, float((error**2).mean()))))
             rates.append(float(bits_y + bits_z) / (h * w))
         similarity = float(np.mean(similarities)) if similarities else None
-        result[q] = Judged(float(np.mean(rates)), float(np.mean(values)), similarity)
+        score = float(np.mean(scores))
+        result[q] = Judged(float(np.mean(rates)), float(np.mean(values)), similarity, score)
     codec.train()
     return result

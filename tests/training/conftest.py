@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,19 @@ SMALL = CodecConfig(
     hyper_hidden=16,
     hyper_features=8,
 )
+
+LAPPED = replace(
+    SMALL,
+    analysis_fine_channels=24,
+    analysis_fine_blocks=2,
+    coarse_expansion=24,
+    depthwise=5,
+    overlap=4,
+    replicate=1,
+    z_hidden=12,
+    flat_cells=1,
+)
+"""With all that is new in the second shape."""
 
 
 @pytest.fixture(scope="session", autouse=True)

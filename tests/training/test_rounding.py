@@ -128,6 +128,8 @@ def test_qat_trains_resumes_and_leaves_an_ordinary_checkpoint(
     assert payload["weights"].keys() == load_checkpoint(start)["weights"].keys()
     assert payload["raw"].keys() > payload["weights"].keys()
     assert not any(isinstance(m, Rounding) for m in load_codec(tuned).modules())
+    payload["options"]["decay_share"] = 0.0
+    torch.save(payload, tuned)
     more = [*command, "--out", str(longer), "--resume", str(tuned), "--steps", "3"]
     assert main(more) == 0
     assert SavedRun.load(longer).progress()[1] == 3

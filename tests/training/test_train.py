@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +16,33 @@ from PIL import Image
 from edgecodec.cli import main
 from edgecodec.evaluation.metrics import ms_ssim_db
 from edgecodec.model.checkpoint import (
+    FORMAT,
     SIGNIFICANT_BITS,
     export_weights,
     load_checkpoint,
     load_codec,
+    slim_checkpoint,
 )
 from edgecodec.model.config import CodecConfig
+from edgecodec.model.network import NeuralCodec
 from edgecodec.training.options import SavedRun, TrainingOptions
 from edgecodec.training.photos import load_photos, random_crop
-from edgecodec.training.train import train
-from tests.training.conftest import SMALL
+from edgecodec.training.train import Trainer, train
+from tests.training.conftest import LAPPED, SMALL
 
 OPTIONS = TrainingOptions(
-    steps=30, batch=2, size=64, final_size=128, warmup=2, validate_every=1000, learning_rate=2e-3
+    steps=30,
+    batch=2,
+    size=64,
+    final_size=128,
+    warmup=2,
+    validate_every=1000,
+    learning_rate=2e-3,
+    decay_share=0.0,
+    rounding_share=0.0,
+    synthetic=0.0,
 )
+"""Without a last part, so that a run that has ended can be given more steps."""
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +173,7 @@ def test_export_weights_keeps_what_a_release_needs(
     x, quality = torch.rand(1, 3, 64, 64) * 255, torch.tensor([50.0])
     with torch.inference_mode():
         want, got = (c(x, quality)[0] for c in (load_codec(trained), codec))
-    assert float((got - want).std()) < 0.02 * float(want.std())
+    assert float((got - want).std()) < 0.1 * float(want.std())  # some symbols are others
     with pytest.raises(ValueError, match="--restart"):
         run(photos, tmp_path / "more.pt", resume=tmp_path / "release.pt")
 
@@ -244,7 +259,7 @@ def test_fine_tuning_for_ms_ssim(
     command = ["train", "--images", str(folder), "--out", str(out), "--device", "cpu"]
     command += ["--resume", str(trained)]
     assert main([*command, "--objective", "msssim"]) == 1
-    assert f"--objective msssim: {trained} was trained with mse" in capsys.readouterr().err
+    assert "size 64 is too small for the objective msssim" in capsys.readouterr().err
     command += ["--restart", "--steps", "2", "--objective", "msssim", "--valid", str(folder)]
     command += ["--batch", "1"]
     assert main([*command, "--size", "128"]) == 1
@@ -377,3 +392,88 @@ def test_compile_without_a_compiler_ends_in_one_line(
     assert "install a C++ compiler such as g++, or leave out --compile" in err
     assert err.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_schedule_ends_with_blocks_that_round(photos: Path, tmp_path: Path) -> None:
+    """Through a stop within its last part, the run is what it is without one."""
+    options = replace(OPTIONS, steps=12, batch=1, final_size=64, rounding_share=0.5)
+    whole, part = tmp_path / "whole.pt", tmp_path / "part.pt"
+    loaded = load_photos([photos])
+    start: dict[str, torch.Tensor] = {}
+    for out in (whole, part):
+        trainer = Trainer(options, out, torch.device("cpu"), config=LAPPED)
+        trainer.start_from_photos(loaded)
+        # What solves for the latents of flat cells does not round the same each time.
+        trainer.codec.load_state_dict(start := start or trainer._copy())
+        trainer.average = trainer._copy()
+        if out == part:
+            for batch in itertools.islice(trainer._batches(loaded), 8):
+                if trainer.step == 6:
+                    trainer.begin_rounding(loaded)
+                    known = [
+                        bool(trainer.optimiser.state.get(p)) for p in trainer.codec.parameters()
+                    ]
+                trainer._one_step(batch)
+            trainer.save()
+            assert any(known)
+            assert not all(known)
+            saved = SavedRun.load(part)
+            trainer = Trainer(saved.progress()[0], out, torch.device("cpu"), resume=saved)
+        trainer.run(loaded, [], None, io.StringIO())
+    a, b = (load_checkpoint(out) for out in (whole, part))
+    assert a["rounds"]
+    assert b["rounds"]
+    assert a["raw"].keys() == b["raw"].keys() > a["weights"].keys()
+    # The norm of the gradient is summed in another order.
+    assert all(torch.allclose(a["raw"][k], b["raw"][k], atol=1e-5) for k in a["raw"])
+    load_codec(whole)
+
+
+def test_objective_changes_at_a_resume_and_all_else_goes_on(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "large"
+    folder.mkdir()
+    with Image.open(photos / "a.png") as photo:
+        photo.resize((300, 280)).save(folder / "a.png")
+    out = tmp_path / "run.pt"
+    start = {"config": SMALL.to_dict(), "weights": NeuralCodec(SMALL).state_dict()}
+    torch.save({"format": FORMAT, **start}, tmp_path / "start.pt")
+    command = ["train", "--images", str(folder), "--out", str(out), "--device", "cpu"]
+    new = ["--restart", "--size", "192", "--batch", "1", "--steps", "1000", "--minutes", "0.02"]
+    # Stopped by the clock, wherever that is.
+    assert main([*command, "--resume", str(tmp_path / "start.pt"), *new]) == 0
+    before = load_checkpoint(out)
+    assert 0 < before["step"] < 700
+    steps = ["--steps", str(before["step"] * 2 + 8), "--minutes", "0.02"]
+    assert main([*command, "--resume", str(out), "--objective", "visual", *steps]) == 0
+    after = load_checkpoint(out)
+    assert after["options"]["objective"] == "visual"
+    assert after["step"] > before["step"]
+    first = next(iter(after["optimiser"]["state"].values()))
+    assert float(first["step"]) == after["step"]
+    capsys.readouterr()
+
+
+def test_slim_run_goes_on_where_it_was(photos: Path, trained: Path, tmp_path: Path) -> None:
+    slim = tmp_path / "slim.pt"
+    slim_checkpoint(trained, slim)
+    a, b = load_checkpoint(trained), load_checkpoint(slim)
+    assert slim.stat().st_size < 0.72 * trained.stat().st_size
+    assert all(torch.equal(a["raw"][k], b["raw"][k]) for k in a["raw"])
+    for k, value in a["weights"].items():
+        assert torch.allclose(
+            b["weights"][k], value, atol=2.0**-8 * float((value - a["raw"][k]).abs().max())
+        )
+    outs = []
+    for start in (trained, slim):
+        out = tmp_path / f"{start.stem}-on.pt"
+        run(photos, out, resume=start, steps=40)
+        outs.append(load_checkpoint(out))
+        assert outs[-1]["step"] == 40
+    moved = sum(float((outs[0]["raw"][k] - a["raw"][k]).square().sum()) for k in a["raw"])
+    apart = sum(float((outs[0]["raw"][k] - outs[1]["raw"][k]).square().sum()) for k in a["raw"])
+    assert apart < 0.01 * moved
+    export_weights(trained, tmp_path / "release.pt")
+    with pytest.raises(ValueError, match="holds weights only"):
+        slim_checkpoint(tmp_path / "release.pt", slim)
