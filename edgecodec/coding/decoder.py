@@ -82,7 +82,7 @@ class TileDecoder:
         return self._found()
 
     def pixels(self, lend: Lend) -> UInt8Array:
-        """Return the picture, (H, W, 4) as of `samples.pack`; latents are read ahead of it.
+        """Return the picture, (H, W, 4) as of `pixels.pack`; latents are read ahead of it.
 
         Args:
             lend: runs the synthesis.
