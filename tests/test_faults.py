@@ -543,7 +543,7 @@ def test_bundle_that_is_replaced_in_use_gives_no_wrong_picture(
 # -- variables -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["EDGECODEC_BACKEND", "EDGECODEC_DISABLE", "EDGECODEC_RISKY"])
+@pytest.mark.parametrize("name", ["EDGECODEC_BACKEND", "EDGECODEC_DISABLE", "EDGECODEC_TRUST"])
 def test_variable_that_says_nan_is_named(cli: Cli, variables: dict[str, str], name: str) -> None:
     result = cli("encode", "photo.png", "out.ecx", env={**variables, name: "nan"})
     one_line(result, name, "'nan'", "onnxruntime")

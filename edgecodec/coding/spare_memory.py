@@ -15,6 +15,8 @@ import weakref
 import numpy as np
 import numpy.typing as npt
 
+from edgecodec.forks import tell_of_fork
+
 UInt8Array = npt.NDArray[np.uint8]
 
 LARGEST = 64 << 20
@@ -29,6 +31,11 @@ class SpareMemory:
         self._lock = threading.RLock()
         self._block: UInt8Array | None = None
         self._closed = False
+        tell_of_fork(self)
+
+    def after_fork(self) -> None:
+        """See `edgecodec.forks`."""
+        self._lock = threading.RLock()
 
     def take(self, shape: tuple[int, ...]) -> UInt8Array:
         """Return an array of whatever bytes.

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from edgecodec.errors import BackendError, BackendUnavailableError
+from edgecodec.forks import keep_for_ever, tell_of_fork
 from edgecodec.runtimes.backends.checked_session import CheckedLendingSession, Dims, load_error
 from edgecodec.runtimes.base import Artefact, Availability, Float32Array, Session, SessionOptions
 from edgecodec.runtimes.device.probe import usable_cores
@@ -72,6 +73,13 @@ class OpenVinoBackend:
 
     def __init__(self) -> None:
         self._core: Any = None
+        tell_of_fork(self)
+
+    def after_fork(self) -> None:
+        """See `edgecodec.forks`."""
+        keep_for_ever(self._core)
+        keep_for_ever(_failed)
+        self._core = None
 
     def probe(self) -> Availability:
         """Say whether OpenVINO is there and has its CPU plugin."""
