@@ -239,7 +239,7 @@ class Bundle:
         """Return where a stored file lies; a zip file is unpacked again where that is gone.
 
         Raises:
-            BundleError: the zip file is not there any more, or another one.
+            BundleError: the zip file is not there any more.
         """
         if not self._packed:
             return self.root / name
@@ -247,9 +247,7 @@ class Bundle:
         if root != self.root or not (root / name).is_file():
             known, self.root = self._manifest_text, root
             self._unpack()
-            if self._manifest_text != known:
-                self._manifest_text = known
-                raise BundleError(f"{self.path}: was replaced in use; open it again")
+            self._manifest_text = known  # whose hashes hold, should the zip file be another one
         return self.root / name
 
     def file(self, name: str) -> Path:

@@ -40,15 +40,12 @@ class Scratch:
         self.path = Path(tempfile.mkdtemp(prefix=_PREFIX))
         self._made = self.path.stat()
         held = (_hold(self.path), _hold_folder(self.path))
-        self._remove = weakref.finalize(self, _remove, self.path, held, os.getpid())
+        self._remove = weakref.finalize(self, _remove, self.path, self._made, held, os.getpid())
         remove_abandoned(self.path.parent)
 
     def is_there(self) -> bool:
         """Say whether the folder is the one that was made: another may have its name by now."""
-        try:
-            return os.path.samestat(self.path.lstat(), self._made)
-        except OSError:
-            return False
+        return _is_there(self.path, self._made)
 
     def remove(self) -> None:
         """Remove the folder and what is in it; once is enough."""
@@ -85,10 +82,18 @@ def _hold_folder(folder: Path) -> int | None:
     return handle
 
 
-def _remove(folder: Path, held: tuple[int | None, ...], owner: int) -> None:
+def _is_there(folder: Path, made: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(folder.lstat(), made)
+    except OSError:
+        return False
+
+
+def _remove(folder: Path, made: os.stat_result, held: tuple[int | None, ...], owner: int) -> None:
     if os.getpid() != owner:  # a fork has no right to its parent's folder
         return
-    shutil.rmtree(folder, ignore_errors=True)
+    if _is_there(folder, made):
+        shutil.rmtree(folder, ignore_errors=True)
     for handle in held:
         if handle is not None:
             os.close(handle)

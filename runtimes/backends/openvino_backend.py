@@ -76,10 +76,13 @@ class OpenVinoBackend:
         tell_of_fork(self)
 
     def after_fork(self) -> None:
-        """See `edgecodec.forks`."""
+        """See `edgecodec.forks`.
+
+        The core stays in use: a second one would destroy executors of the process that are idle,
+        and wait for their threads.
+        """
         keep_for_ever(self._core)
         keep_for_ever(_failed)
-        self._core = None
 
     def probe(self) -> Availability:
         """Say whether OpenVINO is there and has its CPU plugin."""
