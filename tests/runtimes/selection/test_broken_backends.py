@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgecodec.bundle.reading import MANIFEST, Bundle
+from edgecodec.bundle.manifest import MANIFEST
+from edgecodec.bundle.reading import Bundle
 from edgecodec.bundle.writing import hash_files
 from tests.support.tiny_codec import write_tiny_codec
 

@@ -154,8 +154,7 @@ def test_trial_ends_itself_when_nobody_is_left_to_end_it(
     settings = {"threads": 1, "backend": "mine", "precision": "fp32"}
     job = {"bundle": str(bundle.path), "stage": "synthesis", "settings": settings, "size": SIZE}
     code = (
-        "import sys; from edgecodec.runtimes.selection import trial; "
-        "trial.LIMIT_S, trial.GRACE_S = 1, 0.5; "
+        "from edgecodec.runtimes.selection import trial; trial.LIMIT_S, trial.GRACE_S = 1, 0.5; "
         f"trial.main([{json.dumps([job])!r}])"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
