@@ -11,7 +11,7 @@ from edgecodec.errors import BackendError, BackendUnavailableError
 from edgecodec.forks import keep_for_ever, tell_of_fork
 from edgecodec.runtimes.backends.checked_session import CheckedLendingSession, Dims, load_error
 from edgecodec.runtimes.base import Artefact, Availability, Float32Array, Session, SessionOptions
-from edgecodec.runtimes.device.probe import usable_cores
+from edgecodec.runtimes.device.probe import quota_cores, usable_cores
 from edgecodec.runtimes.layers.base import Layer
 from edgecodec.runtimes.vendor import BROKEN, import_vendor, one_line, version_of
 
@@ -152,9 +152,9 @@ class OpenVinoBackend:
             "INFERENCE_PRECISION_HINT": precision_hint(core, artefact.precision),
             **more,
         }
-        if options.threads is not None:
-            settings["INFERENCE_NUM_THREADS"] = str(options.threads)
-            if options.threads < usable_cores():
+        if threads := options.threads or quota_cores():
+            settings["INFERENCE_NUM_THREADS"] = str(threads)
+            if options.threads and threads < usable_cores():
                 # Else the threads of every model, here and in other processes, are pinned to the
                 # same first cores: two models with a thread each took turns on one of them.
                 settings["ENABLE_CPU_PINNING"] = "NO"

@@ -7,6 +7,7 @@ from typing import Any
 
 from edgecodec.bundle.reading import Bundle
 from edgecodec.errors import EdgeCodecError, UnknownPluginError
+from edgecodec.format.coder import NO_CORE, core_available
 from edgecodec.runtimes.base import AUTO, STAGES, Availability, RunSettings
 from edgecodec.runtimes.device.probe import Device, probe_device
 from edgecodec.runtimes.registry import backend_names
@@ -39,6 +40,7 @@ class DevicesReport:
         """Return the fields as JSON-compatible values."""
         return {
             "device": self.device.to_dict(),
+            "entropy_coder": "c" if core_available() else "numpy",
             "backends": {name: asdict(found) for name, found in self.backends.items()},
             "stages": [verdict.to_dict() for verdict in self.verdicts],
             "problems": [{"stage": stage, "reason": reason} for stage, reason in self.problems],
@@ -56,7 +58,12 @@ class DevicesReport:
         reported = [
             f"{n} reports: {', '.join(f.devices)}" for n, f in self.backends.items() if f.devices
         ]
-        parts = [self.device.text(), "\n".join(align(rows, left=range(5))), "\n".join(reported)]
+        parts = [
+            "" if core_available() else NO_CORE,
+            self.device.text(),
+            "\n".join(align(rows, left=range(5))),
+            "\n".join(reported),
+        ]
         parts += [_verdict_text(verdict) for verdict in self.verdicts]
         parts += [f"{stage}: {reason}" for stage, reason in self.problems]
         return "\n\n".join(filter(None, parts))

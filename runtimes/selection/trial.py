@@ -51,8 +51,8 @@ def needs_trial(bundle: Bundle, candidate: Candidate, store: Store) -> bool:
     """Say whether a candidate should not run in this process before it did so in another.
 
     That is one that a process died of; one of ours that never ran on this machine, with these
-    packages and this bundle; and one of another package, or that runs on something else than the
-    CPU, whenever it is measured. EDGECODEC_TRUST exempts all but the first.
+    packages and this bundle; and one of another package whenever it is measured. EDGECODEC_TRUST
+    exempts all but the first.
     """
     if candidate.error is not None or not candidate.is_installed:
         return False

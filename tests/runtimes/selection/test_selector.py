@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -24,6 +25,7 @@ from edgecodec.errors import (
     ConfigError,
     UnknownPluginError,
 )
+from edgecodec.format.coder import LatentCoder
 from edgecodec.runtimes import registry
 from edgecodec.runtimes.backends import openvino_backend
 from edgecodec.runtimes.backends.onnxruntime_backend import OnnxRuntimeBackend
@@ -479,6 +481,17 @@ def test_devices_report_tells_backends_choices_and_reasons(
     }
     assert values["stages"][0]["ranked"][0]["median_s"] > 0
     assert values["device"]["usable_cores"] >= 1
+
+
+def test_want_of_the_c_core_is_told(tables: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "edgecodec.core._binding", None)
+    monkeypatch.delattr("edgecodec.core._binding", raising=False)
+    with pytest.warns(RuntimeWarning, match="the C core of edgecodec is not built"):
+        assert LatentCoder(tables).implementation == "numpy"
+    LatentCoder(tables, "numpy")  # who asks for it knows
+    report = devices_report(None)
+    assert report.text().startswith("the C core of edgecodec is not built")
+    assert report.to_dict()["entropy_coder"] == "numpy"
 
 
 def test_devices_report_bears_a_bundle_that_nothing_can_run(
