@@ -622,8 +622,17 @@ os._exit(0)
 """
 
 
-@pytest.mark.parametrize("busy", ["idle", "busy"])
-@pytest.mark.parametrize("backend", ["onnxruntime", "openvino", "tflite"])
+@pytest.mark.parametrize(
+    ("backend", "busy"),
+    [
+        *[
+            (name, busy)
+            for name in ("onnxruntime", "openvino", "tflite")
+            for busy in ("idle", "busy")
+        ],
+        ("torch", "idle"),
+    ],
+)
 def test_forked_process_works_and_ends(variables: dict[str, str], backend: str, busy: str) -> None:
     """As workers of a server do that loads the codec before it forks them."""
     command = [sys.executable, "-c", FORKING, backend, busy]

@@ -16,7 +16,13 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 
 from edgecodec.bundle.reading import Bundle
-from edgecodec.errors import BackendError, BundleError, ConfigError, EdgeCodecError
+from edgecodec.errors import (
+    BackendError,
+    BundleError,
+    ConfigError,
+    EdgeCodecError,
+    ScratchError,
+)
 from edgecodec.forks import tell_of_fork
 from edgecodec.runtimes.base import STAGES, RunSettings, Session, StageName
 from edgecodec.runtimes.environment import wanted_backend
@@ -160,11 +166,12 @@ class Selector:
                     return session, verdict.best
                 try:
                     return self.open_choice(bundle, verdict.best), verdict.best
+                except ScratchError:
+                    raise  # a disk is full: nothing is wrong with what was chosen
                 except EdgeCodecError as exc:
-                    if is_transient(exc):
-                        raise  # nothing is wrong with what was chosen
                     _log.warning("%s: %s; measuring anew", stage, exc)
-                    self._forget(bundle, request)
+                    if not is_transient(exc):
+                        self._forget(bundle, request)
             verdict, session = self._measure(bundle, request, budget_s, failed)
             return session, verdict.best
 

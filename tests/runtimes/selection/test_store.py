@@ -217,6 +217,27 @@ def test_cached_winner_that_answers_wrongly_by_now_is_measured_anew(
     assert verdict.best.backend == "openvino"
 
 
+def test_cached_winner_that_lacks_memory_gives_way_and_is_not_forgotten(
+    bundle: Bundle, selector: Selector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    selector.choose(bundle, RunSettings(1), stages=STAGES, size=SIZE)
+    kept = only_file().read_bytes()
+    selector.clear()
+
+    def lack(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as short:
+        short.setattr(TfliteBackend, "load", lack)
+        session, choice = selector.open_stage(bundle, "synthesis", RunSettings(1), size=SIZE)
+        session.close()
+    assert choice.backend == "openvino"
+    assert only_file().read_bytes() == kept
+    session, choice = selector.open_stage(bundle, "synthesis", RunSettings(1), size=SIZE)
+    session.close()
+    assert choice.backend == "tflite"
+
+
 def test_cached_winner_is_checked_once_per_process(
     bundle: Bundle, selector: Selector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
