@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from edgecodec.arrays import Float32Array
 from edgecodec.converters.graph.nodes import (
     Add,
     Conv2d,
     DepthToSpace,
-    Float32Array,
     Graph,
     Node,
     Relu,

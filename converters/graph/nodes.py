@@ -16,10 +16,9 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from edgecodec.arrays import Float32Array
 from edgecodec.errors import ConversionError
 
-Float32Array: TypeAlias = npt.NDArray[np.float32]
-Float64Array: TypeAlias = npt.NDArray[np.float64]
 Size: TypeAlias = tuple[int, int]
 Order: TypeAlias = Literal["crd", "dcr"]
 """Channel order of a shuffle. With C channels on the fine side and a block of r, position (i, j)

@@ -13,10 +13,10 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from edgecodec.arrays import Float32Array
 from edgecodec.converters.graph.nodes import (
     Conv2d,
     DepthToSpace,
-    Float32Array,
     Graph,
     Node,
     Relu,

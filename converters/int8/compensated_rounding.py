@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from edgecodec.converters.graph.nodes import Float64Array
+from edgecodec.arrays import Float64Array
 
 Spread = tuple[npt.NDArray[np.intp], Float64Array]
 """Order of the columns, and a triangular matrix of how much of an error each later one takes."""

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from edgecodec.arrays import Float64Array
 from edgecodec.converters.graph.nodes import (
     Coding,
     Conv2d,
     Dequantize,
-    Float64Array,
     Graph,
     Node,
     Quantize,

@@ -11,14 +11,13 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
+from edgecodec.arrays import Float32Array, Float64Array
 from edgecodec.converters.graph.nodes import (
     Add,
     Conv2d,
     Convolution,
     DepthToSpace,
     Dequantize,
-    Float32Array,
-    Float64Array,
     Graph,
     Node,
     Quantize,

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from edgecodec.arrays import Float64Array
 from edgecodec.converters.graph.nodes import (
     Add,
     Conv2d,
     DepthToSpace,
     Dequantize,
-    Float64Array,
     Node,
     QuantizedConv2d,
     Relu,

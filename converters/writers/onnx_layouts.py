@@ -8,13 +8,13 @@ from typing import TypeVar
 
 import numpy as np
 
+from edgecodec.arrays import Float32Array
 from edgecodec.bundle.manifest import Precision
 from edgecodec.converters.graph.nodes import (
     Add,
     Conv2d,
     Convolution,
     DepthToSpace,
-    Float32Array,
     Graph,
     Node,
     Quantize,

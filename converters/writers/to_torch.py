@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from edgecodec.arrays import Float32Array
 from edgecodec.bundle.manifest import Precision
 from edgecodec.converters.graph.nodes import (
     Add,
     Conv2d,
     DepthToSpace,
-    Float32Array,
     Graph,
     Node,
     Relu,

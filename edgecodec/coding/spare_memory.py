@@ -13,11 +13,9 @@ import threading
 import weakref
 
 import numpy as np
-import numpy.typing as npt
 
+from edgecodec.arrays import UInt8Array
 from edgecodec.forks import tell_of_fork
-
-UInt8Array = npt.NDArray[np.uint8]
 
 LARGEST = 64 << 20
 """Bytes that are kept at most: a picture of 16 megapixels."""

@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from edgecodec.arrays import Float32Array
 from edgecodec.errors import BackendUnavailableError
-from edgecodec.runtimes.base import Artefact, Float32Array
+from edgecodec.runtimes.base import Artefact
 from edgecodec.runtimes.child_process import run_python
 from edgecodec.runtimes.layers.base import (
     FLOAT16,

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from edgecodec.arrays import Float32Array
 from edgecodec.converters.graph.nodes import (
     Add,
     Coding,
     Conv2d,
     DepthToSpace,
     Dequantize,
-    Float32Array,
     Graph,
     Node,
     Quantize,
