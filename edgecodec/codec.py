@@ -9,6 +9,7 @@ Only the two network calls differ between backends. Latents are integers and the
 from __future__ import annotations
 
 import operator
+import os
 import threading
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,7 @@ from edgecodec.errors import (
     EdgeCodecError,
     ModelMismatchError,
 )
+from edgecodec.forks import tell_of_fork
 from edgecodec.format.coder import LatentCoder
 from edgecodec.format.container import (
     MAX_TILE,
@@ -78,11 +80,13 @@ class Codec:
         *,
         entropy_coder: str = "auto",
     ) -> None:
+        from edgecodec.runtimes.base import RunSettings  # noqa: PLC0415 - not with the package
+
         if threads is not None:
             threads = _whole("threads", threads, 1, 1024)
+        self.settings = RunSettings(threads, backend, precision)
         self._owns_bundle = not isinstance(bundle, Bundle)
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
-        self.backend, self.precision, self.threads = backend, precision, threads
         self._any_embedded = bundle is None
         self._entropy_coder = entropy_coder
         try:
@@ -95,6 +99,11 @@ class Codec:
         self._runners: dict[str, StageRunner] = {}
         self._others: dict[str, Codec] = {}
         self._memory = SpareMemory()
+        tell_of_fork(self)
+
+    def after_fork(self) -> None:
+        """See `edgecodec.forks`."""
+        self._lock = threading.Lock()
 
     def _load_coder(self, implementation: str) -> LatentCoder:
         m, coder = self.bundle.manifest, LatentCoder(self.bundle.tables(), implementation)
@@ -113,9 +122,7 @@ class Codec:
             if stage not in self._runners:
                 from edgecodec.runtimes.selection.stage_runner import StageRunner  # noqa: PLC0415 - heavy
 
-                self._runners[stage] = StageRunner(
-                    self.bundle, stage, self.backend, self.precision, self.threads
-                )
+                self._runners[stage] = StageRunner(self.bundle, stage, self.settings)
             return self._runners[stage]
 
     def choice(self, stage: StageName, size: tuple[int, int] | None = None) -> Choice:
@@ -265,9 +272,9 @@ class Codec:
                     return self  # which refuses the file, naming both
                 self._others[wanted] = Codec(
                     embedded_bundles()[next(iter(names))],
-                    self.backend,
-                    self.precision,
-                    self.threads,
+                    self.settings.backend,
+                    self.settings.precision,
+                    self.settings.threads,
                     entropy_coder=self._entropy_coder,
                 )
             return self._others[wanted]
@@ -356,6 +363,15 @@ def _as_bytes(data: Any) -> bytes:
 
 _default: dict[str, Codec] = {}
 _default_lock = threading.Lock()
+
+
+def _after_fork() -> None:
+    global _default_lock
+    _default_lock = threading.Lock()  # another thread may have held it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def default_codec() -> Codec:

@@ -22,6 +22,7 @@ from edgecodec.arrays import Float32Array
 
 StageName = Literal["analysis", "synthesis"]
 STAGES: tuple[StageName, ...] = ("analysis", "synthesis")
+AUTO = "auto"
 _Result = TypeVar("_Result")
 
 
@@ -71,6 +72,38 @@ class SessionOptions:
     """
 
     threads: int | None = None
+
+
+@dataclass(frozen=True)
+class RunSettings(SessionOptions):
+    """What a stage runs on and how: as it is asked for, or as it was chosen.
+
+    It is one value from `Codec` to `Backend.load`, so that what is added to `SessionOptions` gets
+    there, into reports and into the cache.
+
+    Attributes:
+        backend: its name; `auto` leaves it to the selection.
+        precision: of the artefact; `auto` likewise.
+    """
+
+    backend: str = AUTO
+    precision: str = AUTO
+
+    @property
+    def artefact(self) -> tuple[str, str]:
+        """Backend and precision: what is alike, whatever the options."""
+        return self.backend, self.precision
+
+    def __str__(self) -> str:
+        """Return backend and precision, and threads where they are set.
+
+        >>> str(RunSettings(2, "tflite", "int8")), str(RunSettings(None, "tflite", "int8"))
+        ('tflite int8, 2 threads', 'tflite int8')
+        """
+        if self.threads is None:
+            return f"{self.backend} {self.precision}"
+        plural = "" if self.threads == 1 else "s"
+        return f"{self.backend} {self.precision}, {self.threads} thread{plural}"
 
 
 class Session(Protocol):

@@ -1,30 +1,25 @@
 """Environment variables that steer the selection.
 
 EDGECODEC_BACKEND names the backend to use wherever none is named, EDGECODEC_DISABLE those never to
-use and EDGECODEC_RISKY those to try in a process of their own first, separated by commas.
-EDGECODEC_CACHE is the folder for what was measured; empty keeps nothing. EDGECODEC_TIMEOUT is the
-least number of seconds after which a call that does not return is given up, 0 waits for ever.
+use and EDGECODEC_TRUST those to run without a trial in a process of their own, separated by commas.
+EDGECODEC_CACHE is the folder for what was measured; empty keeps nothing.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from edgecodec.errors import ConfigError, UnknownPluginError
+from edgecodec.errors import UnknownPluginError
+from edgecodec.runtimes.base import AUTO
 from edgecodec.runtimes.registry import backend_names
 
 BACKEND = "EDGECODEC_BACKEND"
 DISABLE = "EDGECODEC_DISABLE"
-RISKY = "EDGECODEC_RISKY"
 TRUST = "EDGECODEC_TRUST"
 CACHE = "EDGECODEC_CACHE"
-TIMEOUT = "EDGECODEC_TIMEOUT"
-TIMEOUT_S = 20.0
-AUTO = "auto"
 
 
 def wanted_backend(backend: str) -> str:
@@ -49,15 +44,6 @@ def disabled_backends() -> tuple[str, ...]:
     return _names(DISABLE)
 
 
-def risky_backends() -> tuple[str, ...]:
-    """Return the backends that EDGECODEC_RISKY names, sorted.
-
-    Raises:
-        UnknownPluginError: it names one there is not.
-    """
-    return _names(RISKY)
-
-
 def trusted_backends() -> tuple[str, ...]:
     """Return the backends that EDGECODEC_TRUST names, sorted.
 
@@ -65,29 +51,6 @@ def trusted_backends() -> tuple[str, ...]:
         UnknownPluginError: it names one there is not.
     """
     return _names(TRUST)
-
-
-def call_limit() -> float | None:
-    """Return the least seconds after which a call is given up; None waits for ever.
-
-    Raises:
-        ConfigError: EDGECODEC_TIMEOUT is no such number.
-    """
-    text = os.environ.get(TIMEOUT, "").strip()
-    try:
-        seconds = float(text) if text else TIMEOUT_S
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < math.inf:
-        raise ConfigError(
-            f"{TIMEOUT} must be a number of seconds, 0 to wait for ever, not {text!r}"
-        )
-    return seconds or None
-
-
-def watches_every_call() -> bool:
-    """Say whether calls are watched that need not be: EDGECODEC_TIMEOUT asks for a limit."""
-    return bool(os.environ.get(TIMEOUT, "").strip())
 
 
 def cache_folder(

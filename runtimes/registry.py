@@ -5,8 +5,8 @@ A package adds a backend with two lines of its pyproject.toml:
     [project.entry-points."edgecodec.backends"]
     mine = "my_package.backend:MyBackend"
 
-The class takes no arguments and follows `edgecodec.runtimes.base.Backend`. Ours are listed the
-same way; the table below serves a source tree, where nothing is installed.
+The class takes no arguments and follows `edgecodec.runtimes.base.Backend`. Ours are in the table
+below alone, so that a source tree has them where nothing is installed.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from edgecodec.runtimes.base import Artefact, Availability, Backend, Session, Se
 from edgecodec.runtimes.vendor import is_installed, metadata_line, missing_reason, one_line
 
 GROUP = "edgecodec.backends"
+OURS = "edgecodec"
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class PluginSpec:
     target: str
     requires: tuple[str, ...] = ()
     extra: str = ""
-    package: str = "edgecodec"
+    package: str = OURS
     version: str = ""
 
 
@@ -114,17 +115,15 @@ def plugin_specs() -> dict[str, PluginSpec]:
     specs = {spec.name: spec for spec in BUILTIN}
     for point in sorted(_entry_points()):
         package = point.dist.name if point.dist is not None else "an unnamed package"
-        known = specs.get(point.name)
-        if known is None:
-            version = point.dist.version if point.dist is not None else ""
-            specs[point.name] = PluginSpec(
-                point.name, point.value, package=package, version=version
-            )
-        elif known.target != point.value:
+        if package == OURS:  # of a release that listed its own
+            continue
+        if known := specs.get(point.name):
             raise ConfigError(
                 f"backend {point.name!r} is registered twice: {known.target} by {known.package} "
                 f"and {point.value} by {package}; uninstall one of them"
             )
+        version = point.dist.version if point.dist is not None else ""
+        specs[point.name] = PluginSpec(point.name, point.value, package=package, version=version)
     return specs
 
 

@@ -43,7 +43,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Neither believe nor change what the user's machine remembers of its backends."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EDGECODEC_CACHE", str(tmp_path_factory.mktemp("cache")))
-        for name in ("EDGECODEC_BACKEND", "EDGECODEC_DISABLE", "EDGECODEC_RISKY"):
+        for name in ("EDGECODEC_BACKEND", "EDGECODEC_DISABLE"):
             patch.delenv(name, raising=False)
         # A trial of each in another process, for every cache that is empty, would take minutes.
         patch.setenv("EDGECODEC_TRUST", "onnxruntime,openvino,tflite,torch")

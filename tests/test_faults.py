@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import resource
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +26,7 @@ from edgecodec.bundle.embedded import default_bundle_path
 from edgecodec.bundle.reading import Bundle
 from edgecodec.codec import Codec
 from edgecodec.coding.pictures import open_image
-from edgecodec.errors import BundleError, ConfigError
+from edgecodec.errors import BackendError, BundleError, ConfigError
 from edgecodec.files import write_output
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="faults as Linux has them")
@@ -544,7 +546,7 @@ def test_bundle_that_is_replaced_in_use_gives_no_wrong_picture(
 # -- variables -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["EDGECODEC_BACKEND", "EDGECODEC_DISABLE", "EDGECODEC_RISKY"])
+@pytest.mark.parametrize("name", ["EDGECODEC_BACKEND", "EDGECODEC_DISABLE", "EDGECODEC_TRUST"])
 def test_variable_that_says_nan_is_named(cli: Cli, variables: dict[str, str], name: str) -> None:
     result = cli("encode", "photo.png", "out.ecx", env={**variables, name: "nan"})
     one_line(result, name, "'nan'", "onnxruntime")
@@ -570,3 +572,164 @@ def test_no_runtime_leaves_anything_behind(
     assert cli("encode", "photo.png", "out.ecx", *FAST, env=own).returncode == 0
     assert [p for p in home.rglob("*") if p.is_file()] == []
     assert listing(temporary) == []
+
+
+# -- processes that are forked ---------------------------------------------------------------------
+
+FORKING = """
+import gc, os, signal, sys, threading, time
+import numpy as np
+from edgecodec import Codec
+
+backend, busy = sys.argv[1:]
+pixels = np.arange(64 * 96 * 3, dtype=np.uint8).reshape(64, 96, 3)
+codec = Codec(None, backend, "fp32", threads=2)
+data = codec.encode(pixels)
+shown = np.asarray(codec.decode(data))
+
+def work():
+    while True:
+        codec.decode(codec.encode(pixels))
+
+for _ in range(2 if busy == "busy" else 0):
+    threading.Thread(target=work, daemon=True).start()
+    time.sleep(0.3)
+
+workers = []
+for how in ("ends", "closes", "collects", "works", "works"):
+    pid = os.fork()
+    if not pid:
+        if how == "closes":
+            codec.close()
+        elif how == "collects":
+            del codec
+            gc.collect()
+        elif how == "works":
+            assert (np.asarray(codec.decode(data)) == shown).all()
+            assert codec.encode(pixels) == data
+        sys.exit(0)  # as the end of a program, where everything is destroyed
+    workers.append(pid)
+end, codes = time.monotonic() + 60, []
+for pid in workers:
+    while (found := os.waitpid(pid, os.WNOHANG))[0] == 0 and time.monotonic() < end:
+        time.sleep(0.02)
+    if found[0] == 0:
+        os.kill(pid, signal.SIGKILL)
+        found = os.waitpid(pid, 0)
+    codes.append(os.waitstatus_to_exitcode(found[1]))
+print(codes, flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("backend", "busy"),
+    [
+        *[
+            (name, busy)
+            for name in ("onnxruntime", "openvino", "tflite")
+            for busy in ("idle", "busy")
+        ],
+        ("torch", "idle"),
+    ],
+)
+def test_forked_process_works_and_ends(variables: dict[str, str], backend: str, busy: str) -> None:
+    """As workers of a server do that loads the codec before it forks them."""
+    command = [sys.executable, "-c", FORKING, backend, busy]
+    result = subprocess.run(
+        command, env=variables, text=True, capture_output=True, timeout=120, check=False
+    )
+    assert result.stdout == "[0, 0, 0, 0, 0]\n", result.stderr
+
+
+POOL = """
+import multiprocessing, sys
+import numpy as np
+from edgecodec import Codec
+
+pixels = np.full((40, 50, 3), 77, np.uint8)
+codec = Codec(None, sys.argv[1], "fp32", threads=2)
+
+def work(_):
+    return codec.encode(pixels)
+
+if __name__ == "__main__":
+    expected = work(0)
+    for method in ("fork", "forkserver", "spawn"):
+        with multiprocessing.get_context(method).Pool(2) as pool:
+            assert pool.map(work, range(4)) == [expected] * 4, method
+            pool.close()
+            pool.join()
+"""
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino", "tflite"])
+def test_pool_of_processes_works_and_ends(
+    variables: dict[str, str], tmp_path: Path, backend: str
+) -> None:
+    (tmp_path / "pool.py").write_text(POOL)
+    command = [sys.executable, str(tmp_path / "pool.py"), backend]
+    result = subprocess.run(
+        command, env=variables, text=True, capture_output=True, timeout=120, check=False
+    )
+    assert result.returncode == 0, result.stderr
+
+
+# -- temporary files that are cleaned away ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("gone", ["files", "folder"])
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "zip"])
+def test_graphs_cleaned_away_in_use_are_unpacked_again(
+    tmp_path: Path, scratch: Path, small: UInt8Array, packed: bool, gone: str
+) -> None:
+    """As by systemd-tmpfiles, in a process that runs for days."""
+    path = default_bundle_path()
+    if packed:
+        path = Path(shutil.make_archive(str(tmp_path / "model"), "zip", path))
+    with Codec(path, "onnxruntime", "fp32", threads=1) as codec:
+        data = codec.encode(small)
+        (folder,) = scratch.glob("edgecodec-*")
+        if gone == "folder":
+            shutil.rmtree(folder)
+            folder.mkdir()  # by whoever knows its name
+        else:
+            for file in [p for p in folder.rglob("*") if p.is_file() and p.name != "lock"]:
+                file.unlink()
+        assert codec.decode(data).size == (61, 50)  # its network was not loaded yet
+        assert gone == "files" or listing(folder) == []
+
+
+def test_folder_in_use_is_passed_by_of_who_asks_its_lock(scratch: Path) -> None:
+    """As systemd-tmpfiles does of each folder."""
+    with Bundle() as bundle:
+        bundle.artefact_file(bundle.manifest.artefacts[0])
+        (folder,) = scratch.glob("edgecodec-*")
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        finally:
+            os.close(handle)
+
+
+# -- too few threads -------------------------------------------------------------------------------
+
+
+def test_want_of_threads_is_told_and_not_remembered(
+    tmp_path: Path, small: UInt8Array, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGECODEC_CACHE", str(tmp_path / "cache"))
+
+    def start(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("edgecodec.runtimes.selection.candidates.usable_cores", lambda: 2)
+    with Codec(None, "tflite", "fp32") as codec, monkeypatch.context() as limited:
+        limited.setattr(threading.Thread, "start", start)
+        with pytest.raises(BackendError, match=r"cannot start 1 threads .*ulimit -u"):
+            codec.choice("analysis")
+        assert not list(tmp_path.glob("cache/verdict-*"))
+        limited.undo()
+        assert codec.choice("analysis").backend == "tflite"
+    assert list(tmp_path.glob("cache/verdict-*"))

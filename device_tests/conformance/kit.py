@@ -190,7 +190,7 @@ def _check_pixels(
         shown_then = np.asarray(image).astype(np.int16)
     for label, codec in codecs.items():
         shown = np.asarray(codec.decode(data))
-        if codec.precision == "int8":
+        if codec.settings.precision == "int8":
             if digest_of(shown) != expected["int8_pixels"]:
                 report.problems.append(f"{BREAK}: {name}.ecx: other int8 pixels, {label}")
             continue
@@ -199,8 +199,8 @@ def _check_pixels(
             continue
         worst = int(np.abs(shown - shown_then).max())
         report.worst[label] = max(report.worst[label], worst)
-        if worst > ALLOWED_LEVELS[codec.precision]:
+        if worst > ALLOWED_LEVELS[codec.settings.precision]:
             report.problems.append(
                 f"{name}.ecx: pixels off by {worst} levels, {label}, "
-                f"allowed {ALLOWED_LEVELS[codec.precision]}"
+                f"allowed {ALLOWED_LEVELS[codec.settings.precision]}"
             )

@@ -267,7 +267,7 @@ def check_conformance(
             for quality in qualities:
                 _exchange(pixels, quality, tile, here, slow, coders, tallies, report)
     report.pairs = [
-        tally.pair(a, b, ALLOWED_LEVELS[here.decoders[b].precision])
+        tally.pair(a, b, ALLOWED_LEVELS[here.decoders[b].settings.precision])
         for (a, b), tally in tallies.items()
     ]
     return report
@@ -311,9 +311,11 @@ def _differences(codecs: dict[str, Codec], data: bytes) -> dict[str, Shown]:
     """Return how far each decoder's pixels are from those of the first of its kind, fp32 first."""
     references: dict[str, Shown] = {}
     differences = {}
-    for name, codec in sorted(codecs.items(), key=lambda item: item[1].precision != "fp32"):
+    for name, codec in sorted(
+        codecs.items(), key=lambda item: item[1].settings.precision != "fp32"
+    ):
         shown = np.asarray(codec.decode(data)).astype(np.int16)
-        kind = "int8" if codec.precision == "int8" else "float"
+        kind = "int8" if codec.settings.precision == "int8" else "float"
         differences[name] = np.abs(shown - references.setdefault(kind, shown))
     return differences
 

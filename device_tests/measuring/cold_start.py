@@ -27,6 +27,7 @@ from typing import Any
 
 import edgecodec
 from edgecodec.errors import BackendError
+from edgecodec.runtimes.child_process import run_python
 
 PHASES = ("interpreter", "import", "read", "load", "first")
 TIMEOUT_S = 300.0
@@ -117,18 +118,9 @@ def run_child(job: ColdStartJob, timeout_s: float = TIMEOUT_S) -> dict[str, Any]
     Raises:
         BackendError: it failed or took too long.
     """
-    home = str(Path(edgecodec.__file__).parents[1])
-    path = os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])
     spawned = time.monotonic()
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", _PROGRAM, json.dumps(asdict(job))],
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            check=False,
-            env={**os.environ, "PYTHONPATH": path},
-        )
+        done = run_python("-c", _PROGRAM, json.dumps(asdict(job)), timeout_s=timeout_s)
     except subprocess.TimeoutExpired as exc:
         raise BackendError(job.codec, f"a cold start took over {timeout_s:g} s") from exc
     if done.returncode:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -14,9 +14,8 @@ from edgecodec.codec import Codec
 from edgecodec.coding.profiling import NETWORK_STAGES, Profile, Span, covered_s
 from edgecodec.errors import BackendError, BundleError
 from edgecodec.evaluation.classical import classical_codec
-from edgecodec.runtimes.base import STAGES, StageName
+from edgecodec.runtimes.base import STAGES, RunSettings, StageName
 from edgecodec.runtimes.registry import backend_names, get_backend
-from edgecodec.runtimes.selection.choice import describe
 
 _T = TypeVar("_T")
 AUTO = "auto"
@@ -104,8 +103,8 @@ class Contender:
 
 
 def used(choice: Mapping[str, Any]) -> str:
-    """Return what ran a stage, from what a report holds of it; see `describe`."""
-    return describe(choice["backend"], choice["precision"], choice.get("threads"))
+    """Return what ran a stage, from what a report holds of it."""
+    return str(RunSettings(choice.get("threads"), choice["backend"], choice["precision"]))
 
 
 def used_by(settings: Mapping[str, Any]) -> str:
@@ -182,7 +181,7 @@ def our_contender(request: BackendRequest, codec: Codec, quality: int) -> Conten
     """Return our codec as one that takes part."""
     settings: dict[str, Any] = {"quality": quality, "entropy_coder": codec.coder.implementation}
     for stage in STAGES:
-        settings[stage] = asdict(codec.choice(stage))
+        settings[stage] = codec.choice(stage).to_dict()
     return Contender(
         name=str(request),
         settings=settings,

@@ -8,11 +8,11 @@ from typing import Any
 
 from edgecodec.bundle.reading import Bundle
 from edgecodec.errors import EdgeCodecError
-from edgecodec.runtimes.base import Artefact, SessionOptions, StageName
+from edgecodec.runtimes.base import Artefact, RunSettings, SessionOptions, StageName
 from edgecodec.runtimes.layers.base import Layer, LayerProfiler
 from edgecodec.runtimes.layers.peak import Peak
 from edgecodec.runtimes.registry import get_backend
-from edgecodec.runtimes.selection.choice import Choice, describe
+from edgecodec.runtimes.selection.choice import Choice
 from edgecodec.runtimes.selection.golden import Golden
 from edgecodec.text_table import align
 
@@ -83,7 +83,7 @@ class NetworkProfile:
     def text(self, peaks: Mapping[str, Peak]) -> str:
         """Return two tables for a terminal: kinds of operators, and the slowest layers."""
         height, width = self.size
-        what = describe(self.backend, self.precision, self.threads)
+        what = RunSettings(self.threads, self.backend, self.precision)
         title = f"{self.stage}, {what}, {width} x {height} pixels"
         if not self.layers:
             return f"{title}: not available ({self.reason})"

@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,9 +24,10 @@ from typing import Any
 from edgecodec.bundle.reading import Bundle
 from edgecodec.codec import Codec
 from edgecodec.device_tests.measuring.contenders import BackendRequest, expand_requests, open_codecs
-from edgecodec.runtimes.base import STAGES
+from edgecodec.runtimes.base import STAGES, RunSettings
+from edgecodec.runtimes.child_process import run_python
 from edgecodec.runtimes.selection.golden import Golden
-from edgecodec.runtimes.selection.selector import DEFAULT_SIZE, choose
+from edgecodec.runtimes.selection.selector import DEFAULT_SIZE, shared
 
 WORST_RATIO = 1.05
 WARM_LIMIT_S = 0.02
@@ -92,7 +91,7 @@ def compare_in_turns(
 def measure_start(bundle: Bundle, threads: int | None, size: tuple[int, int]) -> dict[str, Any]:
     """Choose, and compare with every fixed choice; JSON-compatible."""
     begun = time.perf_counter()
-    choose(bundle, threads=threads, size=size)
+    shared.choose(bundle, RunSettings(threads), size=size)
     found: dict[str, Any] = {"selection_s": time.perf_counter() - begun}
     golden = Golden.of(bundle)
     with ExitStack() as sessions:
@@ -150,11 +149,12 @@ def text(starts: Sequence[Mapping[str, Any]]) -> str:
 _WARM = """
 import sys, time
 from edgecodec.bundle.reading import Bundle
-from edgecodec.runtimes.selection.selector import choose
+from edgecodec.runtimes.base import RunSettings
+from edgecodec.runtimes.selection.selector import shared
 threads, height, width, path = sys.argv[1:]
 with Bundle(path or None) as bundle:
     begun = time.perf_counter()
-    choose(bundle, threads=int(threads) or None, size=(int(height), int(width)))
+    shared.choose(bundle, RunSettings(int(threads) or None), size=(int(height), int(width)))
     print(time.perf_counter() - begun)
 """
 
@@ -185,13 +185,10 @@ def measure(bundle: str | None, threads: int | None, starts: int) -> list[dict[s
 
 
 def _python(more: Mapping[str, str], *arguments: str) -> str:
-    return subprocess.run(
-        [sys.executable, *arguments],
-        env={**os.environ, **more},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    ).stdout
+    done = run_python(*arguments, variables=more)
+    sys.stderr.write(done.stderr)
+    done.check_returncode()
+    return done.stdout
 
 
 def main(argv: Sequence[str] | None = None) -> int:

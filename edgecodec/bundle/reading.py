@@ -38,6 +38,7 @@ from edgecodec.bundle.parts import SUFFIX, Parts
 from edgecodec.bundle.predictions import Predictions
 from edgecodec.bundle.scratch import Scratch
 from edgecodec.errors import BundleError, ScratchError
+from edgecodec.forks import tell_of_fork
 
 TABLES = "tables.bin"
 GOLDEN = "golden.npz"
@@ -93,18 +94,23 @@ class Bundle:
         self._lock = threading.RLock()
         self._scratch: Scratch | None = None
         self._paths: dict[str, Path] = {}
-        self._put_together = 0
+        self._put_together: dict[str, int] = {}
+        tell_of_fork(self)
         if not self.path.exists():
             raise BundleError(f"{self.path}: no such bundle")
-        packed = not self.path.is_dir()
-        if packed and not self.path.is_file():  # a pipe may never end
+        self._packed = not self.path.is_dir()
+        if self._packed and not self.path.is_file():  # a pipe may never end
             raise BundleError(f"{self.path}: neither a folder nor a zip file")
-        self.root = self._temporary("bundle") if packed else self.path
+        self.root = self._temporary("bundle") if self._packed else self.path
         try:
-            self.manifest = self._unpack() if packed else self._read_manifest()
+            self.manifest = self._unpack() if self._packed else self._read_manifest()
         except BundleError:
             self.close()
             raise
+
+    def after_fork(self) -> None:
+        """See `edgecodec.forks`."""
+        self._lock = threading.RLock()
 
     @functools.cached_property
     def content_id(self) -> str:
@@ -122,7 +128,10 @@ class Bundle:
         return Manifest.from_json(self._manifest_text, str(self.path))
 
     def _temporary(self, name: str) -> Path:
-        """Return a folder that vanishes with this bundle."""
+        """Return a folder that vanishes with this bundle; a new one where it was cleaned away."""
+        if self._scratch is not None and not self._scratch.is_there():
+            self._scratch = None
+            self._paths.clear()
         if self._scratch is None:
             try:
                 self._scratch = Scratch()
@@ -176,6 +185,21 @@ class Bundle:
             archive.extract(member, self.root)  # refuses to leave `root`
         return manifest
 
+    def _stored(self, name: str) -> Path:
+        """Return where a stored file lies; a zip file is unpacked again where that is gone.
+
+        Raises:
+            BundleError: the zip file is not there any more.
+        """
+        if not self._packed:
+            return self.root / name
+        root = self._temporary("bundle")
+        if root != self.root or not (root / name).is_file():
+            known, self.root = self._manifest_text, root
+            self._unpack()
+            self._manifest_text = known  # whose hashes hold, should the zip file be another one
+        return self.root / name
+
     def file(self, name: str) -> Path:
         """Return the path of a file of the bundle after checking its content.
 
@@ -202,7 +226,7 @@ class Bundle:
         Returns:
             the target, else the file itself.
         """
-        expected, path, digest = self._listed(name), self.root / name, hashlib.sha256()
+        expected, path, digest = self._listed(name), self._stored(name), hashlib.sha256()
         try:
             if not path.is_file():
                 raise BundleError(f"{self.path}: {name} is missing; convert or install it again")
@@ -253,7 +277,7 @@ class Bundle:
         path, digest = self._temporary("graphs") / name, hashlib.sha256()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with (self.root / WEIGHTS).open("rb") as weights, path.open("wb") as out:
+            with self._stored(WEIGHTS).open("rb") as weights, path.open("wb") as out:
                 for chunk in parts.chunks(weights, predictions):
                     digest.update(chunk)
                     out.write(chunk)
@@ -268,7 +292,7 @@ class Bundle:
                 f"{self.path}: the parts of {name} do not make the file that the manifest lists; "
                 "convert or install it again"
             )
-        self._put_together += parts.size
+        self._put_together[name] = parts.size
         return path
 
     @functools.cached_property
@@ -279,7 +303,8 @@ class Bundle:
         return Predictions.from_bytes(self._content(PREDICTIONS), f"{self.path}: {PREDICTIONS}")
 
     def _check_room(self, name: str, size: int) -> None:
-        if self._put_together + size > UNPACKED_LIMIT:
+        others = sum(known for other, known in self._put_together.items() if other != name)
+        if others + size > UNPACKED_LIMIT:
             raise BundleError(
                 f"{self.path}: {name} would have {size / 2**20:.0f} MB; files stored in parts may "
                 f"have {UNPACKED_LIMIT >> 20} MB in all"
@@ -314,12 +339,14 @@ class Bundle:
             return self._private(entry.path)
 
     def _private(self, name: str) -> Path:
-        """Return a checked file among those that nobody else changes."""
-        if name not in self._paths:
-            if name + SUFFIX in self.manifest.files:
-                self._paths[name] = self._make(name)
-            else:
-                self._paths[name] = self._copied(name, self._temporary("graphs") / name)
+        """Return a checked file among those that nobody else changes.
+
+        One that was cleaned away is made again.
+        """
+        target = self._temporary("graphs") / name  # first: all of them may be gone
+        if name not in self._paths or not self._paths[name].is_file():
+            stored_whole = name + SUFFIX not in self.manifest.files
+            self._paths[name] = self._copied(name, target) if stored_whole else self._make(name)
         return self._paths[name]
 
     def golden(self) -> dict[str, npt.NDArray[Any]]:
@@ -353,4 +380,4 @@ class Bundle:
                 self._scratch.remove()
             self._scratch = None
             self._paths.clear()
-            self._put_together = 0
+            self._put_together.clear()

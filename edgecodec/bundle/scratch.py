@@ -3,6 +3,9 @@
 A process that is killed cannot clean up. So each folder holds a file that its process keeps locked,
 and the next process removes those whose lock is free. Where there are no such locks (Windows), the
 system's own cleaning has to do.
+
+That cleaning may also come too early, when a process has run for days. systemd-tmpfiles passes by a
+folder that is locked itself, so ours are; of others `is_there` tells.
 """
 
 from __future__ import annotations
@@ -35,9 +38,14 @@ class Scratch:
 
     def __init__(self) -> None:
         self.path = Path(tempfile.mkdtemp(prefix=_PREFIX))
-        lock = _hold(self.path)
-        self._remove = weakref.finalize(self, _remove, self.path, lock, os.getpid())
+        self._made = self.path.stat()
+        held = (_hold(self.path), _hold_folder(self.path))
+        self._remove = weakref.finalize(self, _remove, self.path, self._made, held, os.getpid())
         remove_abandoned(self.path.parent)
+
+    def is_there(self) -> bool:
+        """Say whether the folder is the one that was made: another may have its name by now."""
+        return _is_there(self.path, self._made)
 
     def remove(self) -> None:
         """Remove the folder and what is in it; once is enough."""
@@ -61,12 +69,34 @@ def _hold(folder: Path) -> int | None:
     return handle
 
 
-def _remove(folder: Path, lock: int | None, owner: int) -> None:
+def _hold_folder(folder: Path) -> int | None:
+    """Lock a folder itself, so that systemd-tmpfiles leaves it alone."""
+    if sys.platform == "win32":
+        return None
+    handle = None
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        pass
+    return handle
+
+
+def _is_there(folder: Path, made: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(folder.lstat(), made)
+    except OSError:
+        return False
+
+
+def _remove(folder: Path, made: os.stat_result, held: tuple[int | None, ...], owner: int) -> None:
     if os.getpid() != owner:  # a fork has no right to its parent's folder
         return
-    shutil.rmtree(folder, ignore_errors=True)
-    if lock is not None:
-        os.close(lock)
+    if _is_there(folder, made):
+        shutil.rmtree(folder, ignore_errors=True)
+    for handle in held:
+        if handle is not None:
+            os.close(handle)
 
 
 def remove_abandoned(parent: Path) -> None:

@@ -11,9 +11,7 @@ from edgecodec.cli.common import add_bundle_option, whole_number
 VARIABLES = """environment:
   EDGECODEC_BACKEND=NAME     the backend to use wherever none is named
   EDGECODEC_DISABLE=NAME,..  backends never to use
-  EDGECODEC_RISKY=NAME,..    backends to try in a process of their own first
-  EDGECODEC_TRUST=NAME,..    backends not to try in a process of their own the first time
-  EDGECODEC_TIMEOUT=SECONDS  watch every call, and give up one that takes longer; 0 waits for ever
+  EDGECODEC_TRUST=NAME,..    backends to run without a trial in a process of their own
   EDGECODEC_CACHE=FOLDER     where measurements are kept; empty keeps none
 """
 

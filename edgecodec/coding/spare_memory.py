@@ -15,6 +15,7 @@ import weakref
 import numpy as np
 
 from edgecodec.arrays import UInt8Array
+from edgecodec.forks import tell_of_fork
 
 LARGEST = 64 << 20
 """Bytes that are kept at most: a picture of 16 megapixels."""
@@ -28,6 +29,11 @@ class SpareMemory:
         self._lock = threading.RLock()
         self._block: UInt8Array | None = None
         self._closed = False
+        tell_of_fork(self)
+
+    def after_fork(self) -> None:
+        """See `edgecodec.forks`."""
+        self._lock = threading.RLock()
 
     def take(self, shape: tuple[int, ...]) -> UInt8Array:
         """Return an array of whatever bytes.

@@ -16,6 +16,7 @@ encoder uses.
 
 from __future__ import annotations
 
+import warnings
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -138,6 +139,12 @@ class CoreImplementation:
         return z, y_hat
 
 
+NO_CORE = (
+    "the C core of edgecodec is not built, so coding takes more than a thousand times as long; "
+    "install a wheel, or a C compiler and then edgecodec again"
+)
+
+
 def core_available() -> bool:
     """Say whether the C core was built."""
     try:
@@ -175,6 +182,8 @@ class LatentCoder:
         else:
             from edgecodec.format.numpy_coder import NumpyImplementation  # noqa: PLC0415
 
+            if implementation == "auto":
+                warnings.warn(NO_CORE, RuntimeWarning, stacklevel=2)  # Python shows it once
             self._impl = NumpyImplementation(self.tables)
 
     @property

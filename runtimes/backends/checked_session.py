@@ -19,6 +19,7 @@ from edgecodec.arrays import Float32Array
 from edgecodec.bundle.manifest import Manifest
 from edgecodec.coding.pixels import as_picture, square_side
 from edgecodec.errors import BackendError
+from edgecodec.forks import keep_for_ever, tell_of_fork
 from edgecodec.format.strides import HYPER_STRIDE, LATENT_STRIDE
 from edgecodec.runtimes.base import Artefact, StageName
 from edgecodec.runtimes.vendor import one_line
@@ -129,6 +130,12 @@ class CheckedSession(ABC):
         self.artefact = artefact
         self.inputs = dict(inputs)
         self._closed = False
+        tell_of_fork(self)
+
+    def after_fork(self) -> None:
+        """See `edgecodec.forks`: what the vendor made is neither used nor destroyed here."""
+        keep_for_ever(dict(vars(self)))
+        self._closed = True
 
     def run(self, inputs: Mapping[str, Float32Array]) -> dict[str, Float32Array]:
         """Map named arrays to named arrays; the results belong to the caller.
@@ -160,8 +167,9 @@ class CheckedSession(ABC):
 
     def close(self) -> None:
         """Release what the session holds; a call in flight ends first or undisturbed."""
-        self._closed = True
-        self._release()
+        if not self._closed:
+            self._closed = True
+            self._release()
 
     @abstractmethod
     def _infer(self, inputs: dict[str, Float32Array]) -> dict[str, Float32Array]:
@@ -169,7 +177,7 @@ class CheckedSession(ABC):
 
     @abstractmethod
     def _release(self) -> None:
-        """Drop the vendor's objects; must bear being called twice."""
+        """Drop the vendor's objects."""
 
 
 class CheckedLendingSession(CheckedSession):

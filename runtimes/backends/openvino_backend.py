@@ -9,9 +9,10 @@ from typing import Any
 
 from edgecodec.arrays import Float32Array
 from edgecodec.errors import BackendError, BackendUnavailableError
+from edgecodec.forks import keep_for_ever, tell_of_fork
 from edgecodec.runtimes.backends.checked_session import CheckedLendingSession, Dims, load_error
 from edgecodec.runtimes.base import Artefact, Availability, Session, SessionOptions
-from edgecodec.runtimes.device.probe import usable_cores
+from edgecodec.runtimes.device.probe import quota_cores, usable_cores
 from edgecodec.runtimes.layers.base import Layer
 from edgecodec.runtimes.vendor import BROKEN, import_vendor, one_line, version_of
 
@@ -73,6 +74,16 @@ class OpenVinoBackend:
 
     def __init__(self) -> None:
         self._core: Any = None
+        tell_of_fork(self)
+
+    def after_fork(self) -> None:
+        """See `edgecodec.forks`.
+
+        The core stays in use: a second one would destroy executors of the process that are idle,
+        and wait for their threads.
+        """
+        keep_for_ever(self._core)
+        keep_for_ever(_failed)
 
     def probe(self) -> Availability:
         """Say whether OpenVINO is there and has its CPU plugin."""
@@ -142,9 +153,9 @@ class OpenVinoBackend:
             "INFERENCE_PRECISION_HINT": precision_hint(core, artefact.precision),
             **more,
         }
-        if options.threads is not None:
-            settings["INFERENCE_NUM_THREADS"] = str(options.threads)
-            if options.threads < usable_cores():
+        if threads := options.threads or quota_cores():
+            settings["INFERENCE_NUM_THREADS"] = str(threads)
+            if options.threads and threads < usable_cores():
                 # Else the threads of every model, here and in other processes, are pinned to the
                 # same first cores: two models with a thread each took turns on one of them.
                 settings["ENABLE_CPU_PINNING"] = "NO"

@@ -11,6 +11,7 @@ from typing import Any
 
 from edgecodec.arrays import Float32Array
 from edgecodec.errors import BackendError, BackendUnavailableError
+from edgecodec.forks import tell_of_fork
 from edgecodec.runtimes.backends.checked_session import CheckedLendingSession, Dims, load_error
 from edgecodec.runtimes.base import Artefact, Availability, Session, SessionOptions
 from edgecodec.runtimes.device.probe import usable_cores
@@ -19,9 +20,6 @@ from edgecodec.runtimes.vendor import BROKEN, import_vendor, one_line, version_o
 
 MODULES = ("ai_edge_litert.interpreter", "tflite_runtime.interpreter")
 DISTRIBUTIONS = {"ai_edge_litert": "ai-edge-litert", "tflite_runtime": "tflite-runtime"}
-
-_greeting = threading.Lock()
-_greeted: list[bool] = []
 
 
 class TfliteBackend:
@@ -117,7 +115,7 @@ class TfliteSession(CheckedLendingSession):
                 self._shapes = {}  # unknown, should the next lines fail
                 for name, shape in shapes.items():
                     interpreter.resize_tensor_input(self._takes[name], shape)
-                with _without_greeting():
+                with _greeting.held_back():
                     interpreter.allocate_tensors()
                 self._shapes = shapes
             for name, value in inputs.items():
@@ -147,34 +145,53 @@ def _signature(interpreter: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     )
 
 
-@contextlib.contextmanager
-def _without_greeting() -> Iterator[None]:
-    """Keep the line about XNNPACK off stderr that the first allocation of a process writes.
+class _Greeting:
+    """The line about XNNPACK that the first allocation of a process writes to stderr.
 
     It is written by C++ to file descriptor 2, whatever the log levels and environment say
     (https://github.com/google-ai-edge/mediapipe/issues/2354). Other lines are passed on.
     """
-    with _greeting:
-        if _greeted:
-            yield
-            return
-        try:
-            kept = os.dup(2)
-        except OSError:  # no stderr, as under pythonw
-            yield
-            return
-        with tempfile.TemporaryFile() as caught:
-            os.dup2(caught.fileno(), 2)
-            try:
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._came = False
+        self._stderr: int | None = None
+        tell_of_fork(self)
+
+    def after_fork(self) -> None:
+        """See `edgecodec.forks`."""
+        self._lock = threading.Lock()
+        if self._stderr is not None:
+            os.dup2(self._stderr, 2)
+
+    @contextlib.contextmanager
+    def held_back(self) -> Iterator[None]:
+        """Keep it off stderr."""
+        with self._lock:
+            if self._came:
                 yield
-                _greeted.append(True)
-            finally:
-                os.dup2(kept, 2)
-                caught.seek(0)
-                for line in caught:
-                    if not line.startswith(b"INFO: Created TensorFlow Lite XNNPACK"):
-                        os.write(kept, line)
-                os.close(kept)
+                return
+            try:
+                kept = self._stderr = os.dup(2)
+            except OSError:  # no stderr, as under pythonw
+                yield
+                return
+            with tempfile.TemporaryFile() as caught:
+                os.dup2(caught.fileno(), 2)
+                try:
+                    yield
+                    self._came = True
+                finally:
+                    os.dup2(kept, 2)
+                    self._stderr = None
+                    caught.seek(0)
+                    for line in caught:
+                        if not line.startswith(b"INFO: Created TensorFlow Lite XNNPACK"):
+                            os.write(kept, line)
+                    os.close(kept)
+
+
+_greeting = _Greeting()
 
 
 def _plain(name: str) -> str:

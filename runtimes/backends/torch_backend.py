@@ -6,6 +6,7 @@ from typing import Any
 
 from edgecodec.arrays import Float32Array
 from edgecodec.errors import BackendError, BackendUnavailableError
+from edgecodec.forks import tell_of_fork
 from edgecodec.runtimes.backends.checked_session import CheckedSession, Dims, load_error
 from edgecodec.runtimes.base import Artefact, Availability, Session, SessionOptions
 from edgecodec.runtimes.vendor import BROKEN, import_vendor, one_line, version_of
@@ -21,6 +22,14 @@ class TorchBackend:
 
     name = "torch"
     target = "torch"
+
+    def __init__(self) -> None:
+        self._forked = False
+        tell_of_fork(self)
+
+    def after_fork(self) -> None:
+        """See `edgecodec.forks`: OpenMP would wait for threads that were its parent's."""
+        self._forked = True
 
     def probe(self) -> Availability:
         """Say whether torch is there; importing it takes seconds."""
@@ -45,8 +54,9 @@ class TorchBackend:
         )
 
         try:
-            if options.threads is not None:
-                torch.set_num_threads(options.threads)
+            threads = 1 if self._forked else options.threads
+            if threads is not None:
+                torch.set_num_threads(threads)
             return TorchSession(artefact, torch, load_torch_graph(artefact.path))
         except BackendError:
             raise

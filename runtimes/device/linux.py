@@ -53,6 +53,40 @@ def linux_facts(files: Files, arch: str) -> Facts:
     )
 
 
+def cpu_quota(files: Files) -> int:
+    """Return how many cores' worth of time a container may use, rounded up; 0 without a limit.
+
+    Control groups have it per group, of which the tightest counts: https://docs.kernel.org/
+    admin-guide/cgroup-v2.html (`cpu.max`) and, in version 1, `cpu.cfs_quota_us`.
+
+    Args:
+        files: where to read.
+    """
+    limits = []
+    for line in files.read("/proc/self/cgroup").splitlines():
+        number, _, rest = line.partition(":")
+        controllers, _, group = rest.partition(":")
+        if number == "0":
+            roots, version = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified"), 2
+        elif "cpu" in controllers.split(","):
+            roots, version = ("/sys/fs/cgroup/cpu", f"/sys/fs/cgroup/{controllers}"), 1
+        else:
+            continue
+        parts = [part for part in group.split("/") if part]
+        # Within a container the names may be those of the host, and the root the container's own.
+        for depth in range(len(parts) + 1):
+            for root in roots:
+                folder = "/".join([root, *parts[:depth]])
+                if version == 2:
+                    found = files.read(f"{folder}/cpu.max").split()
+                else:
+                    quota = files.read(f"{folder}/cpu.cfs_quota_us")
+                    found = [*quota.split(), *files.read(f"{folder}/cpu.cfs_period_us").split()]
+                if len(found) == 2 and found[0].isdigit() and whole(found[1]):
+                    limits.append(-(-int(found[0]) // whole(found[1])))
+    return max(1, min(limits)) if limits else 0
+
+
 def linux_conditions(files: Files) -> Conditions:
     """Read temperatures and the frequency of the first core."""
     frequency = 1000 * whole(files.read(CPUS + "cpu0/cpufreq/scaling_cur_freq"))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from edgecodec._version import __version__
 from edgecodec.runtimes.device.facts import Conditions, CoreCluster, Facts, SystemFiles
-from edgecodec.runtimes.device.linux import linux_conditions, linux_facts
+from edgecodec.runtimes.device.linux import cpu_quota, linux_conditions, linux_facts
 from edgecodec.runtimes.device.macos import macos_facts, read_sysctl
 from edgecodec.runtimes.device.windows import Kernel32, windows_facts
 from edgecodec.runtimes.vendor import metadata_line
@@ -172,7 +173,20 @@ def package_versions() -> dict[str, str]:
 
 
 def usable_cores() -> int:
-    """Return the number of logical cores this process may run on."""
+    """Return the number of logical cores this process may run on.
+
+    A container that may use the time of fewer counts as having as many as that.
+    """
     if hasattr(os, "sched_getaffinity"):
-        return max(1, len(os.sched_getaffinity(0)))
-    return os.cpu_count() or 1
+        allowed = max(1, len(os.sched_getaffinity(0)))
+    else:
+        allowed = os.cpu_count() or 1
+    return min(allowed, quota_cores() or allowed)
+
+
+def quota_cores() -> int:
+    """Return the cores' worth of time that a container is limited to; 0 where it is not.
+
+    Runtimes start a thread for each core of the machine where they are not told otherwise.
+    """
+    return cpu_quota(SystemFiles()) if sys.platform == "linux" else 0

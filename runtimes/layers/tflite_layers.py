@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-import edgecodec
 from edgecodec.arrays import Float32Array
 from edgecodec.errors import BackendUnavailableError
 from edgecodec.runtimes.base import Artefact
+from edgecodec.runtimes.child_process import run_python
 from edgecodec.runtimes.layers.base import (
     FLOAT16,
     FLOAT32,
@@ -81,18 +81,8 @@ def profile_file(
 
 
 def _run_child(job: str) -> list[str]:
-    home = str(Path(edgecodec.__file__).parents[1])
-    path = os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", _PROGRAM, job],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=TIMEOUT_S,
-            check=False,
-            env={**os.environ, "PYTHONPATH": path},
-        )
+        done = run_python("-c", _PROGRAM, job, timeout_s=TIMEOUT_S)
     except (OSError, subprocess.SubprocessError) as exc:
         raise BackendUnavailableError(NAME, f"its profiler does not answer: {exc}") from exc
     try:

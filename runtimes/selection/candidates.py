@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from edgecodec.arrays import Float32Array
@@ -16,24 +16,27 @@ from edgecodec.errors import (
     BackendUnavailableError,
     BundleError,
     EdgeCodecError,
+    ScratchError,
     UnknownPluginError,
 )
 from edgecodec.runtimes.base import (
+    AUTO,
     Artefact,
     Availability,
     Backend,
+    RunSettings,
     Session,
-    SessionOptions,
     StageName,
     lend,
 )
-from edgecodec.runtimes.environment import AUTO, DISABLE, disabled_backends
+from edgecodec.runtimes.device.probe import usable_cores
+from edgecodec.runtimes.environment import DISABLE, disabled_backends
 from edgecodec.runtimes.registry import UnavailableBackend, backend_names, get_backend
-from edgecodec.runtimes.selection import store
 from edgecodec.runtimes.selection.choice import Choice
 from edgecodec.runtimes.selection.golden import Golden
+from edgecodec.runtimes.selection.store import Store
 from edgecodec.runtimes.selection.timing import time_side_by_side
-from edgecodec.runtimes.selection.watched import load_watched
+from edgecodec.runtimes.selection.transient import check_threads
 from edgecodec.runtimes.vendor import one_line
 
 REFERENCE = "torch"
@@ -48,10 +51,9 @@ class Candidate:
 
     Attributes:
         stage: which stage.
-        name: of the backend.
+        settings: what it runs on and how; backend and precision are named.
         entry: the artefact.
         backend: what loads it.
-        threads: worker threads of the runtime; None leaves it to the backend.
         session: the loaded artefact, while it is wanted.
         error: why it was rejected.
         load_s: seconds to load.
@@ -61,10 +63,9 @@ class Candidate:
     """
 
     stage: StageName
-    name: str
+    settings: RunSettings
     entry: ArtefactEntry
     backend: Backend
-    threads: int | None = None
     session: Session | None = None
     error: EdgeCodecError | None = None
     load_s: float | None = None
@@ -89,19 +90,17 @@ class Candidate:
             reason = str(self.error).removeprefix(f"{self.name}: ")
         return Choice(
             stage=self.stage,
-            backend=self.name,
-            precision=self.entry.precision,
+            settings=self.settings,
             ok=self.error is None,
             reason=reason,
             median_s=self.median_s,
             load_s=self.load_s,
-            threads=self.threads,
         )
 
     @property
-    def artefact(self) -> tuple[str, str]:
-        """Backend and precision: what is alike, whatever the threads."""
-        return self.name, self.entry.precision
+    def name(self) -> str:
+        """Name of the backend."""
+        return self.settings.backend
 
     @property
     def is_installed(self) -> bool:
@@ -134,38 +133,33 @@ def probe(name: str) -> Availability:
 
 
 def load(bundle: Bundle, candidate: Candidate) -> Session:
-    """Load the artefact of a candidate, into a session that does not wait for ever.
+    """Load the artefact of a candidate.
 
     Raises:
         BundleError: its files are damaged.
-        BackendError: the backend refuses it.
+        BackendError: the backend refuses it, or it cannot have its threads.
     """
-    stage, entry, backend = candidate.stage, candidate.entry, candidate.backend
-    artefact = Artefact(stage, entry.target, entry.precision, bundle.artefact_file(entry))
-    options = SessionOptions(candidate.threads)
+    stage, entry = candidate.stage, candidate.entry
+    check_threads(candidate.name, (candidate.settings.threads or usable_cores()) - 1)
+    path = bundle.artefact_file(entry)
+    artefact = Artefact(stage, entry.target, entry.precision, path)
     try:
-        return load_watched(candidate.name, lambda: backend.load(artefact, options))
-    except EdgeCodecError:
-        raise
+        return candidate.backend.load(artefact, candidate.settings)
     except Exception as exc:  # a backend of another package may not keep to the protocol
+        if not path.is_file():  # cleaned away just now, which is no fault of the backend
+            raise ScratchError(f"{path} was removed while it was read") from exc
+        if isinstance(exc, EdgeCodecError):
+            raise
         raise BackendError(candidate.name, f"{artefact.path.name}: {one_line(exc)}") from exc
 
 
-def find_candidates(
-    bundle: Bundle,
-    stage: StageName,
-    backend: str,
-    precision: str,
-    threads: int | None = None,
-) -> list[Candidate]:
+def find_candidates(bundle: Bundle, stage: StageName, wanted: RunSettings) -> list[Candidate]:
     """Return what could run a stage, without loading anything.
 
     Args:
         bundle: where the artefacts are.
         stage: which stage.
-        backend: a name or `auto`.
-        precision: a precision or `auto`.
-        threads: worker threads of the runtime; None leaves it to the backends.
+        wanted: what they are to run on and how.
 
     Raises:
         UnknownPluginError: no backend of that name.
@@ -173,39 +167,39 @@ def find_candidates(
         BundleError: the bundle has no artefact of that kind; says which there are.
     """
     entries = [e for e in bundle.manifest.artefacts if e.stage == stage]
-    wanted = [e for e in entries if precision in (AUTO, e.precision)]
-    if backend == AUTO:
-        found = [c for name in backend_names() for c in _of_backend(name, stage, wanted)]
-    else:
-        found = _of_named_backend(backend, stage, wanted)
+    fitting = [e for e in entries if wanted.precision in (AUTO, e.precision)]
+    found = [
+        Candidate(stage, replace(wanted, backend=name, precision=entry.precision), entry, backend)
+        for name, backend in _backends(wanted.backend).items()
+        for entry in fitting
+        if entry.target == backend.target
+    ]
     if not found:
         have = ", ".join(sorted(f"{e.target} {e.precision}" for e in entries)) or "none"
-        what = "" if precision == AUTO else f"{precision} "
-        whom = "" if backend == AUTO else f" for {backend}"
+        what = "" if wanted.precision == AUTO else f"{wanted.precision} "
+        whom = "" if wanted.backend == AUTO else f" for {wanted.backend}"
         raise BundleError(f"{bundle.path}: no {what}artefact of {stage}{whom}; there are: {have}")
-    for candidate in found:
-        candidate.threads = threads
     return found
 
 
-def _of_backend(name: str, stage: StageName, entries: list[ArtefactEntry]) -> list[Candidate]:
-    try:
+def _backends(name: str) -> dict[str, Backend]:
+    """Return the backend of a name, or all there are."""
+    if name != AUTO:
         backend = get_backend(name)
-    except BackendError as exc:
-        _log.warning("%s", exc)
-        return []
-    return [Candidate(stage, name, e, backend) for e in entries if e.target == backend.target]
+        available = probe(name)
+        if not available.ok:
+            raise BackendUnavailableError(name, available.reason)
+        return {name: backend}
+    found = {}
+    for each in backend_names():
+        try:
+            found[each] = get_backend(each)
+        except BackendError as exc:
+            _log.warning("%s", exc)
+    return found
 
 
-def _of_named_backend(name: str, stage: StageName, entries: list[ArtefactEntry]) -> list[Candidate]:
-    backend = get_backend(name)
-    available = probe(name)
-    if not available.ok:
-        raise BackendUnavailableError(name, available.reason)
-    return [Candidate(stage, name, e, backend) for e in entries if e.target == backend.target]
-
-
-def prove(candidate: Candidate, bundle: Bundle, golden: Golden) -> Session:
+def prove(candidate: Candidate, bundle: Bundle, golden: Golden, store: Store) -> Session:
     """Load a candidate, which then holds its session, and compare it with the golden vector.
 
     Raises:
@@ -213,9 +207,8 @@ def prove(candidate: Candidate, bundle: Bundle, golden: Golden) -> Session:
         BackendError: it does not load, fails, or answers wrongly. No session is left open.
     """
     stage, entry = candidate.stage, candidate.entry
-    trial = store.trial_name(bundle, stage, *candidate.artefact)
     try:
-        with store.marking(trial):
+        with store.marking(store.trial_name(bundle, stage, candidate.settings)):
             begun = time.perf_counter()
             session = candidate.session = load(bundle, candidate)
             candidate.load_s = time.perf_counter() - begun

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from edgecodec.runtimes.base import StageName
-
-
-def describe(backend: str, precision: str, threads: int | None) -> str:
-    """Return backend and precision, and threads where they are set.
-
-    >>> describe("tflite", "int8", 2), describe("tflite", "int8", None)
-    ('tflite int8, 2 threads', 'tflite int8')
-    """
-    name = f"{backend} {precision}"
-    return name if threads is None else f"{name}, {threads} thread{'' if threads == 1 else 's'}"
+from edgecodec.runtimes.base import RunSettings, StageName
 
 
 @dataclass(frozen=True)
@@ -24,37 +15,57 @@ class Choice:
 
     Attributes:
         stage: `analysis` or `synthesis`.
-        backend: its name.
-        precision: of the artefact.
+        settings: what it runs on and how, nothing of it left open.
         ok: it gave the right results here.
         reason: one line: why it was rejected, or what speaks for it.
         median_s: seconds per call at the size measured; None where it was not timed.
         load_s: seconds to load; None where it did not load.
-        threads: worker threads of the runtime; None leaves it to the backend.
     """
 
     stage: StageName
-    backend: str
-    precision: str
+    settings: RunSettings
     ok: bool
     reason: str
     median_s: float | None = None
     load_s: float | None = None
-    threads: int | None = None
 
     @property
-    def settings(self) -> tuple[str, str, int | None]:
-        """Backend, precision and threads: what makes a session what it is."""
-        return self.backend, self.precision, self.threads
+    def backend(self) -> str:
+        """Name of the backend."""
+        return self.settings.backend
+
+    @property
+    def precision(self) -> str:
+        """Precision of the artefact."""
+        return self.settings.precision
+
+    @property
+    def threads(self) -> int | None:
+        """Worker threads of the runtime; None leaves it to the backend."""
+        return self.settings.threads
 
     @property
     def what(self) -> str:
         """Backend and precision, and threads where they are set: `tflite int8, 2 threads`."""
-        return describe(*self.settings)
+        return str(self.settings)
 
     def __str__(self) -> str:
         """Return backend, precision, threads and reason."""
         return f"{self.what}: {self.reason}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-compatible values, those of `settings` among them."""
+        return _flat(self, "settings")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Choice:
+        """Return a choice from what `to_dict` gave.
+
+        Raises:
+            TypeError: a field is missing, or one too many.
+        """
+        settings, others = _settings_in(values)
+        return cls(settings=settings, **others)
 
 
 @dataclass(frozen=True)
@@ -63,9 +74,7 @@ class StageVerdict:
 
     Attributes:
         stage: `analysis` or `synthesis`.
-        backend: what was asked for, a name or `auto`.
-        precision: what was asked for, a precision or `auto`.
-        threads: asked for; None leaves it open.
+        wanted: what was asked for.
         size: height and width in pixels they were timed at.
         ranked: those that can be used, best first; never empty.
         rejected: those that cannot, with the reason.
@@ -73,9 +82,7 @@ class StageVerdict:
     """
 
     stage: StageName
-    backend: str
-    precision: str
-    threads: int | None
+    wanted: RunSettings
     size: tuple[int, int]
     ranked: tuple[Choice, ...]
     rejected: tuple[Choice, ...]
@@ -86,17 +93,23 @@ class StageVerdict:
         """What is used."""
         return self.ranked[0]
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-compatible values, those of `wanted` among them."""
+        lists = {name: [c.to_dict() for c in getattr(self, name)] for name in _LISTS}
+        return {**_flat(self, "wanted"), **lists}
+
     @classmethod
-    def from_dict(cls, values: Any) -> StageVerdict:
-        """Return a verdict from what `dataclasses.asdict` gave and JSON may have changed.
+    def from_dict(cls, values: Mapping[str, Any]) -> StageVerdict:
+        """Return a verdict from what `to_dict` gave and JSON may have changed.
 
         Raises:
             ValueError: not a verdict that could be used.
         """
         try:
-            lists = {name: tuple(Choice(**c) for c in values[name]) for name in _LISTS}
-            verdict = cls(**{**values, **lists, "size": tuple(values["size"])})
-        except (KeyError, TypeError) as exc:
+            wanted, others = _settings_in(values)
+            lists = {name: tuple(map(Choice.from_dict, values[name])) for name in _LISTS}
+            verdict = cls(wanted=wanted, **{**others, **lists, "size": tuple(values["size"])})
+        except (KeyError, TypeError, AttributeError) as exc:
             raise ValueError(f"not a verdict: {exc}") from exc
         choices = (*verdict.ranked, *verdict.rejected)
         if not verdict.ranked or not all(map(_sound, choices)) or len(verdict.size) != 2:
@@ -105,6 +118,19 @@ class StageVerdict:
 
 
 _LISTS = ("ranked", "rejected")
+_SETTINGS = tuple(field.name for field in fields(RunSettings))
+
+
+def _flat(value: Choice | StageVerdict, settings: str) -> dict[str, Any]:
+    """Return the fields of a dataclass with those of its settings in place of them."""
+    found = asdict(value)
+    return {**found.pop(settings), **found}
+
+
+def _settings_in(values: Mapping[str, Any]) -> tuple[RunSettings, dict[str, Any]]:
+    """Return settings that lie among other fields, and the others."""
+    others = dict(values)
+    return RunSettings(**{name: others.pop(name) for name in _SETTINGS}), others
 
 
 def _sound(choice: Choice) -> bool:
@@ -134,4 +160,4 @@ class Verdict:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-compatible values."""
-        return asdict(self)
+        return {"stages": [verdict.to_dict() for verdict in self.stages]}

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from edgecodec.bundle.reading import Bundle
@@ -20,9 +20,7 @@ from edgecodec.errors import (
     EdgeCodecError,
     ScratchError,
 )
-from edgecodec.runtimes.base import StageName
-from edgecodec.runtimes.device.probe import probe_device, usable_cores
-from edgecodec.runtimes.environment import AUTO
+from edgecodec.runtimes.base import AUTO, RunSettings, StageName
 from edgecodec.runtimes.selection.candidates import (
     REFERENCE,
     Candidate,
@@ -32,7 +30,8 @@ from edgecodec.runtimes.selection.candidates import (
     time_candidates,
 )
 from edgecodec.runtimes.selection.golden import Golden
-from edgecodec.runtimes.selection.trial import is_risky, is_untried, try_in_child, try_untried
+from edgecodec.runtimes.selection.store import Store
+from edgecodec.runtimes.selection.trial import needs_trial, try_elsewhere
 from edgecodec.runtimes.vendor import BROKEN
 
 HANDICAPS = {"fp32": 1.0, "int8": 1.1}
@@ -61,24 +60,44 @@ class Request:
 
     Attributes:
         stage: `analysis` or `synthesis`.
-        backend: a name or `auto`.
-        precision: a precision or `auto`.
-        threads: None leaves it open.
+        wanted: what it is to run on and how.
         size: height and width in pixels to time at.
     """
 
     stage: StageName
-    backend: str
-    precision: str
-    threads: int | None
+    wanted: RunSettings
     size: tuple[int, int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-compatible values."""
+        return asdict(self)
+
+
+Timer = Callable[[Sequence[Candidate], Golden, tuple[int, int], float], None]
+Trial = Callable[[Bundle, Sequence[Candidate], tuple[int, int], Store], None]
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What a measurement works with.
+
+    Attributes:
+        store: what is remembered of candidates, and the machine.
+        time: times candidates side by side; see `time_candidates`.
+        trial: tries candidates in another process; see `try_elsewhere`.
+    """
+
+    store: Store = field(default_factory=Store)
+    time: Timer = time_candidates
+    trial: Trial = try_elsewhere
 
 
 def compete(
     bundle: Bundle,
     request: Request,
     budget_s: float,
-    failed: Collection[tuple[str, str]] = (),
+    failed: Collection[tuple[str, str]],
+    tools: Tools,
 ) -> list[Candidate]:
     """Return all candidates, those that can be used first and by speed.
 
@@ -89,6 +108,7 @@ def compete(
         request: what they are wanted for.
         budget_s: seconds of timing, for backends and once more for thread counts.
         failed: backend and precision of what failed in use and is not to be tried again.
+        tools: what to measure with.
 
     Raises:
         UnknownPluginError: no backend of that name.
@@ -98,23 +118,22 @@ def compete(
         BackendError: nothing works; lists every candidate with its reason.
     """
     golden = Golden.of(bundle)
-    candidates = find_candidates(
-        bundle, request.stage, request.backend, request.precision, request.threads
-    )
+    candidates = find_candidates(bundle, request.stage, request.wanted)
     for candidate in candidates:
-        if candidate.artefact in failed:
+        if candidate.settings.artefact in failed:
             candidate.reject(BackendUnavailableError(candidate.name, "failed in use"))
-    last = [c for c in candidates if request.backend == AUTO and c.name == REFERENCE]
+    last = [c for c in candidates if request.wanted.backend == AUTO and c.name == REFERENCE]
     for group in ([c for c in candidates if c not in last], last):
         if _usable(candidates):
             for candidate in group:
                 candidate.reject(BackendError(candidate.name, NOT_NEEDED))
             break
-        _try_out(group, bundle, golden, request.size)
-        time_candidates(_usable(group), golden, request.size, budget_s)
-    if request.backend == AUTO and request.threads is None:
-        candidates += _try_thread_counts(_usable(candidates), bundle, golden, request, budget_s)
-    _keep_best_open(candidates, bundle, golden)
+        _try_out(group, bundle, golden, request.size, tools)
+        tools.time(_usable(group), golden, request.size, budget_s)
+    if request.wanted.backend == AUTO and request.wanted.threads is None:
+        few = _usable(candidates)
+        candidates += _try_thread_counts(few, bundle, golden, request, budget_s, tools)
+    _keep_best_open(candidates, bundle, golden, tools.store)
     ranked = _usable(candidates)
     _log_rejections(candidates)
     if not ranked:
@@ -127,14 +146,16 @@ def _usable(candidates: list[Candidate]) -> list[Candidate]:
     return sorted((c for c in candidates if c.error is None and c.load_s is not None), key=_speed)
 
 
-def _keep_best_open(candidates: list[Candidate], bundle: Bundle, golden: Golden) -> None:
+def _keep_best_open(
+    candidates: list[Candidate], bundle: Bundle, golden: Golden, store: Store
+) -> None:
     while ranked := _usable(candidates):
         for candidate in ranked[1:]:
             candidate.close()
         if ranked[0].session is not None:
             return
         with _rejecting(ranked[0]):
-            prove(ranked[0], bundle, golden)
+            prove(ranked[0], bundle, golden, store)
 
 
 @contextlib.contextmanager
@@ -157,10 +178,15 @@ def _speed(candidate: Candidate) -> float:
 
 
 def _try_out(
-    candidates: list[Candidate], bundle: Bundle, golden: Golden, size: tuple[int, int]
+    candidates: list[Candidate],
+    bundle: Bundle,
+    golden: Golden,
+    size: tuple[int, int],
+    tools: Tools,
 ) -> None:
     """Load each candidate and compare it with the golden vector; reject those that fail."""
-    try_untried(bundle, [c for c in candidates if is_untried(bundle, c)], size)
+    untried = [c for c in candidates if needs_trial(bundle, c, tools.store)]
+    tools.trial(bundle, untried, size, tools.store)
     candidates = [c for c in candidates if c.error is None]
     probed = {name: probe(name) for name in dict.fromkeys(c.name for c in candidates)}
     for candidate in candidates:
@@ -171,15 +197,20 @@ def _try_out(
             candidate.reject(kind(candidate.name, found.reason))
             continue
         with _rejecting(candidate):
-            if is_risky(bundle, candidate, found):
-                try_in_child(bundle, candidate, size)
-            prove(candidate, bundle, golden)
+            prove(candidate, bundle, golden, tools.store)
 
 
-def thread_counts() -> tuple[int, ...]:
-    """Return the thread counts worth trying beside the backends' own choice, largest first."""
-    usable = usable_cores()
-    physical = min(probe_device().physical_cores or usable, usable)
+def thread_counts(usable: int, physical: int) -> tuple[int, ...]:
+    """Return the thread counts worth trying beside the backends' own choice, largest first.
+
+    Args:
+        usable: logical cores that this process may use.
+        physical: of the machine; 0 where unknown.
+
+    >>> thread_counts(8, 4), thread_counts(2, 2)
+    ((8, 4, 2, 1), (1,))
+    """
+    physical = min(physical or usable, usable)
     counts = {usable, physical, max(1, physical // 2), 1}
     if usable == physical:
         counts.discard(usable)  # what every backend does by itself
@@ -187,7 +218,12 @@ def thread_counts() -> tuple[int, ...]:
 
 
 def _try_thread_counts(
-    working: list[Candidate], bundle: Bundle, golden: Golden, request: Request, budget_s: float
+    working: list[Candidate],
+    bundle: Bundle,
+    golden: Golden,
+    request: Request,
+    budget_s: float,
+    tools: Tools,
 ) -> list[Candidate]:
     """Try thread counts for the fastest few, one count at a time, against the best so far.
 
@@ -201,17 +237,21 @@ def _try_thread_counts(
     tried: list[Candidate] = []
     for candidate in working[1:]:
         candidate.close()
-    counts = thread_counts()
+    store = tools.store
+    counts = thread_counts(store.usable_cores(), store.device().physical_cores)
     unknown: dict[str, Any] = {"session": None, "median_s": None, "high_s": None}
     for count in counts:
-        challengers = [replace(c, threads=count, variant=True, **unknown) for c in few]
+        challengers = [
+            replace(c, settings=replace(c.settings, threads=count), variant=True, **unknown)
+            for c in few
+        ]
         for candidate in challengers:
             with _rejecting(candidate):
-                prove(candidate, bundle, golden)
+                prove(candidate, bundle, golden, store)
         tried += challengers
         before = best.median_s
         usable = [c for c in challengers if c.error is None]
-        time_candidates([best, *usable], golden, request.size, budget_s / len(counts))
+        tools.time([best, *usable], golden, request.size, budget_s / len(counts))
         if best.error is not None or best.median_s is None:
             break
         scale = 1.0 if before is None else before / best.median_s
@@ -251,4 +291,4 @@ def _nothing_works(candidates: list[Candidate], request: Request) -> EdgeCodecEr
     if first is not None and (damaged or len(candidates) == 1):
         return first
     reasons = "; ".join(str(c.choice()) for c in candidates)
-    return BackendError(request.backend, f"nothing can run {request.stage} here: {reasons}")
+    return BackendError(request.wanted.backend, f"nothing can run {request.stage} here: {reasons}")

@@ -7,13 +7,13 @@ from typing import Any
 
 from edgecodec.bundle.reading import Bundle
 from edgecodec.errors import EdgeCodecError, UnknownPluginError
-from edgecodec.runtimes.base import STAGES, Availability
+from edgecodec.format.coder import NO_CORE, core_available
+from edgecodec.runtimes.base import AUTO, STAGES, Availability, RunSettings
 from edgecodec.runtimes.device.probe import Device, probe_device
-from edgecodec.runtimes.environment import AUTO
 from edgecodec.runtimes.registry import backend_names
 from edgecodec.runtimes.selection.candidates import probe
 from edgecodec.runtimes.selection.choice import Choice, StageVerdict
-from edgecodec.runtimes.selection.selector import DEFAULT_SIZE, choose
+from edgecodec.runtimes.selection.selector import DEFAULT_SIZE, Selector, shared
 from edgecodec.text_table import align
 
 REPORT_BUDGET_S = 1.5
@@ -40,8 +40,9 @@ class DevicesReport:
         """Return the fields as JSON-compatible values."""
         return {
             "device": self.device.to_dict(),
+            "entropy_coder": "c" if core_available() else "numpy",
             "backends": {name: asdict(found) for name, found in self.backends.items()},
-            "stages": [asdict(verdict) for verdict in self.verdicts],
+            "stages": [verdict.to_dict() for verdict in self.verdicts],
             "problems": [{"stage": stage, "reason": reason} for stage, reason in self.problems],
         }
 
@@ -57,7 +58,12 @@ class DevicesReport:
         reported = [
             f"{n} reports: {', '.join(f.devices)}" for n, f in self.backends.items() if f.devices
         ]
-        parts = [self.device.text(), "\n".join(align(rows, left=range(5))), "\n".join(reported)]
+        parts = [
+            "" if core_available() else NO_CORE,
+            self.device.text(),
+            "\n".join(align(rows, left=range(5))),
+            "\n".join(reported),
+        ]
         parts += [_verdict_text(verdict) for verdict in self.verdicts]
         parts += [f"{stage}: {reason}" for stage, reason in self.problems]
         return "\n\n".join(filter(None, parts))
@@ -70,6 +76,7 @@ def devices_report(
     size: tuple[int, int] = DEFAULT_SIZE,
     budget_s: float = REPORT_BUDGET_S,
     refresh: bool = False,
+    selector: Selector = shared,
 ) -> DevicesReport:
     """Probe the machine and all backends, and measure what a bundle offers.
 
@@ -81,6 +88,7 @@ def devices_report(
         size: height and width of the pictures to come.
         budget_s: seconds of timing per stage.
         refresh: measure again and replace what is in the cache.
+        selector: what measures and remembers.
 
     Raises:
         ConfigError: `threads` is not positive, or two packages claim the name of a backend.
@@ -93,9 +101,9 @@ def devices_report(
         return DevicesReport(probe_device(), backends, ())
     for stage in STAGES:
         try:
-            verdict = choose(
+            verdict = selector.choose(
                 bundle,
-                threads=threads,
+                RunSettings(threads),
                 stages=(stage,),
                 size=size,
                 budget_s=budget_s,
@@ -110,8 +118,9 @@ def devices_report(
 
 
 def _verdict_text(verdict: StageVerdict) -> str:
-    asked = [f"backend {verdict.backend}"] if verdict.backend != AUTO else []
-    asked += [] if verdict.threads is None else [f"threads {verdict.threads}"]
+    wanted = verdict.wanted
+    asked = [f"backend {wanted.backend}"] if wanted.backend != AUTO else []
+    asked += [] if wanted.threads is None else [f"threads {wanted.threads}"]
     height, width = verdict.size
     what = ", ".join([verdict.stage, *asked, f"{width}x{height} pixels"])
     head = f"{what}, measured {verdict.measured_at}:"

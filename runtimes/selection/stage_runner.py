@@ -18,6 +18,7 @@ import numpy.typing as npt
 from edgecodec.arrays import Float32Array
 from edgecodec.bundle.reading import Bundle
 from edgecodec.errors import CODEC_CLOSED, BackendError, ConfigError, EdgeCodecError
+from edgecodec.forks import keep_for_ever, tell_of_fork
 from edgecodec.runtimes.backends.checked_session import (
     checked_inputs,
     fits,
@@ -25,11 +26,12 @@ from edgecodec.runtimes.backends.checked_session import (
     stage_inputs,
     stage_outputs,
 )
-from edgecodec.runtimes.base import Session, StageName, lend
-from edgecodec.runtimes.environment import AUTO, wanted_backend
+from edgecodec.runtimes.base import AUTO, RunSettings, Session, StageName, lend
+from edgecodec.runtimes.environment import wanted_backend
 from edgecodec.runtimes.selection.candidates import close_quietly
 from edgecodec.runtimes.selection.choice import Choice
-from edgecodec.runtimes.selection.selector import DEFAULT_SIZE, demote, open_stage, size_class
+from edgecodec.runtimes.selection.selector import DEFAULT_SIZE, Selector, shared, size_class
+from edgecodec.runtimes.selection.transient import is_transient
 from edgecodec.runtimes.vendor import one_line
 
 _Result = TypeVar("_Result")
@@ -47,27 +49,31 @@ class StageRunner:
     Args:
         bundle: the artefacts; must outlive this.
         stage: which stage.
-        backend: a name or `auto`.
-        precision: a precision or `auto`.
-        threads: worker threads of the runtime, None leaves it open.
+        wanted: what it is to run on and how.
+        selector: decides what is best.
     """
 
     def __init__(
         self,
         bundle: Bundle,
         stage: StageName,
-        backend: str = AUTO,
-        precision: str = AUTO,
-        threads: int | None = None,
+        wanted: RunSettings,
+        selector: Selector = shared,
     ) -> None:
         self._bundle, self._stage = bundle, stage
-        self._backend, self._precision, self._threads = backend, precision, threads
+        self._wanted, self._selector = wanted, selector
         self._lock = threading.Lock()
         self._closed = False
         self._choices: dict[Size, Choice] = {}
-        self._sessions: dict[tuple[str, str, int | None], Session] = {}
+        self._sessions: dict[RunSettings, Session] = {}
         self._failed: set[tuple[str, str]] = set()
         self._last: Size | None = None
+        tell_of_fork(self)
+
+    def after_fork(self) -> None:
+        """See `edgecodec.forks`; what a stage runs on is loaded anew on first use."""
+        keep_for_ever(self._sessions)
+        self._lock, self._sessions, self._choices = threading.Lock(), {}, {}
 
     def open(self, size: Size | None = None) -> Choice:
         """Decide and load what runs pictures of a size, where that has not been done.
@@ -136,7 +142,7 @@ class StageRunner:
     ) -> _Result:
         """Return what comes of the best session with which nothing is wrong."""
         dims = stage_inputs(self._stage, self._bundle.manifest)
-        arrays = checked_inputs(self._backend, self._stage, dims, inputs)
+        arrays = checked_inputs(self._wanted.backend, self._stage, dims, inputs)
         failures: dict[tuple[str, str], tuple[Choice, BackendError]] = {}
         while True:
             session, choice = self._next(size, failures)
@@ -153,9 +159,9 @@ class StageRunner:
                 return result
             if self._closed:
                 raise ConfigError(CODEC_CLOSED) from error
-            if wanted_backend(self._backend) != AUTO:
+            if wanted_backend(self._wanted.backend) != AUTO:
                 raise error
-            what = (choice.backend, choice.precision)
+            what = choice.settings.artefact
             if what not in self._failed:  # else another thread closed the session under this one
                 failures[what] = (choice, error)
 
@@ -188,7 +194,7 @@ class StageRunner:
                 raise ConfigError(CODEC_CLOSED)
             kind = size_class(*(size or self._last or DEFAULT_SIZE))
             choice = self._choices.get(kind)
-            if choice is None or (choice.backend, choice.precision) in without:
+            if choice is None or choice.settings.artefact in without:
                 session, choice = self._load(kind, self._failed.union(without))
                 if without:
                     return session, choice
@@ -197,9 +203,13 @@ class StageRunner:
             return self._sessions[choice.settings], choice
 
     def _load(self, kind: Size, failed: Collection[tuple[str, str]]) -> tuple[Session, Choice]:
-        asked = (self._backend, self._precision, self._threads)
-        session, choice = open_stage(
-            self._bundle, self._stage, *asked, size=kind, failed=failed, loaded=self._sessions
+        session, choice = self._selector.open_stage(
+            self._bundle,
+            self._stage,
+            self._wanted,
+            size=kind,
+            failed=failed,
+            loaded=self._sessions,
         )
         kept = self._sessions.setdefault(choice.settings, session)
         if kept is not session:
@@ -232,7 +242,7 @@ class StageRunner:
         with self._lock:
             kinds = {*self._choices, size_class(*(size or self._last or DEFAULT_SIZE))}
             for choice, error in failures:
-                what = (choice.backend, choice.precision)
+                what = choice.settings.artefact
                 if what in self._failed or self._closed:
                     continue
                 self._failed.add(what)
@@ -240,15 +250,17 @@ class StageRunner:
                     "%s: %s failed in use (%s); going on with %s ('edgecodec devices --refresh' "
                     "measures anew)", self._stage, choice.what, error, successor.what,
                 )  # fmt: skip
-                for settings in [s for s in self._sessions if s[:2] == what]:
+                for settings in [s for s in self._sessions if s.artefact == what]:
                     close_quietly(self._sessions.pop(settings))
-                asked = (self._backend, self._precision, self._threads)
+                if is_transient(error):  # the next process may have what this one lacked
+                    continue
                 for kind in kinds:
-                    demote(self._bundle, choice, one_line(error), *asked, size=kind)
+                    reason = one_line(error)
+                    self._selector.demote(self._bundle, choice, reason, self._wanted, size=kind)
             self._choices = {
                 kind: c
                 for kind, c in self._choices.items()
-                if (c.backend, c.precision) not in self._failed
+                if c.settings.artefact not in self._failed
             }
 
 

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import asdict
 from typing import IO, Any
 
 from edgecodec.bundle.reading import Bundle
@@ -26,18 +26,14 @@ from edgecodec.errors import (
     EdgeCodecError,
     ScratchError,
 )
-from edgecodec.runtimes.base import Availability
-from edgecodec.runtimes.environment import disabled_backends, risky_backends, trusted_backends
-from edgecodec.runtimes.registry import BUILTIN, plugin_specs
+from edgecodec.runtimes.base import RunSettings
+from edgecodec.runtimes.child_process import can_start, start_python
+from edgecodec.runtimes.environment import disabled_backends, trusted_backends
+from edgecodec.runtimes.registry import BUILTIN
 from edgecodec.runtimes.selection.candidates import Candidate, find_candidates, prove
 from edgecodec.runtimes.selection.golden import Golden
-from edgecodec.runtimes.selection.store import (
-    has_passed,
-    is_marked,
-    note_passed,
-    trial_name,
-    unmark,
-)
+from edgecodec.runtimes.selection.store import Store
+from edgecodec.runtimes.selection.transient import is_transient, transient_words
 from edgecodec.runtimes.vendor import BROKEN, one_line
 
 LIMIT_S = 30.0
@@ -51,50 +47,52 @@ POLL_S = 0.02
 REASON_LIMIT = 1 << 16
 
 
-def is_risky(bundle: Bundle, candidate: Candidate, found: Availability) -> bool:
+def needs_trial(bundle: Bundle, candidate: Candidate, store: Store) -> bool:
     """Say whether a candidate should not run in this process before it did so in another.
 
-    That is one of another package, one that runs on something else than the CPU, one that
-    EDGECODEC_RISKY names, and one that a process died of.
+    That is one that a process died of; one of ours that never ran on this machine, with these
+    packages and this bundle; and one of another package whenever it is measured. EDGECODEC_TRUST
+    exempts all but the first.
     """
-    return (
-        plugin_specs()[candidate.name] not in BUILTIN
-        or found.accelerator != "cpu"
-        or candidate.name in risky_backends()
-        or is_marked(trial_name(bundle, candidate.stage, *candidate.artefact))
-    )
+    if candidate.error is not None or not candidate.is_installed:
+        return False
+    if candidate.name in disabled_backends():
+        return False
+    name = store.trial_name(bundle, candidate.stage, candidate.settings)
+    if store.is_marked(name):
+        return True
+    if candidate.name in trusted_backends():
+        return False
+    return not is_ours(candidate) or not store.has_passed(name)
 
 
-def is_untried(bundle: Bundle, candidate: Candidate) -> bool:
-    """Say whether one of ours never ran on this machine, with these packages and this bundle."""
-    return (
-        candidate.error is None
-        and candidate.name not in (*trusted_backends(), *disabled_backends())
-        and plugin_specs()[candidate.name] in BUILTIN
-        and candidate.is_installed
-        and not has_passed(trial_name(bundle, candidate.stage, *candidate.artefact))
-    )
+def is_ours(candidate: Candidate) -> bool:
+    """Say whether a backend is part of this package."""
+    return candidate.name in {spec.name for spec in BUILTIN}
 
 
-def try_untried(bundle: Bundle, candidates: Sequence[Candidate], size: tuple[int, int]) -> None:
-    """Try candidates of ours in a process of their own; reject those that do not pass.
+def try_elsewhere(
+    bundle: Bundle, candidates: Sequence[Candidate], size: tuple[int, int], store: Store
+) -> None:
+    """Try candidates in a process of their own; reject those that do not pass.
 
-    Where no such process can be had, as in a program that brings its own interpreter, they stay.
+    Where no such process can be had, as in a program that brings its own interpreter, those of ours
+    stay that nothing is known against.
 
     Args:
         bundle: where their artefacts are.
         candidates: not loaded.
         size: height and width in pixels to run once at.
+        store: where it is noted that they passed.
 
     Raises:
         ScratchError: there is no room for their files.
     """
-    if getattr(sys, "frozen", False) or "py" not in Path(sys.executable or "").name.lower():
-        return
     left = list(candidates)
     while left:
         told, ending, begun = _run_child([_job(bundle, candidate, size) for candidate in left])
         if not begun:
+            _reject_untried(bundle, left, ending, store)
             return
         for candidate, problem in zip(left, told, strict=False):
             _check_room(problem)
@@ -102,34 +100,22 @@ def try_untried(bundle: Bundle, candidates: Sequence[Candidate], size: tuple[int
                 candidate.reject(_error(candidate, problem))
             # What says in good order that it cannot be used here may say it in this process.
             if not problem or problem.startswith(_NOT_HERE):
-                _note(bundle, candidate)
+                name = store.trial_name(bundle, candidate.stage, candidate.settings)
+                store.unmark(name)
+                store.note_passed(name)
         left = left[len(told) :]
         if left:
             culprit = left.pop(0)
             culprit.reject(BackendError(culprit.name, ending))
 
 
-def try_in_child(bundle: Bundle, candidate: Candidate, size: tuple[int, int]) -> None:
-    """Try a candidate in a process of its own.
-
-    Args:
-        bundle: where its artefact is.
-        candidate: not loaded.
-        size: height and width in pixels to run once at.
-
-    Raises:
-        BackendError: it crashed, did not end in time, or answered wrongly.
-        BackendUnavailableError: it cannot be used here.
-        ScratchError: there is no room for its files.
-    """
-    if not sys.executable:
-        raise BackendError(candidate.name, "is to be tried in another process; none can start here")
-    told, ending, _ = _run_child([_job(bundle, candidate, size)])
-    problem = told[0] if told else ending
-    _check_room(problem)
-    if problem:
-        raise _error(candidate, problem)
-    _note(bundle, candidate)
+def _reject_untried(
+    bundle: Bundle, candidates: Sequence[Candidate], ending: str, store: Store
+) -> None:
+    for candidate in candidates:
+        name = store.trial_name(bundle, candidate.stage, candidate.settings)
+        if store.is_marked(name) or not is_ours(candidate):
+            candidate.reject(BackendError(candidate.name, ending))
 
 
 def _check_room(problem: str) -> None:
@@ -149,19 +135,11 @@ def _error(candidate: Candidate, problem: str) -> BackendError:
     return BackendError(candidate.name, problem)
 
 
-def _note(bundle: Bundle, candidate: Candidate) -> None:
-    name = trial_name(bundle, candidate.stage, *candidate.artefact)
-    unmark(name)
-    note_passed(name)
-
-
 def _job(bundle: Bundle, candidate: Candidate, size: tuple[int, int]) -> dict[str, Any]:
     return {
         "bundle": str(bundle.path.resolve()),
         "stage": candidate.stage,
-        "backend": candidate.name,
-        "precision": candidate.entry.precision,
-        "threads": candidate.threads,
+        "settings": asdict(candidate.settings),
         "size": size,
     }
 
@@ -173,37 +151,36 @@ def _run_child(jobs: list[dict[str, Any]]) -> tuple[list[str], str, bool]:
         what is wrong with each job, empty when nothing is, as far as it got; how it ended before
         it had done them all; whether it was a process of ours that ran at all.
     """
-    # -P: the current folder is no place to import from, unless it is one in this process.
-    command = [sys.executable, "-P", "-m", "edgecodec.runtimes.selection.trial", json.dumps(jobs)]
-    folders = [folder or str(Path.cwd()) for folder in sys.path]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
-    # A file rather than a pipe: something the child started might keep a pipe open for ever.
+    if not can_start():
+        return [], "is to be tried in another process; none can start here", False
+    # Files rather than pipes: something the child started might keep a pipe open for ever.
     try:
-        file = tempfile.TemporaryFile()  # noqa: SIM115 - closed below
+        file, errors = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115 - closed below
     except OSError as exc:
         raise ScratchError(
             f"no temporary file can be made ({exc.strerror or exc}); "
             "let TMPDIR name a folder that can be written"
         ) from exc
-    with file as output:
+    with file as output, errors:
         try:
-            child = subprocess.Popen(
-                command,
+            child = start_python(
+                "-m",
+                "edgecodec.runtimes.selection.trial",
+                json.dumps(jobs),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
-                stderr=subprocess.DEVNULL,
-                env=environment,
+                stderr=errors,
             )
         except OSError as exc:
             return [], f"its trial in another process could not be started ({exc})", False
         with child:
             code = _wait_for(child, output)
-        said = _said(output)
+        said, lacked = _said(output), transient_words(_tail(errors))
     if code is None:
         ending = f"its trial in another process did not end within {LIMIT_S:g} s"
     else:
         ending = f"its trial in another process crashed ({_describe(code)})"
-    return said[1:], ending, bool(said)
+    return said[1:], f"{ending}: {lacked}" if lacked else ending, bool(said)
 
 
 def _wait_for(child: subprocess.Popen[bytes], output: IO[bytes]) -> int | None:
@@ -223,9 +200,13 @@ def _wait_for(child: subprocess.Popen[bytes], output: IO[bytes]) -> int | None:
 
 def _said(output: IO[bytes]) -> list[str]:
     """Return what the child said of itself and of each job, among what runtimes may print."""
-    output.seek(max(0, output.seek(0, os.SEEK_END) - REASON_LIMIT))
-    lines = output.read().decode("utf-8", "replace").split("\n")
+    lines = _tail(output).split("\n")
     return [line.removeprefix(_SAID).strip() for line in lines if line.startswith(_SAID)]
+
+
+def _tail(file: IO[bytes]) -> str:
+    file.seek(max(0, file.seek(0, os.SEEK_END) - REASON_LIMIT))
+    return file.read().decode("utf-8", "replace")
 
 
 _SAID = "edgecodec trial: "
@@ -257,17 +238,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _problem(bundle: Bundle, job: dict[str, Any]) -> str:
     """Return what is wrong with a candidate, empty when nothing is."""
     try:
-        (candidate,) = find_candidates(
-            bundle, job["stage"], job["backend"], job["precision"], job["threads"]
-        )
+        settings = RunSettings(**job["settings"])
+        (candidate,) = find_candidates(bundle, job["stage"], settings)
         golden = Golden.of(bundle)
-        session = prove(candidate, bundle, golden)
+        session = prove(candidate, bundle, golden, Store())
         session.run(golden.workload(candidate.stage, tuple(job["size"])))
         candidate.close()
     except ScratchError as exc:
         return f"{_NO_ROOM}{exc}"
     except EdgeCodecError as exc:
-        told = str(exc).removeprefix(f"{job['backend']}: ")
+        told = str(exc).removeprefix(f"{job['settings']['backend']}: ")
+        if is_transient(exc) and not transient_words(told):  # all that is told is this text
+            return f"{told} (out of memory or threads)"
         # A runtime that is there but broken is a fault; what this device lacks is none.
         lacking = isinstance(exc, BackendUnavailableError) and BROKEN not in told
         return f"{_NOT_HERE}{told}" if lacking else told

@@ -111,7 +111,7 @@ def test_decode_takes_the_bundle_that_the_file_names(
         other = codec.for_file(other_file)
         assert other is not codec
         assert other is codec.for_file(other_file)
-        assert (other.backend, other.precision, other.threads) == ("onnxruntime", "fp32", 1)
+        assert other.settings == codec.settings
         assert other.bundle.path == only_data / "other.bundle"
         assert not codec._runners
         assert not other._runners

@@ -478,10 +478,11 @@ def test_tables_and_golden_vector_are_checked_as_they_are_read(tmp_path: Path, m
 LOAD_ALL = """
 import os, sys
 from edgecodec.bundle.reading import Bundle
-from edgecodec.runtimes.selection.selector import choose
+from edgecodec.runtimes.base import RunSettings
+from edgecodec.runtimes.selection.selector import shared
 with Bundle(sys.argv[1]) as bundle:
     for backend in sys.argv[2:]:
-        choose(bundle, backend=backend, size=(64, 96), budget_s=0.01)
+        shared.choose(bundle, RunSettings(backend=backend), size=(64, 96), budget_s=0.01)
 assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
 assert "openvino_telemetry" not in sys.modules
 """

@@ -111,7 +111,8 @@ def test_own_codec_makes_files_that_all_runtimes_read_alike(bundle: Path) -> Non
             assert all(np.array_equal(latents[0], other) for other in latents[1:])
             shown = [np.asarray(codec.decode(data)) for codec in codecs]
             assert all(psnr_rgb(image, pixels) > 26 for pixels in shown)
-            one, other = (p for p, c in zip(shown, codecs, strict=True) if c.precision == "int8")
+            pairs = zip(shown, codecs, strict=True)
+            one, other = (p for p, c in pairs if c.settings.precision == "int8")
             assert np.array_equal(one, other)
         smaller = codecs[0].encode(image, quality=10)
         assert len(smaller) < 0.7 * len(files[0])

@@ -281,7 +281,9 @@ def test_report_names_what_ran_the_pictures_not_what_was_opened_before(
     coded: list[object] = []
 
     def choice(self: Codec, stage: StageName) -> Choice:
-        return replace(ask(self, stage), threads=7 if coded else 3)
+        found = ask(self, stage)
+        settings = replace(found.settings, threads=7 if coded else 3)
+        return replace(found, settings=settings)
 
     measure = steady.measure_steady
 

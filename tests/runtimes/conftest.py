@@ -21,7 +21,7 @@ from edgecodec.converters.writers.to_openvino import write_openvino
 from edgecodec.converters.writers.to_tflite import write_tflite
 from edgecodec.converters.writers.to_torch import write_torch
 from edgecodec.runtimes import registry
-from edgecodec.runtimes.selection import selector
+from edgecodec.runtimes.selection.selector import shared
 
 SUFFIX = {"onnx": "onnx", "openvino": "xml", "tflite": "tflite", "torch": "pt"}
 WRITERS: dict[str, Callable[..., dict[str, int]]] = {
@@ -171,7 +171,7 @@ def _forget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let no test see what another one registered or measured."""
     monkeypatch.setenv("EDGECODEC_CACHE", str(tmp_path / "cache"))
     registry.refresh()
-    selector.clear_cache()
+    shared.clear()
     yield
     registry.refresh()
-    selector.clear_cache()
+    shared.clear()

@@ -282,8 +282,10 @@ def test_tflite_does_not_greet_on_stderr(tiny_bundle: Path) -> None:
     script = f"""
 import numpy as np
 from edgecodec.bundle.reading import Bundle
-from edgecodec.runtimes.selection.selector import open_stage
-session, _ = open_stage(Bundle({str(tiny_bundle)!r}), "synthesis", "tflite")
+from edgecodec.runtimes.base import RunSettings
+from edgecodec.runtimes.selection.selector import shared
+wanted = RunSettings(backend="tflite")
+session, _ = shared.open_stage(Bundle({str(tiny_bundle)!r}), "synthesis", wanted)
 session.run({{"y_hat": np.zeros((1, 2, 2, 4), np.float32)}})
 """
     if not get_backend("tflite").probe().ok:

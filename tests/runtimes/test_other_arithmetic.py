@@ -25,8 +25,8 @@ from edgecodec.converters.writers.to_onnx import write_onnx
 from edgecodec.converters.writers.to_tflite import write_tflite
 from edgecodec.errors import BackendError
 from edgecodec.runtimes.backends.tflite_backend import TfliteBackend
-from edgecodec.runtimes.base import Artefact, Session, SessionOptions
-from edgecodec.runtimes.selection.selector import choose
+from edgecodec.runtimes.base import Artefact, RunSettings, Session, SessionOptions
+from edgecodec.runtimes.selection.selector import shared
 from tests.support import exact_graphs
 from tests.support.exact_graphs import Draft, latents
 
@@ -139,7 +139,9 @@ def test_halves_may_be_rounded_in_any_way(
     graph = decoder()
     bundle = write_bundle(tmp_path, graph)
     install(monkeypatch, graph, {"_code": rounding})
-    verdict = choose(bundle, stages=("synthesis",), threads=1, budget_s=BUDGET_S).stages[0]
+    verdict = shared.choose(
+        bundle, RunSettings(1), stages=("synthesis",), budget_s=BUDGET_S
+    ).stages[0]
     assert {choice.backend for choice in verdict.ranked} == {"onnxruntime", "tflite"}
 
 
@@ -150,13 +152,15 @@ def test_other_roundings_are_rejected_and_another_runtime_is_chosen(
     graph = decoder()
     bundle = write_bundle(tmp_path, graph)
     install(monkeypatch, graph, {"_code": rounding})
-    verdict = choose(bundle, stages=("synthesis",), threads=1, budget_s=BUDGET_S).stages[0]
+    verdict = shared.choose(
+        bundle, RunSettings(1), stages=("synthesis",), budget_s=BUDGET_S
+    ).stages[0]
     assert [choice.backend for choice in verdict.ranked] == ["onnxruntime"]
     (rejected,) = (choice for choice in verdict.rejected if choice.backend == "tflite")
     assert "x_hat differs from the reference" in rejected.reason
     assert "allowed 0" in rejected.reason
     with pytest.raises(BackendError, match=r"^tflite: .*x_hat differs from the reference"):
-        choose(bundle, backend="tflite", stages=("synthesis",), threads=1)
+        shared.choose(bundle, RunSettings(1, backend="tflite"), stages=("synthesis",))
 
 
 def test_sums_of_pairs_may_saturate_as_weights_have_seven_bits(
@@ -165,7 +169,11 @@ def test_sums_of_pairs_may_saturate_as_weights_have_seven_bits(
     graph = decoder()
     bundle = write_bundle(tmp_path, graph)
     install(monkeypatch, graph, {"_convolve": saturating})
-    assert choose(bundle, backend="tflite", stages=("synthesis",), threads=1).stages[0].best.ok
+    assert (
+        shared.choose(bundle, RunSettings(1, backend="tflite"), stages=("synthesis",))
+        .stages[0]
+        .best.ok
+    )
 
 
 def test_a_machine_that_saturates_is_rejected_for_weights_of_eight_bits(
@@ -177,7 +185,11 @@ def test_a_machine_that_saturates_is_rejected_for_weights_of_eight_bits(
     monkeypatch.setattr(exact_graphs.Draft, "integers", integers)
     graph = decoder()
     bundle = write_bundle(tmp_path, graph)
-    assert choose(bundle, backend="tflite", stages=("synthesis",), threads=1).stages[0].best.ok
+    assert (
+        shared.choose(bundle, RunSettings(1, backend="tflite"), stages=("synthesis",))
+        .stages[0]
+        .best.ok
+    )
     install(monkeypatch, graph, {"_convolve": saturating})
     with pytest.raises(BackendError, match=r"^tflite: .*x_hat differs from the reference"):
-        choose(bundle, backend="tflite", stages=("synthesis",), threads=2)
+        shared.choose(bundle, RunSettings(2, backend="tflite"), stages=("synthesis",))

@@ -29,7 +29,7 @@ class Mine:
 def install(folder: Path, name: str, entry_points: str, modules: dict[str, str]) -> None:
     """Lay out a distribution as an installer would."""
     info = folder / f"{name}-1.0.dist-info"
-    info.mkdir(parents=True)
+    info.mkdir(parents=True, exist_ok=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(f"[edgecodec.backends]\n{entry_points}\n")
     for module, source in modules.items():
@@ -62,11 +62,10 @@ def test_third_party_backend_is_found_through_its_entry_point(
     assert get_backend("mine") is get_backend("mine")
 
 
-def test_the_same_target_may_be_listed_twice(
+def test_entry_points_of_a_former_release_of_ours_are_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lines = "\n".join(f"{spec.name} = {spec.target}" for spec in BUILTIN)
-    install(tmp_path, "edgecodec-again", lines, {})
+    install(tmp_path, "edgecodec", "openvino = edgecodec.runtimes.old:OpenVinoBackend", {})
     monkeypatch.syspath_prepend(tmp_path)
     assert backend_names() == tuple(spec.name for spec in BUILTIN)
 

@@ -28,7 +28,7 @@ from edgecodec.errors import EdgeCodecError
 from edgecodec.format.coder import LatentCoder
 from edgecodec.format.container import read_container
 from edgecodec.runtimes.registry import backend_names
-from edgecodec.runtimes.selection.selector import clear_cache
+from edgecodec.runtimes.selection.selector import shared
 from tests.support.make_kit import KIT_TILE
 
 
@@ -146,7 +146,7 @@ def test_pixels_of_float_graphs_are_compared_with_the_reference(copy: Path) -> N
 
 def test_refused_backend_is_named(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A runtime whose int8 answers are wrong is told, and float32 checked all the same."""
-    clear_cache()  # what has been proven is not proven again
+    shared.clear()  # what has been proven is not proven again
     right = Bundle.golden
 
     def golden(self: Bundle) -> dict[str, npt.NDArray[Any]]:

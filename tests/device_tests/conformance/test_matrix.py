@@ -62,7 +62,7 @@ def test_backends_that_are_not_here_are_told(
     choice = Codec.choice
 
     def absent(self: Codec, stage: Any) -> Any:
-        if self.backend == "openvino":
+        if self.settings.backend == "openvino":
             raise BackendUnavailableError("openvino", "not installed")
         return choice(self, stage)
 
@@ -81,7 +81,7 @@ def test_no_backend_at_all_does_not_pass(
     from edgecodec.errors import BackendError
 
     def broken(self: Codec, stage: Any) -> Any:
-        raise BackendError(self.backend, "broken")
+        raise BackendError(self.settings.backend, "broken")
 
     monkeypatch.setattr(Codec, "choice", broken)
     report = check_conformance(pictures, [50], bundle=shipped)
@@ -111,7 +111,7 @@ def test_a_latent_that_differs_fails(
 
     def wrong(self: Codec, data: bytes) -> npt.NDArray[np.int16]:
         latents = decode_latents(self, data)
-        if self.backend == "onnxruntime":
+        if self.settings.backend == "onnxruntime":
             latents[0, 0, 0] += 1
         return latents
 
@@ -225,7 +225,7 @@ def test_int8_pixel_that_differs_fails(pictures: Pictures, monkeypatch: pytest.M
 
     def wrong(self: Codec, data: bytes) -> Any:
         image = decode(self, data)
-        if (self.backend, self.precision) == ("tflite", "int8"):
+        if (self.settings.backend, self.settings.precision) == ("tflite", "int8"):
             pixels = np.array(image)
             pixels[2, 3, 0] ^= 1
             return Image.fromarray(pixels)
@@ -253,8 +253,8 @@ def test_backend_that_only_decodes_is_a_column_without_a_row(
     choice = Codec.choice
 
     def no_analysis(self: Codec, stage: Any) -> Any:
-        if (self.precision, stage) == ("int8", "analysis"):
-            raise BackendError(self.backend, "wrong answers")
+        if (self.settings.precision, stage) == ("int8", "analysis"):
+            raise BackendError(self.settings.backend, "wrong answers")
         return choice(self, stage)
 
     monkeypatch.setattr(Codec, "choice", no_analysis)

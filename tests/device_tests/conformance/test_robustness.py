@@ -35,7 +35,7 @@ def test_nothing_to_check_with_is_no_pass(monkeypatch: pytest.MonkeyPatch) -> No
     from edgecodec.errors import BackendError
 
     def broken(self: Codec, stage: Any) -> Any:
-        raise BackendError(self.backend, "broken")
+        raise BackendError(self.settings.backend, "broken")
 
     monkeypatch.setattr(Codec, "choice", broken)
     report = check_robustness(threads=1)

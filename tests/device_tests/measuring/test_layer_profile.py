@@ -14,7 +14,7 @@ from edgecodec.device_tests.measuring.layer_profile import (
     profile_networks,
     speed,
 )
-from edgecodec.runtimes.base import Artefact, SessionOptions, StageName
+from edgecodec.runtimes.base import Artefact, RunSettings, SessionOptions, StageName
 from edgecodec.runtimes.layers.base import FLOAT32, INT8, Layer
 from edgecodec.runtimes.layers.peak import Peak
 from edgecodec.runtimes.registry import get_backend
@@ -61,7 +61,7 @@ SIZES: dict[StageName, tuple[int, int]] = {"analysis": (64, 64), "synthesis": (6
 
 def test_networks_are_profiled_once_and_the_rest_says_why(shipped: Bundle) -> None:
     def choice(backend: str, threads: int | None = 1) -> Choice:
-        return Choice("synthesis", backend, "fp32", True, "", threads=threads)
+        return Choice("synthesis", RunSettings(threads, backend, "fp32"), True, "")
 
     names = ("onnxruntime", "torch", "onnxruntime")
     profiles = profile_networks(shipped, [choice(n) for n in names], SIZES, runs=1)
@@ -84,7 +84,7 @@ def test_networks_are_profiled_with_the_threads_that_were_chosen(
 
     monkeypatch.setattr(backend, "profile_layers", profile_layers)
     chosen = [
-        Choice("analysis", "onnxruntime", "fp32", True, "", threads=n) for n in (1, 2, None, 2)
+        Choice("analysis", RunSettings(n, "onnxruntime", "fp32"), True, "") for n in (1, 2, None, 2)
     ]
     profiles = profile_networks(shipped, chosen, SIZES)
     assert given == [1, 2, None] == [p.threads for p in profiles]

@@ -169,12 +169,14 @@ def raise_(error: Exception) -> None:
 SCRIPT = """
 from edgecodec.bundle.reading import Bundle
 from edgecodec import errors
-from edgecodec.runtimes.selection.selector import open_stage
+from edgecodec.runtimes.base import RunSettings
+from edgecodec.runtimes.selection.selector import shared
 
 with Bundle({model!r}) as bundle:
     for precision in ("bf16", "fp16", "fp32", "int8"):
         try:
-            session, _ = open_stage(bundle, "synthesis", "openvino", precision, 1)
+            wanted = RunSettings(1, "openvino", precision)
+            session, _ = shared.open_stage(bundle, "synthesis", wanted)
             session.close()
         except errors.BackendError as exc:
             print(precision, exc)

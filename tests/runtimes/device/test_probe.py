@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,12 @@ from edgecodec.runtimes.device.facts import (
     Facts,
     SystemFiles,
 )
-from edgecodec.runtimes.device.linux import linux_conditions, linux_facts, parse_cpu_list
+from edgecodec.runtimes.device.linux import (
+    cpu_quota,
+    linux_conditions,
+    linux_facts,
+    parse_cpu_list,
+)
 from edgecodec.runtimes.device.macos import macos_facts
 from edgecodec.runtimes.device.probe import Device, probe_device, read_conditions
 from edgecodec.runtimes.device.windows import (
@@ -276,3 +282,47 @@ def test_system_files_bear_what_is_not_there(tmp_path: Path) -> None:
     assert files.names(str(tmp_path)) == ["a"]
     assert files.names(str(tmp_path / "b")) == []
     assert linux_conditions(files).frequency_hz >= 0
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({}, 0),
+        ({"/proc/self/cgroup": "0::/\n", "/sys/fs/cgroup/cpu.max": "max 100000\n"}, 0),
+        ({"/proc/self/cgroup": "0::/\n", "/sys/fs/cgroup/cpu.max": "150000 100000\n"}, 2),
+        ({"/proc/self/cgroup": "0::/\n", "/sys/fs/cgroup/cpu.max": "1000 100000\n"}, 1),
+        (
+            {
+                "/proc/self/cgroup": "0::/pod/me\n",
+                "/sys/fs/cgroup/pod/cpu.max": "300000 100000\n",
+                "/sys/fs/cgroup/pod/me/cpu.max": "max 100000\n",
+            },
+            3,
+        ),
+        (
+            {
+                "/proc/self/cgroup": "5:cpu,cpuacct:/docker/1\n0::/docker/1\n",
+                "/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "400000\n",
+                "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+            },
+            4,
+        ),
+        (
+            {
+                "/proc/self/cgroup": "5:cpu,cpuacct:/\n",
+                "/sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "-1\n",
+                "/sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us": "100000\n",
+            },
+            0,
+        ),
+    ],
+)
+def test_quota_of_a_container_counts_as_cores(files: dict[str, str], cores: int) -> None:
+    assert cpu_quota(FakeFiles(files)) == cores
+
+
+def test_cores_are_no_more_than_a_quota(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "quota_cores", lambda: 1)
+    assert probe.usable_cores() == 1
+    monkeypatch.setattr(probe, "quota_cores", lambda: 10_000)
+    assert 1 <= probe.usable_cores() <= (os.cpu_count() or 1)

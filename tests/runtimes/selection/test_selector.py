@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -24,17 +25,19 @@ from edgecodec.errors import (
     ConfigError,
     UnknownPluginError,
 )
+from edgecodec.format.coder import LatentCoder
 from edgecodec.runtimes import registry
 from edgecodec.runtimes.backends import openvino_backend
 from edgecodec.runtimes.backends.onnxruntime_backend import OnnxRuntimeBackend
 from edgecodec.runtimes.backends.openvino_backend import OpenVinoBackend
 from edgecodec.runtimes.backends.tflite_backend import TfliteBackend
-from edgecodec.runtimes.base import Artefact, Availability, Session, SessionOptions
+from edgecodec.runtimes.base import Artefact, Availability, RunSettings, Session, SessionOptions
 from edgecodec.runtimes.device.probe import probe_device
-from edgecodec.runtimes.selection import competition, selector
+from edgecodec.runtimes.selection.competition import Tools, thread_counts
 from edgecodec.runtimes.selection.golden import Golden
 from edgecodec.runtimes.selection.report import devices_report
-from edgecodec.runtimes.selection.selector import TILE, choose, clear_cache, open_stage, size_class
+from edgecodec.runtimes.selection.selector import TILE, Selector, shared, size_class
+from edgecodec.runtimes.selection.store import Store
 from tests.runtimes.conftest import with_bf16
 
 BUDGET_S = 0.05
@@ -51,6 +54,7 @@ def spoil(
         session: Session = load(self, artefact, options)
         run = session.run
         session.run = lambda inputs: change(run(inputs))  # type: ignore[method-assign]
+        session.lend = lambda inputs, use: use(session.run(inputs))  # type: ignore[attr-defined]
         return session
 
     monkeypatch.setattr(backend, "load", spoilt)
@@ -87,12 +91,18 @@ def entry(bundle: Bundle, target: str, precision: str = "fp32") -> ArtefactEntry
     return replace(found, precision=precision)
 
 
+def machine(physical_cores: int = 2) -> Store:
+    """Return the memory of a machine with two logical cores."""
+    device = replace(probe_device(), physical_cores=physical_cores)
+    return Store(probe=lambda: device, cores=lambda: 2)
+
+
 def names(choices: Any) -> set[str]:
     return {choice.backend for choice in choices}
 
 
 def test_selector_ranks_what_is_right_by_time(bundle: Bundle) -> None:
-    verdict = choose(bundle, threads=1, budget_s=BUDGET_S)
+    verdict = shared.choose(bundle, RunSettings(1), budget_s=BUDGET_S)
     assert [v.stage for v in verdict.stages] == ["analysis", "synthesis"]
     for stage in verdict.stages:
         assert names(stage.ranked) == {"onnxruntime", "openvino", "tflite"}
@@ -106,15 +116,15 @@ def test_selector_ranks_what_is_right_by_time(bundle: Bundle) -> None:
 
 
 def test_selector_measures_once_per_process(bundle: Bundle) -> None:
-    first = choose(bundle, threads=1, budget_s=BUDGET_S)
-    assert choose(Bundle(bundle.path), threads=1).stages[0] is first.stages[0]
-    assert choose(bundle, threads=2, budget_s=BUDGET_S).stages[0] is not first.stages[0]
+    first = shared.choose(bundle, RunSettings(1), budget_s=BUDGET_S)
+    assert shared.choose(Bundle(bundle.path), RunSettings(1)).stages[0] is first.stages[0]
+    assert shared.choose(bundle, RunSettings(2), budget_s=BUDGET_S).stages[0] is not first.stages[0]
 
 
 def test_open_stage_gives_a_session_that_computes(bundle: Bundle, tiny: Any) -> None:
     y_hat = np.ones((1, 3, 5, 4), np.float32)
     for _ in range(2):  # measured, then from the cache
-        session, choice = open_stage(bundle, "synthesis", threads=1, budget_s=BUDGET_S)
+        session, choice = shared.open_stage(bundle, "synthesis", RunSettings(1), budget_s=BUDGET_S)
         assert choice.ok
         found = session.run({"y_hat": y_hat})["x_hat"]
         np.testing.assert_allclose(found, tiny.synthesise(y_hat)["x_hat"], atol=1e-3)
@@ -123,7 +133,9 @@ def test_open_stage_gives_a_session_that_computes(bundle: Bundle, tiny: Any) -> 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino", "tflite", "torch"])
 def test_named_backend_is_used(bundle: Bundle, name: str) -> None:
-    session, choice = open_stage(bundle, "analysis", name, "fp32", 1)
+    session, choice = shared.open_stage(
+        bundle, "analysis", RunSettings(1, backend=name, precision="fp32")
+    )
     session.close()
     assert (choice.backend, choice.precision, choice.median_s) == (name, "fp32", None)
 
@@ -150,18 +162,20 @@ def test_backend_that_answers_wrongly_is_never_chosen(
 ) -> None:
     spoil(monkeypatch, OpenVinoBackend, change)
     with caplog.at_level(logging.WARNING, "edgecodec.runtimes"):
-        verdict = choose(bundle, stages=("synthesis",), threads=1, budget_s=BUDGET_S).stages[0]
+        verdict = shared.choose(
+            bundle, RunSettings(1), stages=("synthesis",), budget_s=BUDGET_S
+        ).stages[0]
     assert names(verdict.ranked) == {"onnxruntime", "tflite"}
     assert reason in next(c.reason for c in verdict.rejected if c.backend == "openvino")
     assert reason in caplog.text
     with pytest.raises(BackendError, match=r"^openvino: .*" + reason):
-        choose(bundle, backend="openvino", stages=("synthesis",))
+        shared.choose(bundle, RunSettings(backend="openvino"), stages=("synthesis",))
 
 
 def test_latents_that_are_wrong_are_told(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     spoil(monkeypatch, TfliteBackend, lambda out: {**out, "z": out["z"] + 1.0})
     with pytest.raises(BackendError, match=r"z differs from the reference by up to 1, allow"):
-        open_stage(bundle, "analysis", "tflite")
+        shared.open_stage(bundle, "analysis", RunSettings(backend="tflite"))
 
 
 def test_backend_that_crashes_gives_way_and_is_told(
@@ -169,10 +183,10 @@ def test_backend_that_crashes_gives_way_and_is_told(
 ) -> None:
     refuse(monkeypatch, OnnxRuntimeBackend, ZeroDivisionError("in the driver"))
     withdraw(monkeypatch, OpenVinoBackend)
-    session, choice = open_stage(bundle, "synthesis", budget_s=BUDGET_S)
+    session, choice = shared.open_stage(bundle, "synthesis", budget_s=BUDGET_S)
     session.close()
     assert choice.backend == "tflite"
-    verdict = choose(bundle, stages=("synthesis",)).stages[0]
+    verdict = shared.choose(bundle, stages=("synthesis",)).stages[0]
     reasons = {c.backend: c.reason for c in verdict.rejected}
     assert reasons["onnxruntime"] == "synthesis.fp32.onnx: in the driver"
     assert reasons["openvino"] == "not here"
@@ -187,7 +201,7 @@ def test_backend_that_fails_at_the_size_measured_gives_way(
         return out
 
     spoil(monkeypatch, TfliteBackend, change)
-    verdict = choose(bundle, stages=("synthesis",), budget_s=BUDGET_S).stages[0]
+    verdict = shared.choose(bundle, stages=("synthesis",), budget_s=BUDGET_S).stages[0]
     assert "tflite" not in names(verdict.ranked)
     assert any(c.reason == "failed at 512x1024: too large" for c in verdict.rejected)
 
@@ -195,20 +209,22 @@ def test_backend_that_fails_at_the_size_measured_gives_way(
 def test_backend_that_fails_after_it_was_chosen_gives_way(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    first = choose(bundle, stages=("synthesis",), budget_s=BUDGET_S).stages[0]
+    first = shared.choose(bundle, stages=("synthesis",), budget_s=BUDGET_S).stages[0]
     refuse(monkeypatch, type(registry.get_backend(first.best.backend)), BackendError("it", "gone"))
-    session, choice = open_stage(bundle, "synthesis")
+    session, choice = shared.open_stage(bundle, "synthesis")
     session.close()
     assert choice.backend in {c.backend for c in first.ranked[1:]} - {first.best.backend}
     assert "it: gone; measuring anew" in caplog.text
-    assert first.best.backend in names(choose(bundle, stages=("synthesis",)).stages[0].rejected)
+    assert first.best.backend in names(
+        shared.choose(bundle, stages=("synthesis",)).stages[0].rejected
+    )
 
 
 def test_torch_is_taken_when_nothing_else_works(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     withdraw(monkeypatch, OnnxRuntimeBackend, OpenVinoBackend, TfliteBackend)
-    session, choice = open_stage(bundle, "synthesis")
+    session, choice = shared.open_stage(bundle, "synthesis")
     session.close()
     assert choice.backend == "torch"
 
@@ -216,10 +232,10 @@ def test_torch_is_taken_when_nothing_else_works(
 def test_named_backend_never_falls_back(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     refuse(monkeypatch, TfliteBackend, BackendError("tflite", "no delegate"))
     with pytest.raises(BackendError, match=r"^tflite: no delegate$"):
-        open_stage(bundle, "synthesis", "tflite")
+        shared.open_stage(bundle, "synthesis", RunSettings(backend="tflite"))
     withdraw(monkeypatch, OpenVinoBackend)
     with pytest.raises(BackendUnavailableError, match=r"^openvino: not here$"):
-        open_stage(bundle, "synthesis", "openvino")
+        shared.open_stage(bundle, "synthesis", RunSettings(backend="openvino"))
 
 
 def test_error_lists_every_candidate_when_nothing_works(
@@ -229,7 +245,7 @@ def test_error_lists_every_candidate_when_nothing_works(
     refuse(monkeypatch, TfliteBackend, BackendError("tflite", "no delegate"))
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
     with pytest.raises(BackendError, match="nothing can run synthesis here: ") as caught:
-        open_stage(bundle, "synthesis")
+        shared.open_stage(bundle, "synthesis")
     for part in ("onnxruntime fp32: not here", "tflite fp32: no delegate", "torch fp32: torch is"):
         assert part in str(caught.value)
 
@@ -238,16 +254,16 @@ def test_missing_precision_is_told_with_those_there_are(bundle: Bundle) -> None:
     with pytest.raises(
         BundleError, match="no int8 artefact of synthesis for tflite; there are: onnx fp32, openvi"
     ):
-        open_stage(bundle, "synthesis", "tflite", "int8")
+        shared.open_stage(bundle, "synthesis", RunSettings(backend="tflite", precision="int8"))
     with pytest.raises(BundleError, match="no fp16 artefact of analysis; there are"):
-        open_stage(bundle, "analysis", precision="fp16")
+        shared.open_stage(bundle, "analysis", RunSettings(precision="fp16"))
 
 
 def test_unknown_backend_and_threads_are_refused(bundle: Bundle) -> None:
     with pytest.raises(UnknownPluginError, match="coreml"):
-        open_stage(bundle, "synthesis", "coreml")
+        shared.open_stage(bundle, "synthesis", RunSettings(backend="coreml"))
     with pytest.raises(ConfigError, match="threads"):
-        open_stage(bundle, "synthesis", threads=0)
+        shared.open_stage(bundle, "synthesis", RunSettings(0))
 
 
 def test_damaged_artefact_is_told_or_avoided(bundle: Bundle, tmp_path: Path) -> None:
@@ -255,8 +271,8 @@ def test_damaged_artefact_is_told_or_avoided(bundle: Bundle, tmp_path: Path) -> 
     with (copy.root / "tflite" / "synthesis.fp32.tflite").open("ab") as handle:
         handle.write(b"x")
     with pytest.raises(BundleError, match="is damaged"):
-        open_stage(copy, "synthesis", "tflite")
-    session, choice = open_stage(copy, "synthesis")
+        shared.open_stage(copy, "synthesis", RunSettings(backend="tflite"))
+    session, choice = shared.open_stage(copy, "synthesis")
     session.close()
     assert choice.backend == "onnxruntime"
 
@@ -266,25 +282,27 @@ def test_every_precision_is_held_to_its_own_tolerance(
 ) -> None:
     copy = with_artefacts(bundle, tmp_path, entry(bundle, "onnx"), entry(bundle, "tflite", "fp16"))
     spoil(monkeypatch, TfliteBackend, lambda out: {k: v + 0.8 for k, v in out.items()})
-    verdict = choose(copy, stages=("synthesis",), threads=1, budget_s=BUDGET_S).stages[0]
+    verdict = shared.choose(copy, RunSettings(1), stages=("synthesis",), budget_s=BUDGET_S).stages[
+        0
+    ]
     assert {(c.backend, c.precision) for c in verdict.ranked} == {
         ("onnxruntime", "fp32"),
         ("tflite", "fp16"),
     }
     spoil(monkeypatch, OnnxRuntimeBackend, lambda out: {k: v + 0.8 for k, v in out.items()})
-    verdict = choose(copy, stages=("synthesis",), refresh=True, threads=1).stages[0]
+    verdict = shared.choose(copy, RunSettings(1), stages=("synthesis",), refresh=True).stages[0]
     assert [c.backend for c in verdict.ranked] == ["tflite"]
     assert "allowed 1 (rms 0.33)" in verdict.rejected[0].reason
     spoil(monkeypatch, TfliteBackend, lambda out: {k: v + 9 for k, v in out.items()})
     with pytest.raises(BackendError, match="nothing can run synthesis"):
-        choose(copy, stages=("synthesis",), refresh=True, threads=1)
+        shared.choose(copy, RunSettings(1), stages=("synthesis",), refresh=True)
 
 
 def test_bf16_takes_part_where_the_cpu_has_it(bundle: Bundle, tmp_path: Path) -> None:
     if OpenVinoBackend().lacks("bf16"):
         pytest.skip("this processor has no bfloat16")
     copy = Bundle(with_bf16(bundle, tmp_path / "copy.bundle"))
-    verdict = choose(copy, threads=1, budget_s=BUDGET_S)
+    verdict = shared.choose(copy, RunSettings(1), budget_s=BUDGET_S)
     for stage in verdict.stages:
         assert ("openvino", "bf16") in {(c.backend, c.precision) for c in stage.ranked}
 
@@ -294,7 +312,6 @@ def test_bf16_is_passed_over_where_the_cpu_lacks_it(
 ) -> None:
     copy = Bundle(with_bf16(bundle, tmp_path / "copy.bundle"))
     monkeypatch.setattr(openvino_backend, "_numbers", lambda core: ["FP32", "INT8"])
-    monkeypatch.setattr(competition, "is_untried", lambda bundle, candidate: False)
     reason = "bf16 needs a CPU with bfloat16; OpenVINO lists FP32, INT8 for this one"
     with caplog.at_level(logging.WARNING, "edgecodec.runtimes"):
         report = devices_report(copy, 1, budget_s=BUDGET_S)
@@ -306,9 +323,9 @@ def test_bf16_is_passed_over_where_the_cpu_lacks_it(
     assert report.text().count(reason) == 2
     for backend in ("auto", "openvino"):
         with pytest.raises(BackendUnavailableError, match=f"^openvino: {reason}$"):
-            open_stage(copy, "synthesis", backend, "bf16", 1)
+            shared.open_stage(copy, "synthesis", RunSettings(1, backend=backend, precision="bf16"))
     with pytest.raises(BundleError, match="no bf16 artefact of synthesis for tflite; there are: "):
-        open_stage(copy, "synthesis", "tflite", "bf16")
+        shared.open_stage(copy, "synthesis", RunSettings(backend="tflite", precision="bf16"))
 
 
 def test_bf16_is_held_to_its_own_tolerance(
@@ -318,14 +335,16 @@ def test_bf16_is_held_to_its_own_tolerance(
         pytest.skip("this processor has no bfloat16")
     copy = Bundle(with_bf16(bundle, tmp_path / "copy.bundle"))
     spoil(monkeypatch, OpenVinoBackend, lambda out: {k: v + 0.6 for k, v in out.items()})
-    session, _ = open_stage(copy, "synthesis", "openvino", "bf16", 1)
+    session, _ = shared.open_stage(
+        copy, "synthesis", RunSettings(1, backend="openvino", precision="bf16")
+    )
     session.close()
     with pytest.raises(BackendError, match="allowed 1 "):
-        open_stage(copy, "synthesis", "openvino", "fp32", 1)
+        shared.open_stage(copy, "synthesis", RunSettings(1, backend="openvino", precision="fp32"))
     spoil(monkeypatch, OpenVinoBackend, lambda out: {k: v + 9 for k, v in out.items()})
-    clear_cache()
+    shared.clear()
     with pytest.raises(BackendError, match=r"allowed 8 \(rms 1\.00\)"):
-        open_stage(copy, "synthesis", "openvino", "bf16", 1)
+        shared.open_stage(copy, "synthesis", RunSettings(1, backend="openvino", precision="bf16"))
 
 
 def test_precision_is_not_given_up_for_less_than_a_tenth(
@@ -337,8 +356,8 @@ def test_precision_is_not_given_up_for_less_than_a_tenth(
         for candidate in candidates:
             candidate.median_s = {"onnxruntime": 1.09, "tflite": 1.0}[candidate.name]
 
-    monkeypatch.setattr(competition, "time_candidates", timed)
-    verdict = choose(copy, stages=("synthesis",), threads=1).stages[0]
+    selector = Selector(Tools(machine(), timed))
+    verdict = selector.choose(copy, RunSettings(1), stages=("synthesis",)).stages[0]
     assert verdict.best.reason == "right results, 1.09 times the fastest"
     assert [c.precision for c in verdict.ranked] == ["fp32", "fp16"]
 
@@ -356,10 +375,12 @@ def test_int8_is_not_given_up_for_noise(
         for candidate in candidates:
             candidate.median_s = times[candidate.entry.precision]
 
-    monkeypatch.setattr(competition, "time_candidates", timed)
+    selector = Selector(Tools(machine(), timed))
 
     def ranked() -> list[str]:
-        verdict = choose(copy, stages=("synthesis",), threads=1, refresh=True).stages[0]
+        verdict = selector.choose(copy, RunSettings(1), stages=("synthesis",), refresh=True).stages[
+            0
+        ]
         return [c.precision for c in verdict.ranked]
 
     assert ranked() == ["int8", "bf16", "fp32"]
@@ -378,11 +399,13 @@ def test_int8_must_match_its_own_golden_result_exactly(
     manifest = replace(copy.manifest, files=hash_files(copy.root))
     (copy.root / MANIFEST).write_text(manifest.to_json())
     copy = Bundle(copy.path)
-    assert choose(copy, stages=("synthesis",), precision="int8").stages[0].best.ok
+    assert (
+        shared.choose(copy, RunSettings(precision="int8"), stages=("synthesis",)).stages[0].best.ok
+    )
     spoil(monkeypatch, TfliteBackend, lambda out: {k: v + 0.6 for k, v in out.items()})
     for precision in ("int8", "auto"):
         with pytest.raises(BackendError, match=r"up to 1 levels .*, allowed 0"):
-            choose(copy, stages=("synthesis",), precision=precision, threads=1)
+            shared.choose(copy, RunSettings(1, precision=precision), stages=("synthesis",))
 
 
 def test_what_is_wrong_on_full_colours_alone_is_refused(
@@ -400,14 +423,16 @@ def test_what_is_wrong_on_full_colours_alone_is_refused(
     manifest = replace(copy.manifest, files=hash_files(copy.root))
     (copy.root / MANIFEST).write_text(manifest.to_json())
     copy = Bundle(copy.path)
-    verdict = choose(copy, stages=("synthesis",), threads=1, budget_s=BUDGET_S).stages[0]
+    verdict = shared.choose(copy, RunSettings(1), stages=("synthesis",), budget_s=BUDGET_S).stages[
+        0
+    ]
     assert names(verdict.ranked) == {"onnxruntime", "tflite"}
 
     def far_off(out: Outputs) -> Outputs:
         return {k: v + 12 * (v.shape[1] == x_hat.shape[0]) for k, v in out.items()}
 
     spoil(monkeypatch, TfliteBackend, far_off)
-    verdict = choose(copy, stages=("synthesis",), threads=1, refresh=True).stages[0]
+    verdict = shared.choose(copy, RunSettings(1), stages=("synthesis",), refresh=True).stages[0]
     assert names(verdict.ranked) == {"onnxruntime"}
     assert verdict.rejected[0].reason.endswith("(full colours)")
 
@@ -458,6 +483,17 @@ def test_devices_report_tells_backends_choices_and_reasons(
     assert values["device"]["usable_cores"] >= 1
 
 
+def test_want_of_the_c_core_is_told(tables: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "edgecodec.core._binding", None)
+    monkeypatch.delattr("edgecodec.core._binding", raising=False)
+    with pytest.warns(RuntimeWarning, match="the C core of edgecodec is not built"):
+        assert LatentCoder(tables).implementation == "numpy"
+    LatentCoder(tables, "numpy")  # who asks for it knows
+    report = devices_report(None)
+    assert report.text().startswith("the C core of edgecodec is not built")
+    assert report.to_dict()["entropy_coder"] == "numpy"
+
+
 def test_devices_report_bears_a_bundle_that_nothing_can_run(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -473,23 +509,22 @@ def test_devices_report_bears_a_bundle_that_nothing_can_run(
 def test_thread_counts_take_part_when_left_open(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(competition, "thread_counts", lambda: (3, 1))
     rounds: list[set[tuple[str, int | None]]] = []
 
     def timed(candidates: Any, *_: object) -> None:
         """Make one thread twice as fast as the default, and each round slower than the last."""
-        rounds.append({(c.name, c.threads) for c in candidates})
+        rounds.append({(c.name, c.settings.threads) for c in candidates})
         for c in candidates:
             assert c.session is not None
-            speed = {None: 1.0, 3: 0.99, 2: 1.0, 1: 0.5}[c.threads]
+            speed = {None: 1.0, 2: 0.99, 1: 0.5}[c.settings.threads]
             own = {"onnxruntime": 1.2, "openvino": 1.0, "tflite": 1.5}[c.name]
             c.median_s = speed * own * len(rounds)
 
-    monkeypatch.setattr(competition, "time_candidates", timed)
-    verdict = choose(bundle, stages=("synthesis",)).stages[0]
+    selector = Selector(Tools(machine(1), timed))
+    verdict = selector.choose(bundle, stages=("synthesis",)).stages[0]
     default = {(name, None) for name in ("onnxruntime", "openvino", "tflite")}
-    # The best so far takes part in each round; 3 threads gain too little to replace it.
-    challengers = [{("openvino", n), ("onnxruntime", n), ("openvino", None)} for n in (3, 1)]
+    # The best so far takes part in each round; 2 threads gain too little to replace it.
+    challengers = [{("openvino", n), ("onnxruntime", n), ("openvino", None)} for n in (2, 1)]
     assert rounds == [default, *challengers]
     assert [(c.backend, c.threads) for c in verdict.ranked[:3]] == [
         ("openvino", 1),
@@ -499,92 +534,73 @@ def test_thread_counts_take_part_when_left_open(
     assert verdict.best.median_s == pytest.approx(0.5)
     assert verdict.ranked[2].median_s == pytest.approx(1.0)  # on the scale of the first round
     rounds.clear()
-    choose(bundle, stages=("synthesis",), threads=2)
+    selector.choose(bundle, RunSettings(2), stages=("synthesis",))
     assert all(threads == 2 for some in rounds for _, threads in some)
 
 
 def test_thread_count_must_be_surely_faster(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(competition, "thread_counts", lambda: (1,))
     high = 1.1
 
     def timed(candidates: Any, *_: object) -> None:
         for c in candidates:
-            c.median_s, c.high_s = (1.0, 1.2) if c.threads is None else (0.7, high)
+            c.median_s, c.high_s = (1.0, 1.2) if c.settings.threads is None else (0.7, high)
 
-    monkeypatch.setattr(competition, "time_candidates", timed)
-    assert choose(bundle, stages=("synthesis",)).stages[0].best.threads is None
+    selector = Selector(Tools(machine(), timed))
+    assert selector.choose(bundle, stages=("synthesis",)).stages[0].best.threads is None
     high = 0.9
-    assert choose(bundle, stages=("synthesis",), refresh=True).stages[0].best.threads == 1
+    assert selector.choose(bundle, stages=("synthesis",), refresh=True).stages[0].best.threads == 1
 
 
-def test_thread_counts_are_those_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    def counts(usable: int, physical: int) -> tuple[int, ...]:
-        device = replace(probe_device(), physical_cores=physical)
-        monkeypatch.setattr(competition, "usable_cores", lambda: usable)
-        monkeypatch.setattr(competition, "probe_device", lambda: device)
-        return competition.thread_counts()
-
-    assert counts(2, 2) == (1,)
-    assert counts(8, 8) == (4, 1)
-    assert counts(8, 4) == (8, 4, 2, 1)
-    assert counts(2, 4) == (1,)
-    assert counts(4, 0) == (2, 1)
-    assert counts(1, 1) == ()
+def test_thread_counts_are_those_of_the_cores() -> None:
+    assert thread_counts(2, 2) == (1,)
+    assert thread_counts(8, 8) == (4, 1)
+    assert thread_counts(8, 4) == (8, 4, 2, 1)
+    assert thread_counts(2, 4) == (1,)
+    assert thread_counts(4, 0) == (2, 1)
+    assert thread_counts(1, 1) == ()
 
 
 def test_variables_force_and_forbid_backends(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EDGECODEC_BACKEND", "openvino")
-    verdict = choose(bundle, stages=("synthesis",)).stages[0]
-    assert (verdict.backend, verdict.best.backend) == ("openvino", "openvino")
-    session, choice = open_stage(bundle, "synthesis", "tflite")  # what is named goes before
+    verdict = shared.choose(bundle, stages=("synthesis",)).stages[0]
+    assert (verdict.wanted.backend, verdict.best.backend) == ("openvino", "openvino")
+    session, choice = shared.open_stage(
+        bundle, "synthesis", RunSettings(backend="tflite")
+    )  # what is named goes before
     session.close()
     assert choice.backend == "tflite"
     monkeypatch.setenv("EDGECODEC_DISABLE", "openvino, tflite")
     with pytest.raises(BackendUnavailableError, match="openvino: forbidden by EDGECODEC_DISABLE"):
-        choose(bundle, stages=("synthesis",))
+        shared.choose(bundle, stages=("synthesis",))
     monkeypatch.delenv("EDGECODEC_BACKEND")
-    verdict = choose(bundle, stages=("synthesis",), threads=1).stages[0]
+    verdict = shared.choose(bundle, RunSettings(1), stages=("synthesis",)).stages[0]
     assert names(verdict.ranked) == {"onnxruntime"}
     assert "forbidden by EDGECODEC_DISABLE" in devices_report(bundle, 1).text()
     monkeypatch.delenv("EDGECODEC_DISABLE")  # another question, so another answer
-    verdict = choose(bundle, stages=("synthesis",), threads=1, budget_s=BUDGET_S).stages[0]
+    verdict = shared.choose(
+        bundle, RunSettings(1), stages=("synthesis",), budget_s=BUDGET_S
+    ).stages[0]
     assert names(verdict.ranked) == {"onnxruntime", "openvino", "tflite"}
 
 
-@pytest.mark.parametrize("variable", ["EDGECODEC_BACKEND", "EDGECODEC_DISABLE", "EDGECODEC_RISKY"])
+@pytest.mark.parametrize("variable", ["EDGECODEC_BACKEND", "EDGECODEC_DISABLE", "EDGECODEC_TRUST"])
 def test_variable_that_names_no_backend_is_refused(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     monkeypatch.setenv(variable, "tflight")
     with pytest.raises(UnknownPluginError, match=f"{variable} named 'tflight'; there are: onnx"):
-        choose(bundle, stages=("synthesis",))
+        shared.choose(bundle, stages=("synthesis",))
     with pytest.raises(UnknownPluginError, match=variable):
         devices_report(bundle)
 
 
-def test_wrong_time_limit_is_told_as_such_and_costs_nothing(
-    shipped: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    known = choose(shipped, backend="onnxruntime", precision="fp32", threads=1, stages=["analysis"])
-    clear_cache()
-    with monkeypatch.context() as wrong:
-        wrong.setenv("EDGECODEC_TIMEOUT", "soon")
-        with pytest.raises(ConfigError, match="EDGECODEC_TIMEOUT must be"):
-            open_stage(shipped, "analysis", "onnxruntime", "fp32", 1)
-    again = choose(shipped, backend="onnxruntime", precision="fp32", threads=1, stages=["analysis"])
-    assert again == known
-
-
-def test_no_more_threads_than_cores_to_run_on(
-    shipped: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(selector, "usable_cores", lambda: 2)
+def test_no_more_threads_than_cores_to_run_on(shipped: Bundle) -> None:
+    selector = Selector(Tools(Store(cores=lambda: 2)))
     for asked, given in ((1, 1), (2, 2), (1000, 2)):
-        verdict = choose(
-            shipped, backend="onnxruntime", precision="fp32", threads=asked, stages=["analysis"]
-        )
+        wanted = RunSettings(asked, backend="onnxruntime", precision="fp32")
+        verdict = selector.choose(shipped, wanted, stages=["analysis"])
         assert verdict.of("analysis").best.threads == given

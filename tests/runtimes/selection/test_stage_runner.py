@@ -17,9 +17,11 @@ from edgecodec.errors import BackendError, ConfigError
 from edgecodec.runtimes.backends.onnxruntime_backend import OnnxRuntimeBackend
 from edgecodec.runtimes.backends.openvino_backend import OpenVinoBackend
 from edgecodec.runtimes.backends.tflite_backend import TfliteBackend
-from edgecodec.runtimes.base import Artefact, Session, SessionOptions, lend
-from edgecodec.runtimes.selection import competition, selector
+from edgecodec.runtimes.base import Artefact, RunSettings, Session, SessionOptions, lend
+from edgecodec.runtimes.selection.competition import Tools
+from edgecodec.runtimes.selection.selector import Selector
 from edgecodec.runtimes.selection.stage_runner import StageRunner
+from edgecodec.runtimes.selection.store import Store
 
 Outputs = dict[str, npt.NDArray[np.float32]]
 Y_HAT = np.random.default_rng(0).integers(-99, 99, (1, 4, 6, 4)).astype(np.float32)
@@ -45,6 +47,10 @@ def crash(_: Outputs) -> Outputs:
     raise MemoryError("no memory left")
 
 
+def lose(_: Outputs) -> Outputs:
+    raise RuntimeError("device lost")
+
+
 def with_nan(outputs: Outputs) -> Outputs:
     value = outputs["x_hat"].copy()
     value[0, 3, 5, 1] = np.nan
@@ -60,16 +66,19 @@ FAULTS: dict[str, Callable[[Outputs], Outputs]] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _ranking(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rank backends as in ORDER, without timing."""
+@pytest.fixture
+def selector() -> Selector:
+    """One that ranks backends as in ORDER, without timing."""
 
     def timed(candidates: Any, *_: object) -> None:
         for candidate in candidates:
             candidate.median_s = 1.0 + ORDER.index(candidate.name)
 
-    monkeypatch.setattr(competition, "time_candidates", timed)
-    monkeypatch.setattr(competition, "thread_counts", lambda: (1,))
+    return Selector(Tools(Store(cores=lambda: 2), timed))
+
+
+@pytest.fixture(autouse=True)
+def _sound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Faulty, "broken", False)
 
 
@@ -98,9 +107,10 @@ def test_failure_in_use_gives_way_to_the_next(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     reason: str,
+    selector: Selector,
 ) -> None:
     break_later(monkeypatch, FAULTS[reason], TfliteBackend)
-    runner = StageRunner(bundle, "synthesis")
+    runner = StageRunner(bundle, "synthesis", RunSettings(), selector)
     assert runner.open(SIZE).backend == "tflite"
     expected = tiny.synthesise(Y_HAT)["x_hat"]
     for broken in (False, True, True):
@@ -141,9 +151,10 @@ def test_what_is_shown_gives_way_likewise(
     caplog: pytest.LogCaptureFixture,
     reason: str,
     kind: type,
+    selector: Selector,
 ) -> None:
     break_later(monkeypatch, FAULTS[reason], TfliteBackend, kind=kind)
-    runner = StageRunner(bundle, "synthesis")
+    runner = StageRunner(bundle, "synthesis", RunSettings(), selector)
     runner.open(SIZE)
     expected = tiny.synthesise(Y_HAT)["x_hat"]
     for broken in (False, True, True):
@@ -163,7 +174,10 @@ def test_what_is_shown_gives_way_likewise(
 
 
 def test_squares_of_any_side_are_taken_and_returned_as_pixels(
-    bundle: Bundle, tiny: Any, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle,
+    tiny: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    selector: Selector,
 ) -> None:
     def in_squares(outputs: Outputs) -> Outputs:
         _, height, width, _ = outputs["x_hat"].shape
@@ -172,7 +186,7 @@ def test_squares_of_any_side_are_taken_and_returned_as_pixels(
 
     break_later(monkeypatch, in_squares, TfliteBackend)
     monkeypatch.setattr(Faulty, "broken", True)
-    runner = StageRunner(bundle, "synthesis", "tflite")
+    runner = StageRunner(bundle, "synthesis", RunSettings(backend="tflite"), selector)
     found = runner.run({"y_hat": Y_HAT}, SIZE)["x_hat"]
     np.testing.assert_allclose(found, tiny.synthesise(Y_HAT)["x_hat"], atol=1e-3)
     runner.lend({"y_hat": Y_HAT}, lambda o: o["x_hat"].shape == (1, 16, 24, 48), SIZE)
@@ -180,28 +194,50 @@ def test_squares_of_any_side_are_taken_and_returned_as_pixels(
 
 
 def test_failed_choice_is_forgotten_on_disk(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+    selector: Selector,
 ) -> None:
-    break_later(monkeypatch, crash, TfliteBackend)
-    runner = StageRunner(bundle, "synthesis")
+    break_later(monkeypatch, lose, TfliteBackend)
+    runner = StageRunner(bundle, "synthesis", RunSettings(), selector)
     runner.open(SIZE)
     Faulty.broken = True
     runner.run({"y_hat": Y_HAT}, SIZE)
     runner.close()
-    selector.clear_cache()  # as in another process
+    selector.clear()  # as in another process
     verdict = selector.choose(bundle, stages=("synthesis",), size=SIZE).stages[0]
     assert verdict.best.backend == "openvino"
     failed = [c for c in verdict.rejected if c.backend == "tflite"]
     assert failed
-    assert all("failed in use: tflite: no memory" in c.reason and not c.ok for c in failed)
+    assert all("failed in use: tflite: device lost" in c.reason and not c.ok for c in failed)
     Faulty.broken = False
     again = selector.choose(bundle, stages=("synthesis",), size=SIZE, refresh=True).stages[0]
     assert again.best.backend == "tflite"
 
 
-def test_named_backend_raises_its_error(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_want_of_memory_is_not_remembered_on_disk(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, selector: Selector
+) -> None:
+    """What this process lacked, the next one may have."""
+    break_later(monkeypatch, crash, TfliteBackend)
+    runner = StageRunner(bundle, "synthesis", RunSettings(), selector)
+    runner.open(SIZE)
+    Faulty.broken = True
+    runner.run({"y_hat": Y_HAT}, SIZE)
+    assert runner.open(SIZE).backend == "openvino"
+    runner.close()
+    selector.clear()  # as in another process
+    verdict = selector.choose(bundle, stages=("synthesis",), size=SIZE).stages[0]
+    assert verdict.best.backend == "tflite"
+
+
+def test_named_backend_raises_its_error(
+    bundle: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+    selector: Selector,
+) -> None:
     break_later(monkeypatch, with_nan, TfliteBackend)
-    runner = StageRunner(bundle, "synthesis", "tflite")
+    runner = StageRunner(bundle, "synthesis", RunSettings(backend="tflite"), selector)
     runner.open(SIZE)
     Faulty.broken = True
     with pytest.raises(BackendError, match=r"^tflite: gave x_hat with NaN"):
@@ -212,10 +248,13 @@ def test_named_backend_raises_its_error(bundle: Bundle, monkeypatch: pytest.Monk
 
 
 def test_two_failures_reach_the_third(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    bundle: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    selector: Selector,
 ) -> None:
     break_later(monkeypatch, crash, TfliteBackend, OpenVinoBackend)
-    runner = StageRunner(bundle, "synthesis")
+    runner = StageRunner(bundle, "synthesis", RunSettings(), selector)
     runner.open(SIZE)
     Faulty.broken = True
     runner.run({"y_hat": Y_HAT}, SIZE)
@@ -228,11 +267,14 @@ def test_two_failures_reach_the_third(
 
 
 def test_nothing_is_forgotten_when_all_fail(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    bundle: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    selector: Selector,
 ) -> None:
     break_later(monkeypatch, crash, TfliteBackend, OpenVinoBackend, OnnxRuntimeBackend)
     monkeypatch.setenv("EDGECODEC_DISABLE", "torch")
-    runner = StageRunner(bundle, "synthesis")
+    runner = StageRunner(bundle, "synthesis", RunSettings(), selector)
     runner.open(SIZE)
     Faulty.broken = True
     with pytest.raises(BackendError, match=r"nothing could run synthesis: tflite: no memory left"):
@@ -245,10 +287,13 @@ def test_nothing_is_forgotten_when_all_fail(
 
 
 def test_reference_is_taken_when_all_else_fails_in_use(
-    bundle: Bundle, tiny: Any, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle,
+    tiny: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    selector: Selector,
 ) -> None:
     break_later(monkeypatch, crash, TfliteBackend, OpenVinoBackend, OnnxRuntimeBackend)
-    runner = StageRunner(bundle, "synthesis")
+    runner = StageRunner(bundle, "synthesis", RunSettings(), selector)
     runner.open(SIZE)
     Faulty.broken = True
     found = runner.run({"y_hat": Y_HAT}, SIZE)["x_hat"]
@@ -262,6 +307,7 @@ def test_threads_that_fail_together_warn_once(
     tiny: Any,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
+    selector: Selector,
 ) -> None:
     workers = 8
     barrier = threading.Barrier(workers)
@@ -274,7 +320,7 @@ def test_threads_that_fail_together_warn_once(
         raise RuntimeError("device lost")
 
     break_later(monkeypatch, fail_together, TfliteBackend)
-    runner = StageRunner(bundle, "synthesis")
+    runner = StageRunner(bundle, "synthesis", RunSettings(), selector)
     runner.open(SIZE)
     Faulty.broken = True
     with ThreadPoolExecutor(workers) as pool:
@@ -288,9 +334,11 @@ def test_threads_that_fail_together_warn_once(
 
 
 def test_input_that_does_not_fit_blames_no_backend(
-    bundle: Bundle, caplog: pytest.LogCaptureFixture
+    bundle: Bundle,
+    caplog: pytest.LogCaptureFixture,
+    selector: Selector,
 ) -> None:
-    runner = StageRunner(bundle, "synthesis")
+    runner = StageRunner(bundle, "synthesis", RunSettings(), selector)
     with pytest.raises(BackendError, match="input y_hat must be 1x"):
         runner.run({"y_hat": Y_HAT[..., :3]}, SIZE)
     with pytest.raises(BackendError, match="synthesis takes y_hat; given: x"):
@@ -301,7 +349,11 @@ def test_input_that_does_not_fit_blames_no_backend(
     runner.close()
 
 
-def test_size_classes_share_sessions(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_size_classes_share_sessions(
+    bundle: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+    selector: Selector,
+) -> None:
     loads = []
     load = TfliteBackend.load
 
@@ -313,14 +365,18 @@ def test_size_classes_share_sessions(bundle: Bundle, monkeypatch: pytest.MonkeyP
     for size in (SIZE, (512, 512)):
         selector.choose(bundle, stages=("synthesis",), size=size)
     loads.clear()
-    runner = StageRunner(bundle, "synthesis")
+    runner = StageRunner(bundle, "synthesis", RunSettings(), selector)
     assert runner.open(SIZE).backend == runner.open((512, 512)).backend == "tflite"
     assert len(loads) == 1
     runner.close()
 
 
-def test_closed_runner_refuses(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
-    runner = StageRunner(bundle, "synthesis")
+def test_closed_runner_refuses(
+    bundle: Bundle,
+    caplog: pytest.LogCaptureFixture,
+    selector: Selector,
+) -> None:
+    runner = StageRunner(bundle, "synthesis", RunSettings(), selector)
     runner.open(SIZE)
     runner.close()
     with pytest.raises(ConfigError, match="the codec is closed"):

@@ -8,18 +8,23 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from edgecodec.bundle.reading import Bundle
 from edgecodec.errors import BackendError, BackendUnavailableError
 from edgecodec.runtimes import environment, registry
-from edgecodec.runtimes.selection import store, trial
+from edgecodec.runtimes.base import RunSettings
+from edgecodec.runtimes.selection import store as store_module
+from edgecodec.runtimes.selection import trial
 from edgecodec.runtimes.selection.candidates import Candidate
 from edgecodec.runtimes.selection.choice import StageVerdict
-from edgecodec.runtimes.selection.selector import choose, clear_cache, open_stage
+from edgecodec.runtimes.selection.competition import Tools
+from edgecodec.runtimes.selection.selector import Selector, shared
+from edgecodec.runtimes.selection.store import Store
 from tests.runtimes.test_registry import install
 
 SIZE = (64, 96)
@@ -61,7 +66,9 @@ def install_backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
 
 
 def verdict_of(bundle: Bundle) -> StageVerdict:
-    return choose(bundle, stages=("synthesis",), threads=1, size=SIZE, budget_s=0.02).stages[0]
+    return shared.choose(
+        bundle, RunSettings(1), stages=("synthesis",), size=SIZE, budget_s=0.02
+    ).stages[0]
 
 
 @pytest.mark.parametrize(
@@ -104,7 +111,7 @@ def test_what_a_device_lacks_is_no_fault(
     assert not caplog.records
     assert [c.reason for c in verdict.rejected if c.backend == "mine"] == ["no such arithmetic"]
     with pytest.raises(BackendUnavailableError, match=r"^mine: no such arithmetic$"):
-        open_stage(bundle, "synthesis", "mine", threads=1, size=SIZE)
+        shared.open_stage(bundle, "synthesis", RunSettings(1, backend="mine"), size=SIZE)
 
 
 def test_what_a_device_lacks_is_asked_once_in_a_process_of_its_own(
@@ -112,9 +119,10 @@ def test_what_a_device_lacks_is_asked_once_in_a_process_of_its_own(
 ) -> None:
     asked: list[str] = []
 
-    def run_child(jobs: list[dict[str, object]]) -> tuple[list[str], str, bool]:
-        asked.extend(str(job["backend"]) for job in jobs)
-        lacks = [job["backend"] == "openvino" for job in jobs]
+    def run_child(jobs: list[dict[str, Any]]) -> tuple[list[str], str, bool]:
+        names = [job["settings"]["backend"] for job in jobs]
+        asked.extend(names)
+        lacks = [name == "openvino" for name in names]
         return ["not here: no such arithmetic" if lack else "" for lack in lacks], "", True
 
     monkeypatch.setattr(trial, "_run_child", run_child)
@@ -122,8 +130,8 @@ def test_what_a_device_lacks_is_asked_once_in_a_process_of_its_own(
     (lacking,) = [c for c in verdict_of(bundle).rejected if c.backend == "openvino"]
     assert lacking.reason == "no such arithmetic"
     assert asked.count("openvino") == 1
-    clear_cache()
-    choose(bundle, stages=("synthesis",), threads=2, size=SIZE, budget_s=0.02)
+    shared.clear()
+    shared.choose(bundle, RunSettings(2), stages=("synthesis",), size=SIZE, budget_s=0.02)
     assert asked.count("openvino") == 1
 
 
@@ -135,7 +143,7 @@ def test_candidate_that_hangs_is_rejected(
     told = next(c.reason for c in verdict_of(bundle).rejected if c.backend == "mine")
     assert told == "its trial in another process did not end within 1 s"
     with pytest.raises(BackendError, match="mine: its trial in another process did not end"):
-        open_stage(bundle, "synthesis", "mine", threads=1, size=SIZE)
+        shared.open_stage(bundle, "synthesis", RunSettings(1, backend="mine"), size=SIZE)
 
 
 def test_trial_ends_itself_when_nobody_is_left_to_end_it(
@@ -143,8 +151,8 @@ def test_trial_ends_itself_when_nobody_is_left_to_end_it(
 ) -> None:
     """Whoever began it may have been killed; native code that hangs lets no thread run."""
     install_backend("time.sleep(600)", fine=True)
-    job = {"bundle": str(bundle.path), "stage": "synthesis", "backend": "mine",
-           "precision": "fp32", "threads": 1, "size": SIZE}  # fmt: skip
+    settings = {"threads": 1, "backend": "mine", "precision": "fp32"}
+    job = {"bundle": str(bundle.path), "stage": "synthesis", "settings": settings, "size": SIZE}
     code = (
         "from edgecodec.runtimes.selection import trial; trial.LIMIT_S, trial.GRACE_S = 1, 0.5; "
         f"trial.main([{json.dumps([job])!r}])"
@@ -174,26 +182,53 @@ def test_candidate_that_passes_its_trial_takes_part(
     assert "mine" in {c.backend for c in verdict_of(bundle).ranked}
 
 
-def test_backend_that_killed_a_process_is_tried_in_another(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_backend_that_killed_a_process_is_tried_in_another(bundle: Bundle) -> None:
+    """Trusted or not."""
     tried: list[str] = []
 
-    def in_child(_: Bundle, candidate: Candidate, size: tuple[int, int]) -> None:
-        tried.append(candidate.name)
-        raise BackendError(candidate.name, "crashed")
+    def failing(
+        _: Bundle, candidates: Sequence[Candidate], size: tuple[int, int], store: Store
+    ) -> None:
+        for candidate in candidates:
+            tried.append(candidate.name)
+            candidate.reject(BackendError(candidate.name, "crashed"))
 
-    monkeypatch.setattr("edgecodec.runtimes.selection.competition.try_in_child", in_child)
-    died = store.trial_name(bundle, "synthesis", "openvino", "fp32")
+    store = Store()
+    died = store.trial_name(bundle, "synthesis", RunSettings(None, "openvino", "fp32"))
     folder = environment.cache_folder() or Path()
     folder.mkdir()
-    (folder / f"{store._marker(died)}-{os.getpid()}").touch()
+    (folder / f"{store_module._marker(died)}-{os.getpid()}").touch()
     for _ in range(2):  # it stays under suspicion
-        clear_cache()
-        assert "openvino" not in {c.backend for c in verdict_of(bundle).ranked}
+        selector = Selector(Tools(store, trial=failing))
+        verdict = selector.choose(
+            bundle, RunSettings(1), stages=("synthesis",), size=SIZE, budget_s=0.02
+        )
+        assert "openvino" not in {c.backend for c in verdict.stages[0].ranked}
         for path in folder.glob("verdict-*"):
             path.unlink()
     assert tried == ["openvino", "openvino"]
-    monkeypatch.setenv("EDGECODEC_RISKY", "tflite")
-    verdict_of(bundle)
-    assert tried[2:] == ["openvino", "tflite"]
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (
+            "raise RuntimeError('pthread_create: Resource temporarily unavailable')",
+            "pthread_create",
+        ),
+        ("raise ValueError('odd') from MemoryError()", "odd (out of memory or threads)"),
+        (
+            "os.write(2, b'terminate called after throwing std::system_error\\n'); os.abort()",
+            "crashed (signal 6): terminate called after throwing std::system_error",
+        ),
+    ],
+)
+def test_want_of_threads_or_memory_is_not_remembered(
+    bundle: Bundle, install_backend: Install, body: str, told: str
+) -> None:
+    install_backend(body)
+    (rejected,) = [c for c in verdict_of(bundle).rejected if c.backend == "mine"]
+    assert told in rejected.reason
+    assert list((environment.cache_folder() or Path()).glob("verdict-*")) == []
+    install_backend("pass", fine=True)
+    assert "mine" in {c.backend for c in verdict_of(bundle).ranked}
