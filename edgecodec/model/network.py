@@ -451,8 +451,8 @@ class NeuralCodec(nn.Module):
     def z_index_bias(self, quality: Tensor) -> Tensor:
         """Return log_sigma_z as biases of the scale indexes that z_prediction has, (N, Z)."""
         unit = 2.0**fixed.HEAD_GAIN_LOG2 * fixed.log_scale_step()
-        log_sigma: Tensor = self.log_sigma_z(quality)
-        return (log_sigma - math.log(fixed.SCALE_MIN)) / unit
+        bias: Tensor = (self.log_sigma_z(quality) - math.log(fixed.SCALE_MIN)) / unit
+        return bias
 
     def _code_hyper_in_order(
         self, z: Tensor, flat: Tensor | None, quality: Tensor
