@@ -17,7 +17,7 @@ from edgecodec.bundle.writing import hash_files, size_of, writing_bundle
 from edgecodec.converters.checks.executed import executed_operations
 from edgecodec.converters.checks.operators import report_operators
 from edgecodec.converters.checks.report import ConversionReport, ConversionRow
-from edgecodec.converters.graph.nodes import Graph
+from edgecodec.converters.graph.graph import Graph
 from edgecodec.converters.graph.square_outputs import with_square_output
 from edgecodec.converters.sources.photos import Calibration, load_calibration
 from edgecodec.converters.writers.precision import FLOAT

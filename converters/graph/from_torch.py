@@ -16,17 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from edgecodec.converters.graph.graph import Graph, Value
 from edgecodec.converters.graph.nodes import (
     Add,
     Conv2d,
     DepthToSpace,
     Float32Array,
-    Graph,
     Node,
     Relu,
     Size,
     SpaceToDepth,
-    Value,
 )
 from edgecodec.converters.graph.simplify import scale, simplify
 from edgecodec.converters.graph.transposed_convolution import as_convolution

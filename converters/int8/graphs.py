@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from edgecodec.converters.graph.nodes import Graph
+from edgecodec.converters.graph.graph import Graph
 from edgecodec.converters.int8.draft import Draft
 from edgecodec.converters.int8.quantize import quantize_traced
 from edgecodec.converters.int8.ranges import collect

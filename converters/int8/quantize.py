@@ -13,15 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from edgecodec.converters.graph.nodes import (
-    Add,
-    Conv2d,
-    DepthToSpace,
-    Graph,
-    Node,
-    Relu,
-    SpaceToDepth,
-)
+from edgecodec.converters.graph.graph import Graph
+from edgecodec.converters.graph.nodes import Add, Conv2d, Node, Rearrangement, Relu
 from edgecodec.converters.int8.branches import Branches
 from edgecodec.converters.int8.draft import Draft
 from edgecodec.converters.int8.plan import partner_of
@@ -71,8 +64,8 @@ def quantize_traced(graph: Graph, seen: Mapping[str, Statistics], *, exact: bool
                 trunk.add(node)
             case Relu():
                 trunk.relu(node)
-            case DepthToSpace() | SpaceToDepth():
-                trunk.shuffle(node)
+            case Rearrangement():
+                trunk.rearrange(node)
     return draft
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgecodec.bundle.manifest import PRECISIONS, Precision
-from edgecodec.converters.graph.nodes import Graph
+from edgecodec.converters.graph.graph import Graph
 from edgecodec.errors import ConversionError
 
 WITHOUT_BF16: tuple[Precision, ...] = ("fp32", "fp16", "int8")

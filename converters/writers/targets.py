@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from edgecodec.bundle.manifest import PRECISIONS, Precision
-from edgecodec.converters.graph.nodes import Graph
+from edgecodec.converters.graph.graph import Graph
 from edgecodec.converters.writers.precision import WITHOUT_BF16
 from edgecodec.errors import (
     ConfigError,

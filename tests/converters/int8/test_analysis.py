@@ -13,19 +13,19 @@ import torch
 from torch import nn
 
 from edgecodec.converters.checks.executed import executed_operations
-from edgecodec.converters.checks.parity import channels_first, channels_last
 from edgecodec.converters.graph.from_torch import graph_from_module
+from edgecodec.converters.graph.graph import Graph
 from edgecodec.converters.graph.nodes import (
     Coding,
     Conv2d,
     Dequantize,
     Float32Array,
-    Graph,
     Quantize,
     QuantizedConv2d,
     Relu,
     Scale,
 )
+from edgecodec.converters.graph.tensors import channels_first, channels_last
 from edgecodec.converters.graph.unrounded import unrounded
 from edgecodec.converters.int8.oracle import run_oracle
 from edgecodec.converters.int8.quantize import quantize
