@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from edgecodec.converters.graph.from_torch import graph_from_module
-from edgecodec.converters.graph.nodes import Float32Array, Graph
+from edgecodec.converters.graph.graph import Graph
+from edgecodec.converters.graph.nodes import Float32Array
 from edgecodec.converters.int8.quantize import quantize
 from edgecodec.converters.int8.ranges import Statistics, collect
 from tests.converters.conftest import Residual, chain
@@ -130,6 +131,11 @@ NETWORKS = {
     ),
     "chain": chain(
         nn.Conv2d(INPUTS, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 3, 1)
+    ),
+    "replicated": chain(
+        nn.Conv2d(INPUTS, 8, 3, padding=1, padding_mode="replicate"), Residual(8, 5, "replicate"),
+        nn.PixelShuffle(2), Residual(2, 3, "replicate"), nn.ReplicationPad2d(1),
+        nn.Conv2d(2, 3, 3),
     ),
     "residual_alone": lambda: Residual(INPUTS),
     "shuffle_of_a_sum": chain(
