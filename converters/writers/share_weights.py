@@ -20,8 +20,8 @@ from edgecodec.bundle.parts import SUFFIX, Parts, Slice, to_planes
 from edgecodec.bundle.reading import PREDICTIONS, WEIGHTS
 from edgecodec.converters.graph.graph import Graph
 from edgecodec.converters.graph.nodes import Convolution, DepthToSpace, SpaceToDepth
-from edgecodec.converters.writers.precision import check_precision
 from edgecodec.converters.writers.predict_weights import predict_weights
+from edgecodec.converters.writers.targets import check_precision
 from edgecodec.runtimes.base import StageName
 
 Layout = tuple[tuple[int, ...], tuple[int, ...]]

@@ -38,7 +38,7 @@ from edgecodec.converters.graph.nodes import Convolution
 from edgecodec.converters.graph.tensors import fits_half, to_half
 from edgecodec.converters.graph.unrounded import unrounded
 from edgecodec.converters.writers.onnx_layouts import PictureLast
-from edgecodec.converters.writers.precision import check_graph_precision
+from edgecodec.converters.writers.targets import check_graph_precision
 from edgecodec.converters.writers.to_onnx import build_onnx
 from edgecodec.errors import ConversionError
 

@@ -45,7 +45,7 @@ from edgecodec.converters.graph.nodes import (
     SpaceToDepth,
 )
 from edgecodec.converters.graph.tensors import fits_half, to_half
-from edgecodec.converters.writers.precision import check_graph_precision
+from edgecodec.converters.writers.targets import check_graph_precision
 from edgecodec.converters.writers.tflite_model import Kind, ModelBuilder
 
 

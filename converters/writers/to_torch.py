@@ -27,7 +27,7 @@ from edgecodec.converters.graph.nodes import (
     SpaceToDepth,
 )
 from edgecodec.converters.graph.tensors import fits_half
-from edgecodec.converters.writers.precision import check_precision
+from edgecodec.converters.writers.targets import check_precision
 
 FORMAT = "edgecodec-torch-graph-1"
 _OPS = {

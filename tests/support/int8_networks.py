@@ -222,4 +222,4 @@ def network(name: str) -> Network:
 @functools.cache
 def quantized(name: str, exact: bool) -> Graph:
     found = network(name)
-    return quantize(found.graph, found.seen, exact=exact)
+    return quantize(found.graph, found.seen, exact=exact).finish()

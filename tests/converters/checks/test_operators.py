@@ -73,7 +73,9 @@ def graph_of(stage: StageName, precision: Precision) -> Graph:
         "x": rng.integers(0, 256, (1, 64, 64, 3)).astype(np.float32),
         "y_hat": np.rint(rng.laplace(scale=100, size=(1, 6, 6, 32))).astype(np.float32),
     }
-    return quantize(graph, collect(graph, [{name: given[name]}]), exact=stage == "synthesis")
+    return quantize(
+        graph, collect(graph, [{name: given[name]}]), exact=stage == "synthesis"
+    ).finish()
 
 
 def report_of(graph: Graph, target: str, precision: Precision, folder: Path) -> OpReport:

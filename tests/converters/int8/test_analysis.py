@@ -66,7 +66,9 @@ def traced() -> Graph:
 
 @functools.cache
 def int8() -> Graph:
-    return quantize(traced(), collect(traced(), [{"x": levels(i)} for i in range(4)]), exact=False)
+    return quantize(
+        traced(), collect(traced(), [{"x": levels(i)} for i in range(4)]), exact=False
+    ).finish()
 
 
 def deviation(found: Float32Array, expected: Float32Array) -> float:
