@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from edgecodec.bundle.reading import short_id
-from edgecodec.codec import DEFAULT_TILE
-from edgecodec.coding.pictures import to_levels
+from edgecodec.coding.layout import DEFAULT_TILE
+from edgecodec.coding.pixels import to_levels
 from edgecodec.converters.graph.graph import Graph
 from edgecodec.converters.graph.tensors import channels_first, channels_last
 from edgecodec.converters.int8.oracle import run_oracle

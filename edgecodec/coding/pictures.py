@@ -166,11 +166,6 @@ def _metadata(image: Image.Image) -> dict[str, bytes]:
     return found
 
 
-def to_levels(x_hat: npt.NDArray[np.float32]) -> UInt8Array:
-    """Round what a synthesis gives, nominally 0..255, to pixels; the shape stays."""
-    return np.rint(np.clip(x_hat, 0.0, 255.0)).astype(np.uint8)
-
-
 class _Bytes:
     """Bytes that Pillow may use as the memory of a picture (its Arrow interface)."""
 

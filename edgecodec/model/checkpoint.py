@@ -76,8 +76,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:
         kind = _kind_of_dict(payload)
         raise ValueError(
-            f"{path}: not an edgecodec checkpoint (made by `edgecodec train`){kind}; codecs trained "
-            "elsewhere are converted through a function that returns them (docs/own-codec.md)"
+            f"{path}: not an edgecodec checkpoint (made by `edgecodec train`){kind}; "
+            "codecs trained elsewhere are converted through a function that returns them "
+            "(docs/own-codec.md)"
         )
     if not isinstance(payload.get("config"), dict):
         raise ValueError(f"{path}: checkpoint has no configuration")

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from edgecodec.coding.layout import Window
 from edgecodec.coding.pictures import (
     check_output,
     from_samples,
@@ -25,7 +26,7 @@ from edgecodec.coding.pictures import (
     open_image,
     to_picture,
 )
-from edgecodec.coding.tiling import Window, read_padded
+from edgecodec.coding.pixels import read_padded
 from edgecodec.errors import ConfigError
 from edgecodec.files import read_input, write_output
 from tests.support.streams import mutated

@@ -1,4 +1,4 @@
-"""The classical codecs through Pillow, the result cache, reading and writing of files."""
+"""The classical codecs through Pillow, and the reading of pictures."""
 
 import io
 import subprocess
@@ -22,10 +22,8 @@ from edgecodec.evaluation.classical import (
     JPEG,
     JXL,
     ClassicalCodec,
-    ResultCache,
     classical_codec,
     load_rgb,
-    timed,
 )
 from edgecodec.evaluation.metrics import Uint8Image, psnr_rgb
 
@@ -119,12 +117,6 @@ def test_plugin_that_is_missing_or_broken_is_named(
     assert not replace(JXL, plugin=("edgecodec_broken_plugin", "x")).available()
 
 
-def test_timed_returns_result_and_seconds() -> None:
-    result, seconds = timed(sorted, [2, 1], reverse=False)
-    assert result == [1, 2]
-    assert 0 <= seconds < 5
-
-
 def test_load_rgb_turns_upright_and_drops_alpha(tmp_path: Path) -> None:
     image = Image.new("RGB", (4, 2))
     exif = image.getexif()
@@ -140,24 +132,6 @@ def test_load_rgb_names_the_file_it_cannot_read(tmp_path: Path) -> None:
     for name in ("text.png", "absent.png"):
         with pytest.raises(ConfigError, match=name):
             load_rgb(tmp_path / name)
-
-
-def test_result_cache_keeps_entries_between_runs(tmp_path: Path) -> None:
-    path = tmp_path / "cache.json"
-    cache = ResultCache(path)
-    assert cache.get("key") is None
-    cache.put("key", {"bytes": 3})
-    cache.save()
-    assert ResultCache(path).get("key") == {"bytes": 3}
-    assert [p.name for p in tmp_path.iterdir()] == ["cache.json"]
-
-
-@pytest.mark.parametrize("content", ["", "[]", '{"format": 99, "results": {}}', '{"format": 1}'])
-def test_result_cache_refuses_other_files(tmp_path: Path, content: str) -> None:
-    path = tmp_path / "cache.json"
-    path.write_text(content)
-    with pytest.raises(ConfigError, match=r"cache\.json"):
-        ResultCache(path)
 
 
 def test_device_side_modules_import_no_heavy_package() -> None:

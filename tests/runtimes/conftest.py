@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgecodec.bundle.manifest import ArtefactEntry, Manifest
-from edgecodec.bundle.reading import GOLDEN, MANIFEST, TABLES, Bundle
+from edgecodec.bundle.manifest import MANIFEST, ArtefactEntry, Manifest
+from edgecodec.bundle.reading import GOLDEN, TABLES, Bundle
 from edgecodec.bundle.writing import hash_files, writing_bundle
-from edgecodec.coding.pictures import to_levels
+from edgecodec.coding.pixels import to_levels
 from edgecodec.converters.graph.graph import Graph, Value
 from edgecodec.converters.graph.nodes import Conv2d, DepthToSpace, Relu
 from edgecodec.converters.writers.to_onnx import write_onnx

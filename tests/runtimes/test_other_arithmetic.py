@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgecodec.bundle.manifest import ArtefactEntry, Manifest
-from edgecodec.bundle.reading import GOLDEN, MANIFEST, Bundle
+from edgecodec.bundle.manifest import MANIFEST, ArtefactEntry, Manifest
+from edgecodec.bundle.reading import GOLDEN, Bundle
 from edgecodec.bundle.writing import hash_files, writing_bundle
-from edgecodec.coding.pictures import to_levels
+from edgecodec.coding.pixels import to_levels
 from edgecodec.converters.graph.graph import Graph
 from edgecodec.converters.graph.nodes import Coding, Node, QuantizedConv2d
 from edgecodec.converters.int8 import oracle
