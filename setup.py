@@ -1,6 +1,7 @@
 """The C core as an optional extension: where no compiler is, the NumPy twin serves."""
 
 import sys
+from pathlib import Path
 
 from setuptools import Extension, setup
 
@@ -15,7 +16,7 @@ setup(
         Extension(
             "edgecodec.core._binding",
             [f"edgecodec/core/{name}.c" for name in ("binding", "share", "edgecodec_core")],
-            depends=["edgecodec/core/edgecodec_core.h"],
+            depends=sorted(map(str, Path("edgecodec/core").glob("*.h"))),
             extra_compile_args=FLAGS,
             py_limited_api=True,
             optional=True,

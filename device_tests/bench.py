@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from edgecodec.arrays import UInt8Array
 from edgecodec.bundle.embedded import default_bundle_path
 from edgecodec.bundle.reading import Bundle, short_id
 from edgecodec.codec import Codec
@@ -25,7 +26,6 @@ from edgecodec.coding.profiling import Span
 from edgecodec.device_tests.measuring.cold_start import ColdStart, ColdStartJob, measure_cold_starts
 from edgecodec.device_tests.measuring.contenders import (
     Contender,
-    UInt8Array,
     classical_contender,
     expand_requests,
     open_codecs,

@@ -14,9 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 
+from edgecodec.arrays import Float32Array, Int16Array
 from edgecodec.bundle.embedded import bundles_with_tables, embedded_bundles
 from edgecodec.bundle.reading import Bundle
 from edgecodec.coding.decoder import TileDecoder
@@ -49,8 +49,6 @@ if TYPE_CHECKING:
     from edgecodec.runtimes.selection.choice import Choice
     from edgecodec.runtimes.selection.stage_runner import StageRunner
 
-Int16Array = npt.NDArray[np.int16]
-UInt8Array = npt.NDArray[np.uint8]
 
 DEFAULT_QUALITY = 60
 
@@ -146,9 +144,9 @@ class Codec:
     def run_stage(
         self,
         stage: StageName,
-        inputs: dict[str, npt.NDArray[np.float32]],
+        inputs: dict[str, Float32Array],
         size: tuple[int, int] | None = None,
-    ) -> dict[str, npt.NDArray[np.float32]]:
+    ) -> dict[str, Float32Array]:
         """Run one network alone; names and shapes as in `edgecodec.runtimes.base`, x_hat as pixels.
 
         With the backend left open, one that fails gives way to the next, with a warning.

@@ -18,10 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
-import numpy as np
-import numpy.typing as npt
+from edgecodec.arrays import Float32Array
 
-Float32Array = npt.NDArray[np.float32]
 StageName = Literal["analysis", "synthesis"]
 STAGES: tuple[StageName, ...] = ("analysis", "synthesis")
 _Result = TypeVar("_Result")

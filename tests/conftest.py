@@ -11,19 +11,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import HealthCheck, settings
 from PIL import Image
 
 import edgecodec
+from edgecodec.arrays import UInt8Array
 from edgecodec.bundle.embedded import default_bundle_path
 from edgecodec.bundle.reading import Bundle, sha256_of, short_id
 from edgecodec.codec import Codec
 from edgecodec.format.coder import LatentCoder
 from tests.support.streams import likely_tables
 
-UInt8Array = npt.NDArray[np.uint8]
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
 
 DATA = default_bundle_path().parent

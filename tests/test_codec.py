@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from PIL import Image
 
 import edgecodec
+from edgecodec.arrays import UInt8Array
 from edgecodec.bundle.embedded import default_bundle_path
 from edgecodec.bundle.reading import Bundle
 from edgecodec.codec import Codec
@@ -41,7 +41,6 @@ from edgecodec.runtimes.backends.checked_session import CheckedSession
 from edgecodec.runtimes.registry import backend_names, get_backend
 from edgecodec.runtimes.selection.stage_runner import StageRunner
 
-UInt8Array = npt.NDArray[np.uint8]
 SIZES = [(1, 1), (1, 7), (7, 1), (31, 33), (32, 32), (100, 37), (129, 65), (257, 129)]
 
 

@@ -19,13 +19,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgecodec.arrays import UInt8Array
 from edgecodec.bundle.embedded import default_bundle_path
 from edgecodec.bundle.reading import Bundle
 from edgecodec.codec import Codec
 from edgecodec.coding.pictures import open_image
 from edgecodec.errors import BundleError, ConfigError
 from edgecodec.files import write_output
-from tests.conftest import UInt8Array
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="faults as Linux has them")
 

@@ -15,8 +15,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from edgecodec.arrays import Int16Array, UInt8Array
 from edgecodec.coding.pixels import to_levels
-from edgecodec.converters.checks.run_artefact import Analyse, Int16Array, Synthesise, UInt8Array
+from edgecodec.converters.checks.run_artefact import Analyse, Synthesise
 from edgecodec.errors import ConfigError
 from edgecodec.evaluation.metrics import METRICS, bd_rate, quality_overlap
 from edgecodec.format.coder import LatentCoder

@@ -12,16 +12,14 @@ from collections.abc import Callable, Sequence
 from itertools import product
 
 import numpy as np
-import numpy.typing as npt
 
+from edgecodec.arrays import Float32Array, UInt8Array
 from edgecodec.coding.layout import Tile
 from edgecodec.coding.pixels import cut
 from edgecodec.converters.sources.photos import ENOUGH_PHOTOS, LEAST_CONTRAST
 from edgecodec.format.strides import HYPER_STRIDE, LATENT_STRIDE
 from edgecodec.format.tables import Tables
 
-Float32Array = npt.NDArray[np.float32]
-UInt8Array = npt.NDArray[np.uint8]
 Analyse = Callable[[UInt8Array], tuple[Float32Array, Float32Array]]
 
 LIMIT = 1 / 16

@@ -23,6 +23,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from edgecodec.arrays import Float32Array
 from edgecodec.bundle.manifest import Precision
 from edgecodec.coding.pixels import as_picture
 from edgecodec.converters.graph.graph import Graph
@@ -35,7 +36,7 @@ from edgecodec.errors import (
     ParityError,
 )
 from edgecodec.runtimes.backends.checked_session import in_pixels
-from edgecodec.runtimes.base import Artefact, Float32Array, Session, SessionOptions, StageName
+from edgecodec.runtimes.base import Artefact, Session, SessionOptions, StageName
 from edgecodec.runtimes.registry import get_backend
 from edgecodec.runtimes.selection.golden import Golden
 

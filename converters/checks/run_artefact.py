@@ -6,14 +6,12 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
-import numpy.typing as npt
 
+from edgecodec.arrays import Float32Array, Int16Array, UInt8Array
 from edgecodec.coding.pixels import as_picture
-from edgecodec.runtimes.base import Artefact, Float32Array, Session, SessionOptions
+from edgecodec.runtimes.base import Artefact, Session, SessionOptions
 from edgecodec.runtimes.registry import get_backend
 
-UInt8Array = npt.NDArray[np.uint8]
-Int16Array = npt.NDArray[np.int16]
 Analyse = Callable[[UInt8Array], tuple[Float32Array, Float32Array]]
 """(H, W, 3) to y and z, (h, w, C) each."""
 Synthesise = Callable[[Int16Array], Float32Array]

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from edgecodec.arrays import Float32Array
 from edgecodec.converters.graph.graph import Graph, Value
 from edgecodec.converters.graph.moved_elements import (
     MOVES,
@@ -28,7 +29,6 @@ from edgecodec.converters.graph.nodes import (
     Add,
     Conv2d,
     DepthToSpace,
-    Float32Array,
     Node,
     Padding,
     Relu,

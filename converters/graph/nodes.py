@@ -16,8 +16,8 @@ from typing import Any, ClassVar, Literal, Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-Float32Array: TypeAlias = npt.NDArray[np.float32]
-Float64Array: TypeAlias = npt.NDArray[np.float64]
+from edgecodec.arrays import Float32Array, Float64Array
+
 Indexes: TypeAlias = npt.NDArray[np.intp]
 Size: TypeAlias = tuple[int, int]
 Range: TypeAlias = tuple[int, int]

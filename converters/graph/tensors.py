@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from edgecodec.converters.graph.nodes import Float32Array
+from edgecodec.arrays import Float32Array
 from edgecodec.errors import ConversionError
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from edgecodec.converters.graph.nodes import Float32Array, Size
+from edgecodec.arrays import Float32Array
+from edgecodec.converters.graph.nodes import Size
 
 Padding = tuple[int, int, int, int]
 

@@ -6,14 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from edgecodec.converters.graph.nodes import (
-    Coding,
-    Conv2d,
-    Float64Array,
-    Quantize,
-    QuantizedConv2d,
-    Relu,
-)
+from edgecodec.arrays import Float64Array
+from edgecodec.converters.graph.nodes import Coding, Conv2d, Quantize, QuantizedConv2d, Relu
 from edgecodec.converters.int8.draft import CODE_STEP, Draft, Made, code_range, columns
 from edgecodec.converters.int8.plan import partner_of, shuffles_after
 from edgecodec.converters.int8.ranges import best_scale

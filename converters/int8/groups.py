@@ -6,16 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from edgecodec.arrays import Float64Array
 from edgecodec.converters.graph.graph import Graph, Value
-from edgecodec.converters.graph.nodes import (
-    Coding,
-    Conv2d,
-    Dequantize,
-    Float64Array,
-    Node,
-    Quantize,
-    Scale,
-)
+from edgecodec.converters.graph.nodes import Coding, Conv2d, Dequantize, Node, Quantize, Scale
 from edgecodec.converters.int8.draft import Draft
 from edgecodec.converters.int8.plan import Plan
 

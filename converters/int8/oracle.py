@@ -10,8 +10,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from edgecodec.arrays import Float32Array, Float64Array
 from edgecodec.converters.graph.graph import Graph
-from edgecodec.converters.graph.nodes import Coding, Float32Array, Float64Array, Node
+from edgecodec.converters.graph.nodes import Coding, Node
 from edgecodec.errors import ConversionError
 
 CODES = (-128, 127)

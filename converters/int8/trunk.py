@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from edgecodec.arrays import Float64Array
 from edgecodec.converters.graph.nodes import (
     Add,
     Conv2d,
     Dequantize,
-    Float64Array,
     Node,
     QuantizedConv2d,
     Rearrangement,

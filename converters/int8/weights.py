@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edgecodec.converters.graph.nodes import Float32Array, Float64Array
+from edgecodec.arrays import Float32Array, Float64Array
 from edgecodec.errors import ConversionError
 
 MAX_DIVISOR = 2047

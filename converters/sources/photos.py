@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 import edgecodec
+from edgecodec.arrays import UInt8Array
 from edgecodec.errors import ConversionError
 
-UInt8Array = npt.NDArray[np.uint8]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 MAX_PHOTOS = 32
 ENOUGH_PHOTOS = 20

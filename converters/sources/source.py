@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from edgecodec.arrays import Float32Array
 from edgecodec.bundle.reading import short_id
 from edgecodec.converters.graph.from_torch import graph_from_module
 from edgecodec.converters.graph.graph import Graph
@@ -25,7 +26,7 @@ from edgecodec.format.tables import Y_FRAC, Tables
 from edgecodec.model.checkpoint import load_codec
 from edgecodec.model.export_tables import export_tables
 from edgecodec.model.stages import build_stages
-from edgecodec.runtimes.base import STAGES, Float32Array, StageName
+from edgecodec.runtimes.base import STAGES, StageName
 
 _LARGEST = (1 << 15 - Y_FRAC) - 1
 _FEW = 1e-3

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from edgecodec.arrays import Float32Array
 from edgecodec.bundle.manifest import Precision
 from edgecodec.converters.graph.graph import Graph, infer_sizes
 from edgecodec.converters.graph.nodes import (
@@ -15,7 +16,6 @@ from edgecodec.converters.graph.nodes import (
     Conv2d,
     Convolution,
     DepthToSpace,
-    Float32Array,
     Node,
     Quantize,
     QuantizedConv2d,

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from edgecodec.arrays import Float32Array
 from edgecodec.bundle.manifest import Precision
 from edgecodec.converters.graph.graph import Graph
 from edgecodec.converters.graph.nodes import (
@@ -21,7 +22,6 @@ from edgecodec.converters.graph.nodes import (
     Convolution,
     DepthToSpace,
     Dequantize,
-    Float32Array,
     Node,
     Quantize,
     QuantizedConv2d,

@@ -12,9 +12,8 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from edgecodec.bundle.predictions import Float32Array, Int8Array, Prediction, Predictions
-
-Float16Array = npt.NDArray[np.float16]
+from edgecodec.arrays import Float16Array, Float32Array, Int8Array
+from edgecodec.bundle.predictions import Prediction, Predictions
 
 _ALIKE = 0.75
 """Least share of signs that agree: scales are positive. In layers that do not belong together half

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgecodec.arrays import Float32Array
 from edgecodec.bundle.manifest import Precision
 from edgecodec.converters.graph.channel_order import with_dcr_shuffles
 from edgecodec.converters.graph.graph import Graph, Value, infer_sizes
@@ -33,7 +34,6 @@ from edgecodec.converters.graph.nodes import (
     Convolution,
     DepthToSpace,
     Dequantize,
-    Float32Array,
     Node,
     Quantize,
     QuantizedConv2d,

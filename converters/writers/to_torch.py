@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from edgecodec.arrays import Float32Array
 from edgecodec.bundle.manifest import Precision
 from edgecodec.converters.graph.graph import Graph
 from edgecodec.converters.graph.nodes import (
     Add,
     Conv2d,
     DepthToSpace,
-    Float32Array,
     Node,
     Relu,
     ReplicatePad,

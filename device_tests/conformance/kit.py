@@ -21,10 +21,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from edgecodec.arrays import UInt8Array
 from edgecodec.bundle.manifest import PRECISIONS
 from edgecodec.bundle.reading import Bundle
 from edgecodec.codec import Codec
-from edgecodec.device_tests.conformance.kit_pictures import UInt8Array, kit_pictures
+from edgecodec.device_tests.conformance.kit_pictures import kit_pictures
 from edgecodec.device_tests.conformance.matrix import ALLOWED_LEVELS, open_backends, same_bytes
 from edgecodec.errors import EdgeCodecError
 from edgecodec.format.coder import core_available

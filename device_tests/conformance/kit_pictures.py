@@ -6,9 +6,8 @@ The same on every machine and with every version of NumPy, so that they need not
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-UInt8Array = npt.NDArray[np.uint8]
+from edgecodec.arrays import UInt8Array
 
 
 def noise(height: int, width: int, channels: int, seed: int) -> UInt8Array:

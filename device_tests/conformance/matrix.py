@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgecodec.arrays import Int16Array, UInt8Array
 from edgecodec.bundle.reading import Bundle
 from edgecodec.codec import Codec
 from edgecodec.coding.layout import Layout
@@ -36,8 +37,6 @@ from edgecodec.text_table import align
 
 ALLOWED_LEVELS = {p: TOLERANCES[p].levels for p in ("fp32", "fp16", "bf16")} | {"int8": 0}
 """How far pixels may be from the first decoder's: none at all where the synthesis is exact."""
-UInt8Array = npt.NDArray[np.uint8]
-Int16Array = npt.NDArray[np.int16]
 Shown = npt.NDArray[np.int16]
 """Pixels, or differences of them."""
 

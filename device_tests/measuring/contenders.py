@@ -8,9 +8,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
+from edgecodec.arrays import UInt8Array
 from edgecodec.bundle.reading import Bundle
 from edgecodec.codec import Codec
 from edgecodec.coding.profiling import NETWORK_STAGES, Profile, Span, covered_s
@@ -20,7 +18,6 @@ from edgecodec.runtimes.base import STAGES, StageName
 from edgecodec.runtimes.registry import backend_names, get_backend
 from edgecodec.runtimes.selection.choice import describe
 
-UInt8Array = npt.NDArray[np.uint8]
 _T = TypeVar("_T")
 AUTO = "auto"
 ALL = "all"

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
+
+from edgecodec.arrays import Float64Array
 
 FEWEST_FOR_P99 = 100
 """With fewer samples the 99th percentile would be the largest of them under another name."""
 
 DRAWS = 2000
-Float64Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

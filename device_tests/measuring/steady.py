@@ -16,7 +16,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from edgecodec.device_tests.measuring.contenders import Contender, UInt8Array
+from edgecodec.arrays import UInt8Array
+from edgecodec.device_tests.measuring.contenders import Contender
 from edgecodec.device_tests.measuring.energy import RaplMeter
 from edgecodec.device_tests.measuring.yardstick import yardsticks
 

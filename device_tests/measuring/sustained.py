@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from edgecodec.device_tests.measuring.contenders import Contender, UInt8Array
+from edgecodec.arrays import UInt8Array
+from edgecodec.device_tests.measuring.contenders import Contender
 from edgecodec.device_tests.measuring.energy import RaplMeter, battery_joules
 from edgecodec.runtimes.device.facts import Conditions
 from edgecodec.runtimes.device.probe import read_conditions

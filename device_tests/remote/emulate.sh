@@ -63,7 +63,7 @@ this_tree() {
         # shellcheck disable=SC2086 # CC_ARM64_FLAGS is a list
         "$compiler" ${CC_ARM64_FLAGS:-} -shared -fPIC -nostdlib -std=c99 -O3 -fno-trapping-math \
             -fno-math-errno -ffp-contract=off -I"$include" \
-            "$here"/edgecodec/core/{binding,edgecodec_core}.c \
+            "$here"/edgecodec/core/{binding,share,edgecodec_core}.c \
             -o "$site/edgecodec/core/_binding.abi3.so"
     else
         echo "no $compiler: the NumPy coder alone will be used" >&2

@@ -29,8 +29,8 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from edgecodec.arrays import UInt8Array
 from edgecodec.bundle.reading import Bundle
 from edgecodec.cli.common import check_outputs, name_list, whole_number, write_json
 from edgecodec.codec import Codec
@@ -40,8 +40,6 @@ from edgecodec.runtimes.device.facts import SystemFiles, whole
 from edgecodec.runtimes.device.probe import Device, probe_device
 from edgecodec.runtimes.registry import backend_names
 from edgecodec.text_table import align
-
-UInt8Array = npt.NDArray[np.uint8]
 
 SHAPES = (
     # height, width, side of a tile

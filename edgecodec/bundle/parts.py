@@ -25,7 +25,6 @@ SUFFIX = ".parts"
 ITEMS = (1, 2, 4, 8)
 """Bytes that a number may have."""
 MAX_AXES = 8
-MAX_SLICES = 65535
 _HEAD = struct.Struct("<8sH")
 _SLICE = struct.Struct("<IIBB")
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 
+from edgecodec.arrays import Float16Array, Float32Array, Int8Array
 from edgecodec.errors import BundleError
 
 SIGNATURE = b"\x89ECQ\r\n\x1a\n"
@@ -27,9 +27,6 @@ _ENTRY = struct.Struct("<II3I")
 _FACTOR = np.dtype("<f4")
 _BLOCK = 1 << 16
 """Numbers predicted at a time, in eight bytes each: a list from anyone may name a huge tensor."""
-
-Float32Array = npt.NDArray[np.float32]
-Int8Array = npt.NDArray[np.int8]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +52,7 @@ class Prediction:
         """Numbers of the tensor."""
         return math.prod(self.shape)
 
-    def codes(self, weights: npt.NDArray[np.float16]) -> Int8Array:
+    def codes(self, weights: Float16Array) -> Int8Array:
         """Return the prediction, (outputs, inputs, rest).
 
         In float64, whose products and rounding to nearest even are the same on every machine.
@@ -107,9 +104,7 @@ class Prediction:
                     yield self.rows[o : o + high], self.columns[i : i + wide], min(_BLOCK, rest - r)
 
 
-def _codes(
-    weights: npt.NDArray[np.float16], rows: Float32Array, columns: Float32Array
-) -> Int8Array:
+def _codes(weights: Float16Array, rows: Float32Array, columns: Float32Array) -> Int8Array:
     with np.errstate(over="ignore", invalid="ignore"):  # in a file from anyone
         scaled = weights.astype(np.float64) * rows[:, None, None]
         scaled *= columns[None, :, None]

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgecodec.arrays import UInt8Array
 from edgecodec.cli.common import (
     add_backend_options,
     check_outputs,
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
     from edgecodec.codec import Codec
     from edgecodec.evaluation.evaluate import ImageResult
-    from edgecodec.evaluation.metrics import Uint8Image
+
+    pass
 
 
 def add_parser(sub: Any) -> None:
@@ -59,7 +61,7 @@ class _AtEffort:
     def __init__(self, codec: Codec, effort: int) -> None:
         self.codec, self.effort = codec, effort
 
-    def encode(self, image: Uint8Image, *, quality: int) -> bytes:
+    def encode(self, image: UInt8Array, *, quality: int) -> bytes:
         """Compress (H, W, 3) uint8."""
         return self.codec.encode(image, quality, effort=self.effort)
 

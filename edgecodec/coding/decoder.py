@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 
 import numpy as np
-import numpy.typing as npt
 
+from edgecodec.arrays import Float32Array, Int16Array, UInt8Array
 from edgecodec.coding.layout import Layout, Tile, Window
 from edgecodec.coding.overlap import Ahead
 from edgecodec.coding.pixels import cut, pack, square_side
@@ -19,9 +19,6 @@ from edgecodec.format.coder import LatentCoder
 from edgecodec.format.container import ContainerFile
 from edgecodec.format.strides import HYPER_STRIDE, LATENT_STRIDE
 
-Float32Array = npt.NDArray[np.float32]
-Int16Array = npt.NDArray[np.int16]
-UInt8Array = npt.NDArray[np.uint8]
 GREY = (128, 128, 128, 255)
 """What stands for a tile that is lost."""
 

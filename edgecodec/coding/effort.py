@@ -20,13 +20,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from edgecodec.arrays import Float32Array, Int16Array
 from edgecodec.format.coder import LatentCoder
 from edgecodec.format.tables import HYPER_LIMIT, RELUCTANCES, Tables
 
-Float32Array = npt.NDArray[np.float32]
-Int16Array = npt.NDArray[np.int16]
 Reanalysis = Callable[[Int16Array], Float32Array]
 """Maps y_hat (h, w, M) int16 in units of 1/16 to the y of the picture it decodes to."""
 

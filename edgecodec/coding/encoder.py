@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from edgecodec.arrays import Float32Array, Int16Array
 from edgecodec.coding.effort import decide
 from edgecodec.coding.layout import Layout, Tile, Window
 from edgecodec.coding.overlap import in_two_steps
@@ -17,9 +17,6 @@ from edgecodec.format.coder import LatentCoder
 from edgecodec.format.container import MAX_TILE
 from edgecodec.format.strides import HYPER_STRIDE, LATENT_STRIDE
 
-Float32Array = npt.NDArray[np.float32]
-Int16Array = npt.NDArray[np.int16]
-UInt8Array = npt.NDArray[np.uint8]
 RunStage = Callable[..., Mapping[str, Float32Array]]
 """`Codec.run_stage`."""
 

@@ -18,11 +18,10 @@ import numpy.typing as npt
 import PIL
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
+from edgecodec.arrays import UInt8Array
 from edgecodec.errors import BitstreamError, ConfigError
 from edgecodec.files import check_folder
 from edgecodec.format.container import MAX_PIXELS, check_size
-
-UInt8Array = npt.NDArray[np.uint8]
 
 SHARING_SINCE = 13
 """The first Pillow, by its first number, that shares memory without a fault."""

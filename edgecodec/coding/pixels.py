@@ -16,10 +16,8 @@ from typing import Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from edgecodec.arrays import Float32Array, UInt8Array
 from edgecodec.coding.layout import Tile, Window
-
-Float32Array = npt.NDArray[np.float32]
-UInt8Array = npt.NDArray[np.uint8]
 
 _pack_core: Callable[[Float32Array, UInt8Array], bool] | None
 try:
@@ -34,7 +32,7 @@ _Scalar = TypeVar("_Scalar", bound=np.generic)
 class Pixels(Protocol):
     """What gives parts of a picture as arrays (h, w, 3) uint8; an array of it does."""
 
-    def __getitem__(self, part: tuple[slice, slice], /) -> npt.NDArray[np.uint8]:
+    def __getitem__(self, part: tuple[slice, slice], /) -> UInt8Array:
         """Return the rows and columns asked for, as far as the picture has them."""
         ...
 
@@ -42,8 +40,8 @@ class Pixels(Protocol):
 def read_padded(
     pixels: Pixels,
     window: Window,
-    space: npt.NDArray[np.float32] | None = None,
-) -> npt.NDArray[np.float32]:
+    space: Float32Array | None = None,
+) -> Float32Array:
     """Return a window of an image as (1, h, w, 3) float32; beyond its edge the last pixel repeats.
 
     Args:

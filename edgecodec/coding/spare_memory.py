@@ -13,9 +13,8 @@ import threading
 import weakref
 
 import numpy as np
-import numpy.typing as npt
 
-UInt8Array = npt.NDArray[np.uint8]
+from edgecodec.arrays import UInt8Array
 
 LARGEST = 64 << 20
 """Bytes that are kept at most: a picture of 16 megapixels."""

@@ -24,6 +24,7 @@ import numpy as np
 import PIL
 from PIL import Image, ImageOps, features
 
+from edgecodec.arrays import UInt8Array
 from edgecodec.coding.pictures import to_eight_bits
 from edgecodec.errors import (
     BackendUnavailableError,
@@ -31,17 +32,16 @@ from edgecodec.errors import (
     ConfigError,
     UnknownPluginError,
 )
-from edgecodec.evaluation.metrics import Uint8Image
 
 
 class ImageCodec(Protocol):
     """What an evaluation needs of a codec; `edgecodec.Codec` and `ClassicalCodec` have it."""
 
-    def encode(self, image: Uint8Image, /, *, quality: int) -> bytes:
+    def encode(self, image: UInt8Array, /, *, quality: int) -> bytes:
         """Return a whole file for an (H, W, 3) uint8 RGB image."""
         ...
 
-    def decode(self, data: bytes, /) -> Uint8Image | Image.Image:
+    def decode(self, data: bytes, /) -> UInt8Array | Image.Image:
         """Return the picture in a file."""
         ...
 
@@ -99,7 +99,7 @@ class ClassicalCodec:
             return False
         return self.name.upper() in Image.SAVE
 
-    def encode(self, image: Uint8Image, quality: int) -> bytes:
+    def encode(self, image: UInt8Array, quality: int) -> bytes:
         """Compress an image.
 
         Args:
@@ -132,7 +132,7 @@ class ClassicalCodec:
             ) from exc
         return buffer.getvalue()
 
-    def decode(self, data: bytes) -> Uint8Image:
+    def decode(self, data: bytes) -> UInt8Array:
         """Decompress a file of this format to (H, W, 3) uint8, RGB.
 
         Raises:
@@ -202,7 +202,7 @@ def classical_codec(name: str) -> ClassicalCodec:
     return codec
 
 
-def load_rgb(path: Path) -> Uint8Image:
+def load_rgb(path: Path) -> UInt8Array:
     """Read a picture as (H, W, 3) uint8 RGB, upright.
 
     Raises:

@@ -26,6 +26,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
+from edgecodec.arrays import UInt8Array
 from edgecodec.errors import BackendError, ConfigError
 from edgecodec.evaluation.cache import ResultCache
 from edgecodec.evaluation.classical import (
@@ -36,7 +37,6 @@ from edgecodec.evaluation.classical import (
 )
 from edgecodec.evaluation.metrics import (
     MS_SSIM_MIN_SIDE,
-    Uint8Image,
     bd_rate,
     bpp,
     ms_ssim,
@@ -300,7 +300,7 @@ def _map_images(
 class _Source:
     """An image under its name, with the hash of its pixels for the cache."""
 
-    def __init__(self, name: str, pixels: Uint8Image) -> None:
+    def __init__(self, name: str, pixels: UInt8Array) -> None:
         self.name, self.pixels = name, pixels
         self.digest = hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).hexdigest()
 
@@ -347,7 +347,7 @@ def _timed(work: Callable[[], _T]) -> tuple[_T, float]:
     return result, (time.perf_counter_ns() - start) * 1e-9
 
 
-def _decode(codec: ImageCodec, data: bytes) -> Uint8Image:
+def _decode(codec: ImageCodec, data: bytes) -> UInt8Array:
     """Decode to an array; a lazy PIL image is loaded here, within the time that is taken."""
     decoded = codec.decode(data)
     if isinstance(decoded, Image.Image):

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from edgecodec.arrays import UInt8Array
 from edgecodec.errors import ConfigError
 
-Uint8Image = npt.NDArray[np.uint8]
 _Plane = npt.NDArray[np.float32]
 _Curve = npt.NDArray[np.float64]
 
@@ -44,7 +44,7 @@ def bpp(n_bytes: int, height: int, width: int) -> float:
     return 8.0 * n_bytes / (height * width)
 
 
-def psnr_rgb(a: Uint8Image, b: Uint8Image) -> float:
+def psnr_rgb(a: UInt8Array, b: UInt8Array) -> float:
     """Return the peak signal-to-noise ratio in dB over all samples of two images.
 
     `10 log10(255^2 / MSE)`, one MSE over the three channels.
@@ -65,7 +65,7 @@ def psnr_rgb(a: Uint8Image, b: Uint8Image) -> float:
     return math.inf if mse == 0 else 10.0 * math.log10(255.0**2 / mse)
 
 
-def ms_ssim(a: Uint8Image, b: Uint8Image) -> float:
+def ms_ssim(a: UInt8Array, b: UInt8Array) -> float:
     """Return the multi-scale structural similarity of two images.
 
     Wang, Simoncelli and Bovik 2003 ("Multiscale structural similarity for image quality
@@ -116,7 +116,7 @@ class Metric(NamedTuple):
         least_side: in pixels, of pictures that can be measured.
     """
 
-    measure: Callable[[Uint8Image, Uint8Image], float]
+    measure: Callable[[UInt8Array, UInt8Array], float]
     decibels: Callable[[float], float]
     least_side: int = 1
 
@@ -177,7 +177,7 @@ def quality_overlap(
     return _overlap(_curve(anchor_rates, anchor_quality), _curve(rates, quality))
 
 
-def _check_pair(a: Uint8Image, b: Uint8Image) -> None:
+def _check_pair(a: UInt8Array, b: UInt8Array) -> None:
     for image in (a, b):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
             raise ConfigError(

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from edgecodec.arrays import Float32Array, Int16Array, UInt8Array
 from edgecodec.errors import BitstreamError, BundleError, ConfigError, TruncatedBitstreamError
 from edgecodec.format.strides import LATENTS_PER_HYPER
 from edgecodec.format.tables import (
@@ -33,10 +34,6 @@ from edgecodec.format.tables import (
     SYMBOL_LIMIT,
     Tables,
 )
-
-Int16Array = npt.NDArray[np.int16]
-UInt8Array = npt.NDArray[np.uint8]
-Float32Array = npt.NDArray[np.float32]
 
 
 class Implementation(Protocol):

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgecodec.arrays import Float32Array, Int8Array, Int16Array, Int32Array, Int64Array, UInt8Array
 from edgecodec.format.tables import (
     CELL_ORDER,
     ESCAPE_BITS,
@@ -30,8 +31,6 @@ _MASK = _TOTAL - 1
 _LOW = 1 << 16
 _NIBBLE = _TOTAL >> 4
 
-Int16Array = npt.NDArray[np.int16]
-UInt8Array = npt.NDArray[np.uint8]
 _Place = tuple[slice, slice]
 _Symbols = Callable[[_Place, Int16Array, UInt8Array], npt.NDArray[np.signedinteger[Any]]]
 
@@ -50,7 +49,7 @@ class NumpyImplementation:
         self._row_of = np.cumsum([0, *map(len, bits[:-1])])
         self._half = [max(0, len(row) - 2) // 2 for row in tables.frequencies]
 
-    def _features(self, quality: int, z: Int16Array) -> npt.NDArray[np.int64]:
+    def _features(self, quality: int, z: Int16Array) -> Int64Array:
         """Return the features that z yields, (4 in CELL_ORDER, zh, zw, F)."""
         t, row = self._t, quality - 1
         x = np.clip((z.astype(np.int64) * t.step_z[row] + 8) >> 4, -2047, 2047)
@@ -61,7 +60,7 @@ class NumpyImplementation:
         return np.stack([parts[..., 2 * dy + dx] for dy, dx in CELL_ORDER])
 
     def _predict(
-        self, quality: int, features: npt.NDArray[np.int64], before: list[npt.NDArray[np.int64]]
+        self, quality: int, features: Int64Array, before: list[Int64Array]
     ) -> tuple[Int16Array, UInt8Array]:
         """Return mu and scale index of one latent of each cell, given those coded before it."""
         t = self._t
@@ -76,9 +75,9 @@ class NumpyImplementation:
         index = (acc[..., m:] + t.index_bias[quality - 1] + 128) >> 8
         return mu.astype(np.int16), np.clip(index, 0, len(self._cdf) - 1).astype(np.uint8)
 
-    def _residual(self, quality: int, s: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
+    def _residual(self, quality: int, s: npt.NDArray[np.integer[Any]]) -> Int64Array:
         step = self._t.step_y[quality - 1]
-        residual: npt.NDArray[np.int64] = (s.astype(np.int64) * step + 32) >> 6
+        residual: Int64Array = (s.astype(np.int64) * step + 32) >> 6
         return residual
 
     def _walk(
@@ -92,7 +91,7 @@ class NumpyImplementation:
         shape = (2 * zh, 2 * zw, self._t.latent_channels)
         s, mu = np.zeros(shape, np.int16), np.zeros(shape, np.int16)
         index = np.zeros(shape, np.uint8)
-        before: list[npt.NDArray[np.int64]] = []
+        before: list[Int64Array] = []
         features = self._features(quality, z)
         for k, (dy, dx) in enumerate(CELL_ORDER):
             place = (slice(dy, None, 2), slice(dx, None, 2))
@@ -112,8 +111,8 @@ class NumpyImplementation:
         self,
         quality: int,
         z: Int16Array,
-        y: npt.NDArray[np.float32],
-        reluctance: npt.NDArray[np.float32] | None,
+        y: Float32Array,
+        reluctance: Float32Array | None,
     ) -> tuple[Int16Array, UInt8Array]:
         """Return symbols, with the core's order of float32 operations."""
         gain = self._gain[quality - 1]
@@ -135,10 +134,10 @@ class NumpyImplementation:
         self,
         quality: int,
         z: Int16Array,
-        y: npt.NDArray[np.float32],
-        reluctance: npt.NDArray[np.float32] | None,
+        y: Float32Array,
+        reluctance: Float32Array | None,
         weight: float,
-    ) -> npt.NDArray[np.float32]:
+    ) -> Float32Array:
         """Return bits and weighted squared errors of the symbols, by cell."""
         s, index = self.quantize(quality, z, y, reluctance)
         mu, _ = self.predict(quality, z, s)
@@ -196,7 +195,7 @@ class NumpyImplementation:
     def _read_row(self, reader: _RansReader, quality: int, z: Int16Array) -> Int16Array:
         """Read the symbols of one row of cells; return y_hat, (2, 2 zw, M)."""
 
-        def symbols(_: _Place, __: Int16Array, index: UInt8Array) -> npt.NDArray[np.int32]:
+        def symbols(_: _Place, __: Int16Array, index: UInt8Array) -> Int32Array:
             s = np.zeros(index.shape, np.int32)
             coded = index > 0
             s[coded] = [self._read(reader, level, SYMBOL_LIMIT) for level in index[coded].tolist()]
@@ -225,13 +224,13 @@ class NumpyImplementation:
         return -(u >> 1) - half - 1 if u & 1 else (u >> 1) + half + 1
 
 
-def _linear(weight: npt.NDArray[np.int8], x: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def _linear(weight: Int8Array, x: Int64Array) -> Int64Array:
     """Return the products of the last axis of x with the rows of `weight`."""
     return (x.astype(np.float64) @ weight.astype(np.float64).T).astype(np.int64)
 
 
-def _activation(acc: npt.NDArray[np.int64], shift: int) -> npt.NDArray[np.int64]:
-    out: npt.NDArray[np.int64] = np.clip((acc + (1 << (shift - 1))) >> shift, 0, 255)
+def _activation(acc: Int64Array, shift: int) -> Int64Array:
+    out: Int64Array = np.clip((acc + (1 << (shift - 1))) >> shift, 0, 255)
     return out
 
 
@@ -242,9 +241,7 @@ def _order(zh: int, zw: int) -> Iterator[_Place]:
             yield slice(2 * y + dy, 2 * y + dy + 1), slice(dx, 2 * zw, 2)
 
 
-def _shrink(
-    s: Int16Array, v: npt.NDArray[np.float32], reluctance: npt.NDArray[np.float32]
-) -> Int16Array:
+def _shrink(s: Int16Array, v: Float32Array, reluctance: Float32Array) -> Int16Array:
     """Lower magnitudes one by one where |v| lies below the threshold of doing so."""
     k, sign = np.abs(s), np.sign(s)
     v = np.abs(v)

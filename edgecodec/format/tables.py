@@ -13,6 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgecodec.arrays import (
+    Float32Array,
+    Float64Array,
+    Int8Array,
+    Int32Array,
+    UInt8Array,
+    UInt16Array,
+)
 from edgecodec.errors import BundleError, ConfigError
 from edgecodec.format.container import MAX_TILE
 from edgecodec.format.strides import HYPER_STRIDE, LATENTS_PER_HYPER
@@ -102,22 +110,22 @@ class Tables:
         gain_z: (100, Z) float32, for the encoder alone.
     """
 
-    frequencies: tuple[npt.NDArray[np.uint16], ...]
-    w1: npt.NDArray[np.int8]
-    w2: npt.NDArray[np.int8]
-    c1: npt.NDArray[np.int8]
-    c2: npt.NDArray[np.int8]
-    c3: npt.NDArray[np.int8]
-    w3: npt.NDArray[np.int8]
-    b1: npt.NDArray[np.int32]
-    b2: npt.NDArray[np.int32]
-    bc: npt.NDArray[np.int32]
-    b3: npt.NDArray[np.int32]
-    index_bias: npt.NDArray[np.int32]
-    step_y: npt.NDArray[np.int32]
-    step_z: npt.NDArray[np.int32]
-    index_z: npt.NDArray[np.uint8]
-    gain_z: npt.NDArray[np.float32]
+    frequencies: tuple[UInt16Array, ...]
+    w1: Int8Array
+    w2: Int8Array
+    c1: Int8Array
+    c2: Int8Array
+    c3: Int8Array
+    w3: Int8Array
+    b1: Int32Array
+    b2: Int32Array
+    bc: Int32Array
+    b3: Int32Array
+    index_bias: Int32Array
+    step_y: Int32Array
+    step_z: Int32Array
+    index_z: UInt8Array
+    gain_z: Float32Array
 
     @property
     def latent_channels(self) -> int:
@@ -125,7 +133,7 @@ class Tables:
         return int(self.b3.shape[0])
 
     @property
-    def gain_y(self) -> npt.NDArray[np.float32]:
+    def gain_y(self) -> Float32Array:
         """(100, M) float32, what an encoder multiplies with: one over the step."""
         return np.float32(1 << (Y_FRAC + STEP_FRAC)) / self.step_y.astype(np.float32)
 
@@ -134,7 +142,7 @@ class Tables:
         """Z."""
         return int(self.w1.shape[1])
 
-    def bits(self) -> list[npt.NDArray[np.float64]]:
+    def bits(self) -> list[Float64Array]:
         """Return what each symbol costs, one (2 w + 2,) array per scale index as `frequencies`."""
         return [PRECISION - np.log2(row.astype(np.float64)) for row in self.frequencies]
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from edgecodec.arrays import UInt8Array
 from edgecodec.format.tables import Tables
 from edgecodec.model import config as fmt
 from edgecodec.model.config import CodecConfig
@@ -23,7 +24,7 @@ from edgecodec.model.export_tables import build_tables
 from edgecodec.model.network import NeuralCodec
 from edgecodec.training.initialisation import set_scales
 from edgecodec.training.loss import rate_distortion_loss
-from edgecodec.training.photos import CropStream, UInt8Array, to_images
+from edgecodec.training.photos import CropStream, to_images
 
 _PROBES = 8
 _UNIT_RESPONSE = fmt.PIXEL_UNIT / fmt.Y_UNIT

@@ -11,10 +11,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from edgecodec.arrays import UInt8Array
 from edgecodec.format import tables as fixed
 from edgecodec.model import config as fmt
 from edgecodec.model.network import NeuralCodec, ResidualBlock
-from edgecodec.training.photos import CropStream, UInt8Array
+from edgecodec.training.photos import CropStream
 
 _FINE = 8
 _CROPS = 4096

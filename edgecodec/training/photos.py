@@ -19,13 +19,13 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
 
+from edgecodec.arrays import UInt8Array
+
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
-UInt8Array = npt.NDArray[np.uint8]
 
 
 def _blobs(path: Path) -> Iterator[tuple[str, bytes]]:

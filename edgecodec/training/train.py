@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from edgecodec.arrays import UInt8Array
 from edgecodec.format.strides import HYPER_STRIDE
 from edgecodec.model.checkpoint import build_codec, check_target, fill_codec, save_checkpoint
 from edgecodec.model.config import CodecConfig
@@ -26,7 +27,7 @@ from edgecodec.model.network import NeuralCodec
 from edgecodec.training.initialisation import start_from_photos
 from edgecodec.training.loss import Losses, rate_distortion_loss
 from edgecodec.training.options import SavedRun, TrainingOptions
-from edgecodec.training.photos import CropStream, UInt8Array, load_photos, to_images
+from edgecodec.training.photos import CropStream, load_photos, to_images
 from edgecodec.training.progress import Progress
 from edgecodec.training.rounding import measure_units, plain_weights, round_blocks
 from edgecodec.training.validation import Judged, validate

@@ -8,11 +8,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from edgecodec.arrays import UInt8Array
 from edgecodec.evaluation.metrics import MS_SSIM_MIN_SIDE
 from edgecodec.format.strides import HYPER_STRIDE
 from edgecodec.model.network import NeuralCodec
 from edgecodec.training.distortion import ms_ssim
-from edgecodec.training.photos import UInt8Array, to_images
+from edgecodec.training.photos import to_images
 
 
 class Judged(NamedTuple):

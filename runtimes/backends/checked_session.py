@@ -15,11 +15,12 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from edgecodec.arrays import Float32Array
 from edgecodec.bundle.manifest import Manifest
 from edgecodec.coding.pixels import as_picture, square_side
 from edgecodec.errors import BackendError
 from edgecodec.format.strides import HYPER_STRIDE, LATENT_STRIDE
-from edgecodec.runtimes.base import Artefact, Float32Array, StageName
+from edgecodec.runtimes.base import Artefact, StageName
 from edgecodec.runtimes.vendor import one_line
 
 _Result = TypeVar("_Result")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from edgecodec.arrays import Float32Array
 from edgecodec.errors import BackendError, BackendUnavailableError
 from edgecodec.format.strides import LATENT_STRIDE
 from edgecodec.runtimes.backends.checked_session import CheckedSession, Dims, load_error
 from edgecodec.runtimes.backends.onnx_references import refers_to_files
-from edgecodec.runtimes.base import Artefact, Availability, Float32Array, Session, SessionOptions
+from edgecodec.runtimes.base import Artefact, Availability, Session, SessionOptions
 from edgecodec.runtimes.layers.base import Layer
 from edgecodec.runtimes.vendor import BROKEN, import_vendor, one_line, version_of
 

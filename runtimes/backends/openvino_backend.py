@@ -7,9 +7,10 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from edgecodec.arrays import Float32Array
 from edgecodec.errors import BackendError, BackendUnavailableError
 from edgecodec.runtimes.backends.checked_session import CheckedLendingSession, Dims, load_error
-from edgecodec.runtimes.base import Artefact, Availability, Float32Array, Session, SessionOptions
+from edgecodec.runtimes.base import Artefact, Availability, Session, SessionOptions
 from edgecodec.runtimes.device.probe import usable_cores
 from edgecodec.runtimes.layers.base import Layer
 from edgecodec.runtimes.vendor import BROKEN, import_vendor, one_line, version_of

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from edgecodec.arrays import Float32Array
 from edgecodec.errors import BackendError, BackendUnavailableError
 from edgecodec.runtimes.backends.checked_session import CheckedSession, Dims, load_error
-from edgecodec.runtimes.base import Artefact, Availability, Float32Array, Session, SessionOptions
+from edgecodec.runtimes.base import Artefact, Availability, Session, SessionOptions
 from edgecodec.runtimes.vendor import BROKEN, import_vendor, one_line, version_of
 
 ANY_MAP: Dims = (1, None, None, None)

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from edgecodec.runtimes.base import Artefact, Float32Array, SessionOptions
+from edgecodec.arrays import Float32Array
+from edgecodec.runtimes.base import Artefact, SessionOptions
 
 WARM_UP = 2
 """Profiled runs that are not counted."""

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from edgecodec.arrays import Float32Array
 from edgecodec.errors import BackendError
-from edgecodec.runtimes.base import Artefact, Float32Array
+from edgecodec.runtimes.base import Artefact
 from edgecodec.runtimes.layers.base import (
     FLOAT16,
     FLOAT32,

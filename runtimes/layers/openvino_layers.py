@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from edgecodec.runtimes.base import Float32Array
+from edgecodec.arrays import Float32Array
 from edgecodec.runtimes.layers.base import (
     BFLOAT16,
     FLOAT16,

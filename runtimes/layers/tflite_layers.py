@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 
 import edgecodec
+from edgecodec.arrays import Float32Array
 from edgecodec.errors import BackendUnavailableError
-from edgecodec.runtimes.base import Artefact, Float32Array
+from edgecodec.runtimes.base import Artefact
 from edgecodec.runtimes.layers.base import (
     FLOAT16,
     FLOAT32,

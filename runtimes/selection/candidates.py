@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from edgecodec.arrays import Float32Array
 from edgecodec.bundle.manifest import ArtefactEntry
 from edgecodec.bundle.reading import Bundle
 from edgecodec.errors import (
@@ -21,7 +22,6 @@ from edgecodec.runtimes.base import (
     Artefact,
     Availability,
     Backend,
-    Float32Array,
     Session,
     SessionOptions,
     StageName,

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgecodec.arrays import Float32Array
 from edgecodec.bundle.reading import Bundle
 from edgecodec.coding.pixels import as_picture, to_levels
 from edgecodec.errors import BundleError
 from edgecodec.format.strides import HYPER_STRIDE, LATENT_STRIDE
-from edgecodec.runtimes.base import Float32Array, StageName
+from edgecodec.runtimes.base import StageName
 from edgecodec.runtimes.selection.timing import repeated
 
 

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from edgecodec.arrays import Float32Array
 from edgecodec.bundle.reading import Bundle
 from edgecodec.errors import CODEC_CLOSED, BackendError, ConfigError, EdgeCodecError
 from edgecodec.runtimes.backends.checked_session import (
@@ -24,7 +25,7 @@ from edgecodec.runtimes.backends.checked_session import (
     stage_inputs,
     stage_outputs,
 )
-from edgecodec.runtimes.base import Float32Array, Session, StageName, lend
+from edgecodec.runtimes.base import Session, StageName, lend
 from edgecodec.runtimes.environment import AUTO, wanted_backend
 from edgecodec.runtimes.selection.candidates import close_quietly
 from edgecodec.runtimes.selection.choice import Choice

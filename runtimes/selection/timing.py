@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from edgecodec.runtimes.base import Float32Array
+from edgecodec.arrays import Float32Array
 
 _T = TypeVar("_T")
 

@@ -24,8 +24,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
 
+from edgecodec.arrays import Float32Array
 from edgecodec.errors import BackendError
-from edgecodec.runtimes.base import Float32Array, Session, lend
+from edgecodec.runtimes.base import Session, lend
 from edgecodec.runtimes.environment import call_limit, watches_every_call
 
 _T = TypeVar("_T")

@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from PIL import Image
 
 import edgecodec
 from edgecodec import codec as codec_module
+from edgecodec.arrays import UInt8Array
 from edgecodec.bundle.embedded import (
     bundles_with_tables,
     default_bundle_path,
@@ -28,7 +28,6 @@ from edgecodec.errors import BundleError, ConfigError, ModelMismatchError
 from edgecodec.format.container import read_header
 
 FAST = ("--backend", "onnxruntime", "--threads", "1")
-UInt8Array = npt.NDArray[np.uint8]
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from edgecodec.arrays import Float32Array, UInt8Array
 from edgecodec.codec import Codec
 from edgecodec.coding.effort import PLANS, STEP_WEIGHT, decide, dequantize, thresholds_of
 from edgecodec.errors import ConfigError
@@ -13,9 +14,6 @@ from edgecodec.format.coder import LatentCoder
 from edgecodec.format.container import read_container
 from edgecodec.format.tables import RELUCTANCES
 from tests.support.streams import likely_tables
-
-UInt8Array = npt.NDArray[np.uint8]
-Float32Array = npt.NDArray[np.float32]
 
 
 @pytest.fixture(scope="module")

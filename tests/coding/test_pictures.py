@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from edgecodec.arrays import UInt8Array
 from edgecodec.coding.layout import Window
 from edgecodec.coding.pictures import (
     check_output,
@@ -31,7 +31,6 @@ from edgecodec.errors import ConfigError
 from edgecodec.files import read_input, write_output
 from tests.support.streams import mutated
 
-UInt8Array = npt.NDArray[np.uint8]
 GREY = np.linspace(0, 255, 35).round().astype(np.uint8).reshape(5, 7)
 RGB = np.stack([GREY, 255 - GREY, GREY // 2], 2)
 

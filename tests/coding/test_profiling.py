@@ -5,14 +5,12 @@ from __future__ import annotations
 import threading
 import time
 
-import numpy as np
-import numpy.typing as npt
 import pytest
 
+from edgecodec.arrays import UInt8Array
 from edgecodec.codec import Codec
 from edgecodec.coding.profiling import DECODE_STAGES, ENCODE_STAGES, Profile, Span, covered_s, stage
 
-UInt8Array = npt.NDArray[np.uint8]
 TILES = 4
 
 

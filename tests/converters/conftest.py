@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from torch import Tensor, nn
 
+from edgecodec.arrays import Float32Array
 from edgecodec.bundle.manifest import Precision
 from edgecodec.converters.graph.from_torch import graph_from_module
 from edgecodec.converters.graph.graph import Graph
@@ -22,7 +21,6 @@ from edgecodec.converters.writers.targets import TARGETS
 from edgecodec.runtimes.base import Artefact, Session, SessionOptions
 from edgecodec.runtimes.registry import get_backend
 
-Float32Array = npt.NDArray[np.float32]
 RunArtefact = Callable[[Graph, str, Precision, Float32Array], dict[str, Float32Array]]
 
 

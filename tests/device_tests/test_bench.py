@@ -12,10 +12,10 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from edgecodec.arrays import UInt8Array
 from edgecodec.bundle.reading import Bundle
 from edgecodec.codec import Codec
 from edgecodec.coding.profiling import Profile, Span
@@ -40,7 +40,6 @@ from edgecodec.runtimes.device.facts import Conditions
 from edgecodec.runtimes.selection.choice import Choice
 from tests.support.bench_fakes import Clock, report_of, series
 
-UInt8Array = npt.NDArray[np.uint8]
 QUICK = Options(backends=("onnxruntime:fp32",), limits=Limits(3, 0.0), cold_starts=0, threads=1)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
+from edgecodec.arrays import UInt8Array
 from edgecodec.errors import (
     BackendUnavailableError,
     BitstreamError,
@@ -25,13 +26,13 @@ from edgecodec.evaluation.classical import (
     classical_codec,
     load_rgb,
 )
-from edgecodec.evaluation.metrics import Uint8Image, psnr_rgb
+from edgecodec.evaluation.metrics import psnr_rgb
 
 DEMO = Path(__file__).parents[2] / "edgecodec" / "data" / "demo.png"
 
 
 @pytest.fixture(scope="module")
-def photo() -> Uint8Image:
+def photo() -> UInt8Array:
     with Image.open(DEMO) as image:
         return np.asarray(image.convert("RGB"))[100:240, 150:310]
 
@@ -44,7 +45,7 @@ def codec(request: pytest.FixtureRequest) -> ClassicalCodec:
     return found
 
 
-def test_encode_makes_a_file_that_decode_reads(codec: ClassicalCodec, photo: Uint8Image) -> None:
+def test_encode_makes_a_file_that_decode_reads(codec: ClassicalCodec, photo: UInt8Array) -> None:
     data = codec.encode(photo, 80)
     with Image.open(io.BytesIO(data)) as image:
         assert image.format == codec.name.upper()
@@ -55,7 +56,7 @@ def test_encode_makes_a_file_that_decode_reads(codec: ClassicalCodec, photo: Uin
     assert codec.encode(photo, 80) == data
 
 
-def test_sweep_rises_in_rate_and_quality(codec: ClassicalCodec, photo: Uint8Image) -> None:
+def test_sweep_rises_in_rate_and_quality(codec: ClassicalCodec, photo: UInt8Array) -> None:
     assert len(codec.qualities) >= 12
     assert list(codec.qualities) == sorted(set(codec.qualities))
     files = [codec.encode(photo, quality) for quality in codec.qualities[::4]]
@@ -71,20 +72,20 @@ def test_settings_name_library_and_options(codec: ClassicalCodec) -> None:
     assert "unknown" not in codec.settings
 
 
-def test_decode_refuses_damaged_data(codec: ClassicalCodec, photo: Uint8Image) -> None:
+def test_decode_refuses_damaged_data(codec: ClassicalCodec, photo: UInt8Array) -> None:
     data = codec.encode(photo, 50)
     for damaged in (b"", b"not an image", data[:20], data[: len(data) // 3]):
         with pytest.raises(BitstreamError, match=codec.name):
             codec.decode(damaged)
 
 
-def test_encode_refuses_what_is_no_rgb_image(codec: ClassicalCodec, photo: Uint8Image) -> None:
+def test_encode_refuses_what_is_no_rgb_image(codec: ClassicalCodec, photo: UInt8Array) -> None:
     with pytest.raises(ConfigError):
         codec.encode(photo[..., 0], 50)
 
 
 def test_avif_never_encodes_with_one_thread(
-    monkeypatch: pytest.MonkeyPatch, photo: Uint8Image
+    monkeypatch: pytest.MonkeyPatch, photo: UInt8Array
 ) -> None:
     if not AVIF.available():
         pytest.skip("this Pillow lacks avif")

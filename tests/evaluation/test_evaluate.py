@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgecodec.arrays import UInt8Array
 from edgecodec.errors import BackendError, ConfigError, UnknownPluginError
 from edgecodec.evaluation.classical import JPEG, WEBP, ClassicalCodec
 from edgecodec.evaluation.evaluate import Average, Evaluation, ImageResult, compare, evaluate
-from edgecodec.evaluation.metrics import Uint8Image, ms_ssim, psnr_rgb
+from edgecodec.evaluation.metrics import ms_ssim, psnr_rgb
 from edgecodec.evaluation.page import render_page, text_table
 
 DEMO = Path(__file__).parents[2] / "edgecodec" / "data" / "demo.png"
@@ -27,7 +28,7 @@ class StubCodec:
     def __init__(self) -> None:
         self.calls = 0
 
-    def encode(self, image: Uint8Image, quality: int = 60) -> bytes:
+    def encode(self, image: UInt8Array, quality: int = 60) -> bytes:
         self.calls += 1
         return WEBP.encode(image, quality)
 
@@ -49,7 +50,7 @@ def evaluation(images: list[Path]) -> Evaluation:
     return evaluate(images, StubCodec(), QUALITIES, name="stub", against=("jpeg", "webp"))
 
 
-def pixels(path: Path) -> Uint8Image:
+def pixels(path: Path) -> UInt8Array:
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB"))
 
@@ -139,10 +140,10 @@ def test_evaluate_has_no_ms_ssim_for_small_images_nor_psnr_for_lossless(tmp_path
     Image.new("RGB", (40, 30), (10, 20, 30)).save(path)
 
     class Lossless:
-        def encode(self, image: Uint8Image, *, quality: int) -> bytes:
+        def encode(self, image: UInt8Array, *, quality: int) -> bytes:
             return image.tobytes()
 
-        def decode(self, data: bytes) -> Uint8Image:
+        def decode(self, data: bytes) -> UInt8Array:
             return np.frombuffer(data, np.uint8).reshape(30, 40, 3)
 
     found = evaluate([path], Lossless(), (1, 2), against=("jpeg",))

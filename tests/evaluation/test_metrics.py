@@ -10,10 +10,10 @@ import pytest
 from scipy import ndimage
 from scipy.interpolate import PchipInterpolator
 
+from edgecodec.arrays import UInt8Array
 from edgecodec.errors import ConfigError
 from edgecodec.evaluation.metrics import (
     MS_SSIM_MIN_SIDE,
-    Uint8Image,
     bd_rate,
     bpp,
     ms_ssim,
@@ -66,7 +66,7 @@ JPEG = [
 ]
 
 
-def pair(height: int, width: int, noise: float) -> tuple[Uint8Image, Uint8Image]:
+def pair(height: int, width: int, noise: float) -> tuple[UInt8Array, UInt8Array]:
     """A smooth, coloured image and a noisy, shifted copy, both (H, W, 3) uint8."""
     rng = np.random.default_rng(0)
     image = ndimage.gaussian_filter(rng.normal(size=(height, width, 3)), (3, 3, 0))
@@ -76,7 +76,7 @@ def pair(height: int, width: int, noise: float) -> tuple[Uint8Image, Uint8Image]
     return first, second
 
 
-def reference_ms_ssim(a: Uint8Image, b: Uint8Image) -> float:
+def reference_ms_ssim(a: UInt8Array, b: UInt8Array) -> float:
     """The formulas written down once more: float64, 2-D windows, all five filters."""
     x = np.arange(11) - 5.0
     g = np.exp(-(x**2) / (2 * 1.5**2))

@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import edgecodec.core
+from edgecodec.arrays import Int16Array, UInt8Array
 from edgecodec.errors import BitstreamError, ConfigError
 from edgecodec.format.coder import LatentCoder
 from edgecodec.format.tables import (
@@ -31,15 +32,7 @@ from edgecodec.format.tables import (
     Tables,
 )
 from tests.support.format_decoder import FormatDecoder, FormatError
-from tests.support.streams import (
-    Int16Array,
-    UInt8Array,
-    likely_tables,
-    mutated,
-    predicted,
-    symbols,
-    wild_tables,
-)
+from tests.support.streams import likely_tables, mutated, predicted, symbols, wild_tables
 
 SPECIAL = np.array([np.nan, np.inf, -np.inf, 3.4e38, -3.4e38, 0.0, -0.0, 1e-40], np.float32)
 CHANNELS = st.sampled_from([1, 2, 15, 16, 17, 33])

@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
+from edgecodec.arrays import Float32Array
 from edgecodec.bundle.manifest import MANIFEST, ArtefactEntry, Manifest
 from edgecodec.bundle.reading import GOLDEN, TABLES, Bundle
 from edgecodec.bundle.writing import hash_files, writing_bundle
@@ -24,7 +24,6 @@ from edgecodec.converters.writers.to_torch import write_torch
 from edgecodec.runtimes import registry
 from edgecodec.runtimes.selection import selector
 
-Float32Array = npt.NDArray[np.float32]
 SUFFIX = {"onnx": "onnx", "openvino": "xml", "tflite": "tflite", "torch": "pt"}
 WRITERS: dict[str, Callable[..., dict[str, int]]] = {
     "onnx": write_onnx,

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from edgecodec.arrays import Float32Array, Float64Array
 from edgecodec.bundle.manifest import MANIFEST, ArtefactEntry, Manifest
 from edgecodec.bundle.reading import GOLDEN, Bundle
 from edgecodec.bundle.writing import hash_files, writing_bundle
@@ -25,12 +26,11 @@ from edgecodec.converters.writers.to_onnx import write_onnx
 from edgecodec.converters.writers.to_tflite import write_tflite
 from edgecodec.errors import BackendError
 from edgecodec.runtimes.backends.tflite_backend import TfliteBackend
-from edgecodec.runtimes.base import Artefact, Float32Array, Session, SessionOptions
+from edgecodec.runtimes.base import Artefact, Session, SessionOptions
 from edgecodec.runtimes.selection.selector import choose
 from tests.support import exact_graphs
 from tests.support.exact_graphs import Draft, latents
 
-Float64Array = npt.NDArray[np.float64]
 Arithmetic = tuple[object, str, Callable[..., Any]]
 """Where a function is, its name, and what takes its place."""
 BUDGET_S = 0.05

@@ -7,10 +7,9 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from edgecodec.arrays import Float64Array, UInt8Array
 from edgecodec.device_tests.measuring.contenders import Coded, Contender
-from edgecodec.device_tests.measuring.sampling import Float64Array
 from edgecodec.device_tests.measuring.steady import Series, Steady, YardstickSeries
 from edgecodec.device_tests.reports.bench_report import (
     BenchConditions,
@@ -19,7 +18,6 @@ from edgecodec.device_tests.reports.bench_report import (
 )
 from edgecodec.runtimes.device.probe import Device, probe_device
 
-UInt8Array = npt.NDArray[np.uint8]
 CHOICE = {"backend": "tflite", "precision": "fp32"}
 SETTINGS = {"quality": 60, "entropy_coder": "c", "analysis": CHOICE, "synthesis": CHOICE}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from edgecodec.arrays import Float32Array
 from edgecodec.converters.graph.graph import Graph, Value
 from edgecodec.converters.graph.nodes import (
     Add,
@@ -12,7 +13,6 @@ from edgecodec.converters.graph.nodes import (
     Conv2d,
     DepthToSpace,
     Dequantize,
-    Float32Array,
     Node,
     Padding,
     Quantize,

@@ -12,9 +12,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from edgecodec.arrays import Float32Array
 from edgecodec.converters.graph.from_torch import graph_from_module
 from edgecodec.converters.graph.graph import Graph
-from edgecodec.converters.graph.nodes import Float32Array
 from edgecodec.converters.int8.quantize import quantize
 from edgecodec.converters.int8.ranges import Statistics, collect
 from tests.converters.conftest import Residual, chain

@@ -24,12 +24,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+from edgecodec.arrays import UInt8Array
 from edgecodec.bundle.reading import Bundle
 from edgecodec.codec import Codec
 from edgecodec.converters.convert import convert_checkpoint
 from edgecodec.converters.sources.photos import demo_photo, read_photo
 from edgecodec.device_tests.conformance.kit import BUNDLE, INDEX, digest_of
-from edgecodec.device_tests.conformance.kit_pictures import UInt8Array, kit_pictures, noise
+from edgecodec.device_tests.conformance.kit_pictures import kit_pictures, noise
 from edgecodec.device_tests.conformance.matrix import same_bytes
 from edgecodec.errors import ConversionError
 from edgecodec.model.checkpoint import export_weights, save_checkpoint

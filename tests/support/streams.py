@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgecodec.arrays import Int16Array, UInt8Array
 from edgecodec.format.coder import LatentCoder
 from edgecodec.format.tables import (
     HYPER_LIMIT,
@@ -20,9 +21,6 @@ from edgecodec.format.tables import (
     Tables,
     scale_of,
 )
-
-Int16Array = npt.NDArray[np.int16]
-UInt8Array = npt.NDArray[np.uint8]
 
 
 def gaussian_row(sigma: float) -> npt.NDArray[np.uint16]:

@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from edgecodec.arrays import UInt8Array
 from edgecodec.model.config import CodecConfig
 from edgecodec.model.network import NeuralCodec
 from edgecodec.training.initialisation import start_from_photos
-from edgecodec.training.photos import CropStream, UInt8Array, load_photos
+from edgecodec.training.photos import CropStream, load_photos
 from tests.training.conftest import SMALL
 
 SEED = 7

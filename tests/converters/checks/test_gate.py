@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from edgecodec.arrays import Float32Array, Int16Array, UInt8Array
 from edgecodec.converters.checks.gate import Gate, GateVerdict
-from edgecodec.converters.checks.run_artefact import Int16Array, UInt8Array
-from edgecodec.converters.graph.nodes import Float32Array
 from edgecodec.converters.sources.source import Source, read_source
 from edgecodec.evaluation.metrics import bd_rate, ms_ssim, ms_ssim_db
 from edgecodec.model.checkpoint import save_checkpoint

@@ -6,16 +6,14 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
+from edgecodec.arrays import Float32Array, UInt8Array
 from edgecodec.converters.checks.halo import LIMIT, PER_PHOTO, effective_halo, telling_windows
 from edgecodec.converters.sources.photos import ENOUGH_PHOTOS
 from edgecodec.format.tables import Tables
 from tests.support.streams import likely_tables
 
-Float32Array = npt.NDArray[np.float32]
-UInt8Array = npt.NDArray[np.uint8]
 Analyse = Callable[[UInt8Array], tuple[Float32Array, Float32Array]]
 
 FIELD = 96

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from edgecodec.arrays import Float32Array
 from edgecodec.converters.checks.executed import executed_operations
 from edgecodec.converters.graph.from_torch import graph_from_module
 from edgecodec.converters.graph.graph import Graph
@@ -19,7 +20,6 @@ from edgecodec.converters.graph.nodes import (
     Coding,
     Conv2d,
     Dequantize,
-    Float32Array,
     Quantize,
     QuantizedConv2d,
     Relu,

@@ -14,13 +14,13 @@ import openvino
 import pytest
 from onnx import TensorProto, numpy_helper
 
+from edgecodec.arrays import Float32Array
 from edgecodec.converters.graph.channel_order import with_dcr_shuffles
 from edgecodec.converters.graph.graph import Graph
 from edgecodec.converters.graph.nodes import (
     Coding,
     Conv2d,
     Dequantize,
-    Float32Array,
     Node,
     Quantize,
     QuantizedConv2d,

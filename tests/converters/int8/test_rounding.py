@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgecodec.converters.graph.nodes import Float64Array
+from edgecodec.arrays import Float64Array
 from edgecodec.converters.int8.weights import round_spreading, spread_of
 
 

@@ -13,12 +13,12 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
+from edgecodec.arrays import Float32Array
 from edgecodec.converters.graph.channel_order import with_dcr_shuffles
 from edgecodec.converters.graph.graph import Graph
 from edgecodec.converters.graph.nodes import (
     Coding,
     Dequantize,
-    Float32Array,
     Quantize,
     QuantizedConv2d,
     Size,

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from edgecodec.converters.graph.nodes import Float64Array
+from edgecodec.arrays import Float64Array
 from edgecodec.converters.int8.weights import (
     LARGEST,
     MAX_BIAS,

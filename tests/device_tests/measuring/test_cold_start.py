@@ -8,11 +8,10 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from edgecodec.arrays import UInt8Array
 from edgecodec.codec import Codec
 from edgecodec.device_tests.measuring import cold_start
 from edgecodec.device_tests.measuring.cold_start import (
@@ -23,8 +22,6 @@ from edgecodec.device_tests.measuring.cold_start import (
     run_child,
 )
 from edgecodec.errors import BackendError
-
-UInt8Array = npt.NDArray[np.uint8]
 
 
 @pytest.fixture

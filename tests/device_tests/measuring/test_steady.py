@@ -7,11 +7,12 @@ import threading
 import numpy as np
 import pytest
 
+from edgecodec.arrays import UInt8Array
 from edgecodec.device_tests.measuring import yardstick
 from edgecodec.device_tests.measuring.contenders import Coded
 from edgecodec.device_tests.measuring.energy import RAPL, RaplMeter
 from edgecodec.device_tests.measuring.steady import MAX_WARM_UP, Limits, measure_steady
-from tests.support.bench_fakes import Clock, Scripted, UInt8Array
+from tests.support.bench_fakes import Clock, Scripted
 from tests.support.machines import FakeFiles
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgecodec.device_tests.measuring.sampling import Float64Array
+from edgecodec.arrays import Float64Array
 from edgecodec.device_tests.reports.compare import (
     FASTER,
     INCOMPARABLE,
