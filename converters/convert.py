@@ -17,12 +17,19 @@ from edgecodec.bundle.writing import hash_files, size_of, writing_bundle
 from edgecodec.converters.checks.executed import executed_operations
 from edgecodec.converters.checks.operators import report_operators
 from edgecodec.converters.checks.report import ConversionReport, ConversionRow
-from edgecodec.converters.graph.nodes import Graph
+from edgecodec.converters.graph.graph import Graph
 from edgecodec.converters.graph.square_outputs import with_square_output
 from edgecodec.converters.sources.photos import Calibration, load_calibration
-from edgecodec.converters.writers.precision import FLOAT
 from edgecodec.converters.writers.share_weights import share_weights
-from edgecodec.converters.writers.targets import TARGETS, Planned, Target, lacks, plan, require
+from edgecodec.converters.writers.targets import (
+    FLOAT,
+    TARGETS,
+    Planned,
+    Target,
+    lacks,
+    plan,
+    require,
+)
 from edgecodec.errors import GoldenVectorError, ParityError
 from edgecodec.format.coder import LatentCoder
 from edgecodec.format.strides import HYPER_STRIDE
@@ -162,7 +169,7 @@ def _reference_files(job: _Job, metric: str) -> Gate:
 def _add_int8(job: _Job, stages: Container[StageName]) -> None:
     """Quantize stages by what the photos set aside for that need."""
     from edgecodec.converters.checks.gate import make_files
-    from edgecodec.converters.int8.graphs import int8_drafts
+    from edgecodec.converters.int8.quantize import int8_drafts
 
     ranges, coder = job.photos.for_ranges, LatentCoder(job.source.tables)
     files = [file for photo in ranges for file in make_files(coder, photo, job.source.analyse)]

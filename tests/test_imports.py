@@ -156,7 +156,6 @@ ROOMS = (
 EXCEPTIONS = {
     # To see what values a graph takes, it is run by the torch runtime, which reads that target.
     ("converters.int8.ranges", "converters.writers.to_torch"),
-    ("converters.sources.source", "converters.checks.parity"),
 }
 
 

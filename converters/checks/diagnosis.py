@@ -14,7 +14,7 @@ import numpy as np
 from edgecodec.bundle.manifest import Precision
 from edgecodec.converters.checks.gate import Curves, Gate
 from edgecodec.converters.checks.run_artefact import analyser, running, synthesiser
-from edgecodec.converters.graph.nodes import Graph
+from edgecodec.converters.graph.graph import Graph
 from edgecodec.converters.int8.draft import Draft
 from edgecodec.converters.int8.groups import TRUNK, layer_groups, with_group
 from edgecodec.converters.sources.photos import ENOUGH_PHOTOS

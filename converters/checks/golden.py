@@ -19,8 +19,8 @@ from torch import nn
 from edgecodec.bundle.reading import short_id
 from edgecodec.coding.layout import DEFAULT_TILE
 from edgecodec.coding.pixels import to_levels
-from edgecodec.converters.checks.parity import channels_first, channels_last
-from edgecodec.converters.graph.nodes import Graph
+from edgecodec.converters.graph.graph import Graph
+from edgecodec.converters.graph.tensors import channels_first, channels_last
 from edgecodec.converters.int8.oracle import run_oracle
 from edgecodec.converters.sources.photos import centre
 from edgecodec.format.coder import LatentCoder

@@ -26,7 +26,8 @@ from torch import nn
 from edgecodec.arrays import Float32Array
 from edgecodec.bundle.manifest import Precision
 from edgecodec.coding.pixels import as_picture
-from edgecodec.converters.graph.nodes import Graph
+from edgecodec.converters.graph.graph import Graph
+from edgecodec.converters.graph.tensors import channels_first, channels_last
 from edgecodec.converters.int8.oracle import run_oracle
 from edgecodec.errors import (
     BackendError,
@@ -92,16 +93,6 @@ class Sample:
         if stage == "analysis":
             return self.analysis_inputs, self.analysis_outputs
         return self.synthesis_inputs, self.synthesis_outputs
-
-
-def channels_last(tensor: torch.Tensor) -> Float32Array:
-    """Return (N, C, H, W) as a contiguous (N, H, W, C) float32 array."""
-    return np.ascontiguousarray(tensor.permute(0, 2, 3, 1).numpy(), np.float32)
-
-
-def channels_first(array: npt.NDArray[Any]) -> torch.Tensor:
-    """Return (N, H, W, C) of any type as a (N, C, H, W) float32 tensor."""
-    return torch.from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2), np.float32))
 
 
 @torch.inference_mode()

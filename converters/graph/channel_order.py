@@ -11,27 +11,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
+from edgecodec.converters.graph.graph import Graph, Value
 from edgecodec.converters.graph.nodes import (
     Conv2d,
     Convolution,
     DepthToSpace,
-    Dequantize,
-    Graph,
+    Indexes,
     Node,
-    Quantize,
     QuantizedConv2d,
-    Relu,
-    Scale,
-    Snap,
     SpaceToDepth,
-    Value,
 )
-
-Indexes = npt.NDArray[np.intp]
-_BY_ELEMENT = (Relu, Quantize, Dequantize, Scale, Snap)
-"""What a permutation of channels passes through."""
 
 
 def dcr_order(channels: int, block: int) -> Indexes:
@@ -69,7 +59,7 @@ def with_dcr_order(graph: Graph, node: DepthToSpace) -> Graph | None:
         if not sources:
             return None
         for source in sources:
-            graph = _substitute(graph, source, [_with_outputs(source, order)])
+            graph = _substitute(graph, source, [source.with_outputs(order)])
     return _substitute(graph, node, [replace(node, order="dcr")])
 
 
@@ -92,34 +82,11 @@ def _permutable_sources(graph: Graph, value: str) -> list[Node]:
         node = graph.producer(value)
         if isinstance(node, Convolution):
             return [*found, node] if node.groups == 1 else []
-        if not isinstance(node, _BY_ELEMENT):
+        if node is None or not node.channelwise or len(node.inputs) > 1:
             return []
         found.append(node)
         value = node.inputs[0]
     return []
-
-
-def _with_outputs(node: Node, order: Indexes) -> Node:
-    """Return the node with output channel order[k] as its channel k, its inputs following."""
-    match node:
-        case Conv2d():
-            return replace(node, weight=node.weight[order], bias=node.bias[order])
-        case QuantizedConv2d():
-            rows = node.weight[order], node.bias[order], node.scale[order]
-            return replace(node, weight=rows[0], bias=rows[1], scale=rows[2])
-        case Scale():
-            return replace(node, factor=node.factor[order])
-    return node
-
-
-def _with_inputs(node: Node, order: Indexes) -> Node:
-    """Return the node for a value whose channel k was channel order[k]."""
-    match node:
-        case Conv2d():
-            return replace(node, weight=node.weight[:, order])
-        case QuantizedConv2d():
-            return replace(node, weight=node.weight[:, order])
-    return _with_outputs(node, order)
 
 
 def _rewrite_space_to_depth(graph: Graph, node: SpaceToDepth) -> Graph:
@@ -129,7 +96,7 @@ def _rewrite_space_to_depth(graph: Graph, node: SpaceToDepth) -> Graph:
     readers = _permutable_readers(graph, node.output)
     if readers:
         for reader in readers:
-            graph = _substitute(graph, reader, [_with_inputs(reader, order)])
+            graph = _substitute(graph, reader, [reader.with_inputs(order)])
         return _substitute(graph, node, [replace(node, order="dcr")])
     inner = f"{node.output}.dcr"
     permute = replace(_permutation(graph, node, inner, np.argsort(order)), output=node.output)
@@ -142,13 +109,13 @@ def _permutable_readers(graph: Graph, value: str) -> list[Node]:
         return []
     found: list[Node] = []
     for node in graph.consumers(value):
-        if isinstance(node, _BY_ELEMENT):
+        if isinstance(node, Convolution) and node.groups == 1:
+            found.append(node)
+        elif node.channelwise and len(node.inputs) == 1:
             behind = _permutable_readers(graph, node.output)
             if not behind:
                 return []
             found += [node, *behind]
-        elif isinstance(node, Convolution) and node.groups == 1:
-            found.append(node)
         else:
             return []
     return found
@@ -166,7 +133,7 @@ def _permutation(graph: Graph, node: Node, value: str, order: Indexes) -> Convol
         return Conv2d(name, (value,), name, weight, np.zeros(channels, np.float32))
     ones = np.ones(channels, np.float32)
     zeros = np.zeros(channels, np.int32)
-    return QuantizedConv2d(name, (value,), name, weight.astype(np.int8), zeros, ones)
+    return QuantizedConv2d(name, (value,), name, weight.astype(np.int8), zeros, scale=ones)
 
 
 def _substitute(graph: Graph, old: Node, new: Sequence[Node]) -> Graph:

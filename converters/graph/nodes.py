@@ -1,25 +1,29 @@
-"""The network between torch and the targets: a typed list of nodes with NumPy weights.
+"""The kinds of operations a network consists of, and what each of them means.
 
-Values are feature maps of one image. Their channel count is fixed, height and width are not:
-`infer_sizes` gives them for a size of the input. Weights are float32, output channels first
-(O, I / groups, kh, kw). Values are float32, or int8 codes that stand for real numbers; nodes of
-their own lead from one to the other.
+A node says all that follows from its kind: which channels, sizes and codings it takes and makes,
+how far it sees, what it computes, and what a permutation of channels does to it. A new kind of
+layer is a class here, its reading in `from_torch`, and its form in each writer.
+
+Weights are float32 or int8, output channels first: (O, I / groups, kh, kw).
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from edgecodec.arrays import Float32Array
-from edgecodec.errors import ConversionError
+from edgecodec.arrays import Float32Array, Float64Array
 
+Indexes: TypeAlias = npt.NDArray[np.intp]
 Size: TypeAlias = tuple[int, int]
+Range: TypeAlias = tuple[int, int]
+"""First position along an axis and the one after the last."""
+Padding: TypeAlias = tuple[int, int, int, int]
+"""Rows and columns above, left, below, right."""
 Order: TypeAlias = Literal["crd", "dcr"]
 """Channel order of a shuffle. With C channels on the fine side and a block of r, position (i, j)
 of a block comes from channel c * r * r + i * r + j (crd, torch) or (i * r + j) * C + c (dcr,
@@ -39,50 +43,196 @@ class Coding:
     zero_point: int = 0
 
 
+Codings: TypeAlias = Sequence[Coding | None]
+
+
 @dataclass(frozen=True)
-class Value:
-    """A feature map.
-
-    Attributes:
-        name: unique in its graph; inputs and outputs of a graph carry their public name.
-        channels: number of channels.
-        coding: how its codes map to numbers; None is float32.
-    """
-
-    name: str
-    channels: int
-    coding: Coding | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Conv2d:
-    """Cross-correlation with zero padding, as `torch.nn.functional.conv2d`.
+class Node:
+    """An operation. What is said here holds for one that works element by element on float32.
 
     Attributes:
         name: unique in its graph.
-        inputs: name of the value read.
+        inputs: names of the values read.
         output: name of the value made.
-        weight: (O, I / groups, kh, kw) float32.
-        bias: (O,) float32.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    output: str
+
+    channelwise: ClassVar[bool] = True
+    """Whether channel k of the output is made of channel k of the inputs alone."""
+
+    def attributes(self) -> dict[str, Any]:
+        """Return what distinguishes it from others of its kind, weights aside, by name."""
+        return {}
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Return its weights by name."""
+        return {}
+
+    def channels(self, given: Sequence[int]) -> int | None:
+        """Return how many channels come out; None where these do not fit."""
+        return given[0]
+
+    def takes(self, given: Codings, made: Coding | None) -> bool:
+        """Return whether it makes values of one coding from values of others; None is float32."""
+        return made is None and all(coding is None for coding in given)
+
+    def size(self, given: Sequence[Size]) -> Size | None:
+        """Return height and width of what comes out; None where it cannot take these."""
+        return given[0]
+
+    def needs(self, wanted: Range, axis: int) -> Range:
+        """Return which positions of its input a range of its output depends on.
+
+        Args:
+            wanted: of the output; it may reach beyond the picture.
+            axis: 0 is down, 1 is right.
+        """
+        return wanted
+
+    def run(
+        self, given: Sequence[Float64Array], scales: Sequence[float], made: float
+    ) -> Float64Array:
+        """Compute it in float64, not rounded to codes.
+
+        Args:
+            given: (H, W, C) each: numbers, or codes less their zero point.
+            scales: of these codes; 1 for numbers.
+            made: scale of the codes to make.
+
+        Returns:
+            (h, w, c) float64, in codes of the output less their zero point.
+        """
+        raise NotImplementedError
+
+    def with_outputs(self, order: Indexes) -> Self:
+        """Return the node of which channel k is channel order[k] of this one.
+
+        Where it is `channelwise`, its inputs have to be permuted likewise.
+        """
+        return self
+
+    def with_inputs(self, order: Indexes) -> Self:
+        """Return the node for a value whose channel k was channel order[k]."""
+        return self.with_outputs(order)
+
+    def reading(self, *inputs: str) -> Self:
+        """Return the same operation on other values, as many as before."""
+        return replace(self, inputs=inputs)
+
+
+@dataclass(frozen=True, eq=False)
+class Convolution(Node):
+    """Cross-correlation with zero padding, as `torch.nn.functional.conv2d`.
+
+    Attributes:
+        weight: (O, I / groups, kh, kw).
+        bias: (O,).
         stride: down and right.
         padding: rows and columns of zeros above, left, below, right.
         dilation: down and right.
         groups: blocks of channels that do not see each other.
     """
 
-    name: str
-    inputs: tuple[str]
-    output: str
-    weight: Float32Array
-    bias: Float32Array
+    weight: npt.NDArray[Any]
+    bias: npt.NDArray[Any]
     stride: Size = (1, 1)
-    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    padding: Padding = (0, 0, 0, 0)
     dilation: Size = (1, 1)
     groups: int = 1
 
+    channelwise: ClassVar[bool] = False
+    kinds: ClassVar[tuple[str, str]] = ("f4", "f4")
+    """Types of weight and bias."""
+
+    @property
+    def is_depthwise(self) -> bool:
+        """Whether every group has a single input channel, and there are several groups."""
+        return self.groups > 1 and self.weight.shape[1] == 1
+
+    def attributes(self) -> dict[str, Any]:
+        """Return how the kernel moves."""
+        names = ("stride", "padding", "dilation", "groups")
+        return {name: getattr(self, name) for name in names}
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Return weight and bias."""
+        return {"weight": self.weight, "bias": self.bias}
+
+    def channels(self, given: Sequence[int]) -> int | None:
+        """Return the rows of the weight."""
+        made = len(self.weight)
+        fits = given[0] == self.weight.shape[1] * self.groups and made % self.groups == 0
+        kinds = self.weight.dtype.str[1:], self.bias.dtype.str[1:]
+        return made if fits and self.bias.shape == (made,) and kinds == self.kinds else None
+
+    def size(self, given: Sequence[Size]) -> Size | None:
+        """Return how often the kernel fits down and right."""
+        ((height, width),) = given
+        top, left, bottom, right = self.padding
+        height = (height + top + bottom - self._reach(0) - 1) // self.stride[0] + 1
+        width = (width + left + right - self._reach(1) - 1) // self.stride[1] + 1
+        return (height, width) if height > 0 and width > 0 else None
+
+    def _reach(self, axis: int) -> int:
+        """Return how far the last position of the kernel is from the first."""
+        return int(self.dilation[axis] * (self.weight.shape[2 + axis] - 1))
+
+    def needs(self, wanted: Range, axis: int) -> Range:
+        """Return all that the kernel covers."""
+        first, end = wanted
+        stride, before = self.stride[axis], self.padding[axis]
+        return first * stride - before, (end - 1) * stride - before + self._reach(axis) + 1
+
+    def run(
+        self, given: Sequence[Float64Array], scales: Sequence[float], made: float
+    ) -> Float64Array:
+        """Return the sums."""
+        total: Float64Array = self.products(given[0]) + self.bias
+        return total
+
+    def products(self, x: Float64Array) -> Float64Array:
+        """Return the sums of (H, W, I) without the bias, one product per kernel position."""
+        top, left, bottom, right = self.padding
+        x = np.pad(x, ((top, bottom), (left, right), (0, 0)))
+        (down, across), (dy, dx) = self.stride, self.dilation
+        outputs, per_group, rows, columns = self.weight.shape
+        height = (x.shape[0] - dy * (rows - 1) - 1) // down + 1
+        width = (x.shape[1] - dx * (columns - 1) - 1) // across + 1
+        w = self.weight.astype(np.float64).reshape(
+            self.groups, outputs // self.groups, per_group, rows, columns
+        )
+        total = np.zeros((self.groups, height * width, outputs // self.groups))
+        for i in range(rows):
+            for j in range(columns):
+                seen = x[i * dy :: down, j * dx :: across][:height, :width]
+                grouped = seen.reshape(height * width, self.groups, per_group).transpose(1, 0, 2)
+                total += grouped @ w[:, :, :, i, j].transpose(0, 2, 1)
+        made: Float64Array = total.transpose(1, 0, 2).reshape(height, width, outputs)
+        return made
+
+    def with_outputs(self, order: Indexes) -> Self:
+        """Permute the rows of what it multiplies with."""
+        changes: dict[str, Any] = {k: array[order] for k, array in self.arrays().items()}
+        return replace(self, **changes)
+
+    def with_inputs(self, order: Indexes) -> Self:
+        """Permute the columns of the weight."""
+        return replace(self, weight=self.weight[:, order])
+
 
 @dataclass(frozen=True, eq=False)
-class QuantizedConv2d:
+class Conv2d(Convolution):
+    """Convolution of float32: weight and bias are float32."""
+
+    weight: Float32Array
+    bias: Float32Array
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedConv2d(Convolution):
     """Convolution of int8 codes, of which int8 codes or float32 come out.
 
     With sum = bias + sum over weight * (code - zero point), padding counting as real zero, codes
@@ -91,308 +241,280 @@ class QuantizedConv2d:
     ReLU. An output without a coding is sum * scale * scale_in.
 
     Attributes:
-        name: unique in its graph.
-        inputs: name of the value read, which has a coding.
-        output: name of the value made.
         weight: (O, I / groups, kh, kw) int8.
         bias: (O,) int32.
         scale: (O,) float32, of the weights.
-        stride: down and right.
-        padding: rows and columns of zeros above, left, below, right.
-        dilation: down and right.
-        groups: blocks of channels that do not see each other.
     """
 
-    name: str
-    inputs: tuple[str]
-    output: str
     weight: npt.NDArray[np.int8]
     bias: npt.NDArray[np.int32]
-    scale: Float32Array
-    stride: Size = (1, 1)
-    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
-    dilation: Size = (1, 1)
-    groups: int = 1
+    scale: Float32Array = field(kw_only=True)
+
+    kinds: ClassVar[tuple[str, str]] = ("i1", "i4")
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Return weight, bias and scale."""
+        return {**super().arrays(), "scale": self.scale}
+
+    def takes(self, given: Codings, made: Coding | None) -> bool:
+        """Take codes."""
+        return None not in given
+
+    def run(
+        self, given: Sequence[Float64Array], scales: Sequence[float], made: float
+    ) -> Float64Array:
+        """Return the scaled sums."""
+        factor = self.scale.astype(np.float64) * (scales[0] / made)
+        return (self.products(given[0]) + self.bias) * factor
 
 
 @dataclass(frozen=True)
-class Quantize:
+class Quantize(Node):
     """float32 to the coding of the output: clip(zero_point + round(x / scale), -128, 127)."""
 
-    name: str
-    inputs: tuple[str]
-    output: str
+    def takes(self, given: Codings, made: Coding | None) -> bool:
+        """Take numbers, make codes."""
+        return list(given) == [None] and made is not None
+
+    def run(
+        self, given: Sequence[Float64Array], scales: Sequence[float], made: float
+    ) -> Float64Array:
+        """Divide by the scale."""
+        return given[0] / made
 
 
 @dataclass(frozen=True)
-class Dequantize:
+class Dequantize(Node):
     """Codes to the float32 they stand for."""
 
-    name: str
-    inputs: tuple[str]
-    output: str
+    def takes(self, given: Codings, made: Coding | None) -> bool:
+        """Take codes, make numbers."""
+        return None not in given and made is None
+
+    def run(
+        self, given: Sequence[Float64Array], scales: Sequence[float], made: float
+    ) -> Float64Array:
+        """Multiply with the scale."""
+        return given[0] * scales[0]
 
 
 @dataclass(frozen=True, eq=False)
-class Scale:
+class Scale(Node):
     """Product with a factor per channel.
 
     Attributes:
         factor: (C,) float32.
     """
 
-    name: str
-    inputs: tuple[str]
-    output: str
     factor: Float32Array
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the factor."""
+        return {"factor": self.factor}
+
+    def channels(self, given: Sequence[int]) -> int | None:
+        """Return as many as there are factors."""
+        return given[0] if self.factor.shape == (given[0],) else None
+
+    def run(
+        self, given: Sequence[Float64Array], scales: Sequence[float], made: float
+    ) -> Float64Array:
+        """Multiply."""
+        return given[0] * self.factor
+
+    def with_outputs(self, order: Indexes) -> Self:
+        """Permute the factors."""
+        return replace(self, factor=self.factor[order])
 
 
 @dataclass(frozen=True)
-class Snap:
+class Snap(Node):
     """floor(clip(x, -limit, limit)) + offset: half-integers of bounded magnitude, or integers.
 
     Attributes:
         offset: 0.5, or 0 where whoever reads it adds the half.
     """
 
-    name: str
-    inputs: tuple[str]
-    output: str
     limit: float
     offset: float = 0.5
 
+    def attributes(self) -> dict[str, Any]:
+        """Return limit and offset."""
+        return {"limit": float(self.limit), "offset": float(self.offset)}
+
+    def run(
+        self, given: Sequence[Float64Array], scales: Sequence[float], made: float
+    ) -> Float64Array:
+        """Clip and round down."""
+        return np.floor(np.clip(given[0], -self.limit, self.limit)) + self.offset
+
 
 @dataclass(frozen=True)
-class Relu:
+class Relu(Node):
     """max(x, 0)."""
 
-    name: str
-    inputs: tuple[str]
-    output: str
+    def run(
+        self, given: Sequence[Float64Array], scales: Sequence[float], made: float
+    ) -> Float64Array:
+        """Take the larger one."""
+        return np.maximum(given[0], 0.0)
 
 
 @dataclass(frozen=True)
-class Add:
+class Add(Node):
     """Sum of two values of one shape."""
 
-    name: str
-    inputs: tuple[str, str]
-    output: str
+    def channels(self, given: Sequence[int]) -> int | None:
+        """Return those of both."""
+        return given[0] if given[0] == given[1] else None
+
+    def size(self, given: Sequence[Size]) -> Size | None:
+        """Return that of both."""
+        return given[0] if given[0] == given[1] else None
+
+    def run(
+        self, given: Sequence[Float64Array], scales: Sequence[float], made: float
+    ) -> Float64Array:
+        """Add."""
+        return given[0] + given[1]
 
 
 @dataclass(frozen=True)
-class DepthToSpace:
-    """Pixel shuffle: `block` * `block` channels become a square of positions."""
+class Rearrangement(Node):
+    """Moves elements and computes nothing: numbers come out as numbers, codes as the same codes."""
 
-    name: str
-    inputs: tuple[str]
-    output: str
-    block: int
-    order: Order = "crd"
+    def takes(self, given: Codings, made: Coding | None) -> bool:
+        """Take either, make the same."""
+        return list(given) == [made]
+
+    def merged(self, row: Float64Array, choose: np.ufunc) -> Float64Array:
+        """Return a number per channel of the input as one per channel of the output.
+
+        Args:
+            row: (C,).
+            choose: of two numbers, where several channels become one.
+        """
+        return row
+
+    def spread(self, row: Float64Array) -> Float64Array:
+        """Return a number per channel of the output as one per channel of the input."""
+        return row
 
 
 @dataclass(frozen=True)
-class SpaceToDepth:
-    """Pixel unshuffle: a square of positions becomes `block` * `block` channels."""
-
-    name: str
-    inputs: tuple[str]
-    output: str
-    block: int
-    order: Order = "crd"
-
-
-Convolution: TypeAlias = Conv2d | QuantizedConv2d
-Node: TypeAlias = (
-    Convolution | Relu | Add | DepthToSpace | SpaceToDepth | Quantize | Dequantize | Scale | Snap
-)
-
-
-@dataclass(frozen=True, eq=False)
-class Graph:
-    """One stage. Nodes are in an order in which they can run.
+class ReplicatePad(Rearrangement):
+    """Repeats the outermost rows and columns, as torch's padding mode `replicate`.
 
     Attributes:
-        stage: what errors and files call it.
-        values: every feature map by name.
-        inputs: names of the values given.
-        outputs: names of the values wanted; each is made by a node.
-        nodes: the operations.
-
-    Raises:
-        ConversionError: the parts do not fit together.
+        padding: how many rows and columns to add above, left, below, right.
     """
 
-    stage: str
-    values: Mapping[str, Value]
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    nodes: tuple[Node, ...]
+    padding: Padding
 
-    def __post_init__(self) -> None:
-        """Check names, order and channel counts."""
-        known = set(self.inputs)
-        for node in self.nodes:
-            missing = [name for name in node.inputs if name not in known]
-            if missing or node.output in known or node.output not in self.values:
-                raise ConversionError(f"node {node.name} reads or writes a wrong value", self.stage)
-            self._check_channels(node)
-            self._check_codings(node)
-            known.add(node.output)
-        if not set(self.outputs) <= known - set(self.inputs):
-            raise ConversionError("an output is not made by any node", self.stage)
+    def attributes(self) -> dict[str, Any]:
+        """Return the padding."""
+        return {"padding": self.padding}
 
-    def _check_channels(self, node: Node) -> None:
-        given = [self.values[name].channels for name in node.inputs]
-        found = self.values[node.output].channels
-        expected = given[0]
-        fits = True
-        match node:
-            case Conv2d() | QuantizedConv2d():
-                expected = node.weight.shape[0]
-                fits = given[0] == node.weight.shape[1] * node.groups
-                fits = fits and expected % node.groups == 0 and node.bias.shape == (expected,)
-                kinds = ("f4", "f4") if isinstance(node, Conv2d) else ("i1", "i4")
-                fits = fits and (node.weight.dtype.str[1:], node.bias.dtype.str[1:]) == kinds
-            case Scale():
-                fits = node.factor.shape == (expected,)
-            case Add():
-                fits = given[0] == given[1]
-            case DepthToSpace():
-                expected, rest = divmod(given[0], node.block**2)
-                fits = rest == 0
-            case SpaceToDepth():
-                expected = given[0] * node.block**2
-        if not fits or found != expected:
-            raise ConversionError(
-                f"node {node.name}: channels {given} -> {found} do not fit", self.stage
-            )
+    def size(self, given: Sequence[Size]) -> Size | None:
+        """Return the padded size."""
+        top, left, bottom, right = self.padding
+        return given[0][0] + top + bottom, given[0][1] + left + right
 
-    def _check_codings(self, node: Node) -> None:
-        """Codes go into and come out of the nodes made for them, and through shuffles."""
-        given = {self.values[name].coding for name in node.inputs}
-        made = self.values[node.output].coding
-        match node:
-            case Quantize():
-                fits = given == {None} and made is not None
-            case Dequantize():
-                fits = None not in given and made is None
-            case QuantizedConv2d():
-                fits = None not in given
-            case DepthToSpace() | SpaceToDepth():
-                fits = given == {made}
-            case _:
-                fits = given == {None} and made is None
-        if not fits:
-            raise ConversionError(f"node {node.name} reads or makes the wrong kind", self.stage)
+    def needs(self, wanted: Range, axis: int) -> Range:
+        """Return the same positions, counted without the padding."""
+        return wanted[0] - self.padding[axis], wanted[1] - self.padding[axis]
 
-    @property
-    def has_codes(self) -> bool:
-        """Whether any value is int8."""
-        return any(value.coding is not None for value in self.values.values())
-
-    def consumers(self, value: str) -> list[Node]:
-        """Return the nodes that read a value."""
-        return [node for node in self.nodes if value in node.inputs]
-
-    def producer(self, value: str) -> Node | None:
-        """Return the node that makes a value, None for an input."""
-        return next((node for node in self.nodes if node.output == value), None)
-
-    def weights_digest(self) -> bytes:
-        """Return a SHA-256 over structure and weights, whatever the nodes are called."""
-        numbers: dict[str, int] = {name: i for i, name in enumerate(self.inputs)}
-        digest = hashlib.sha256()
-        for node in self.nodes:
-            numbers[node.output] = len(numbers)
-            parts: list[object] = [type(node).__name__, [numbers[name] for name in node.inputs]]
-            arrays: tuple[npt.NDArray[Any], ...] = ()
-            match node:
-                case Conv2d() | QuantizedConv2d():
-                    arrays = (node.weight, node.bias)
-                    parts += [node.stride, node.padding, node.dilation, node.groups]
-                    parts += [array.shape for array in arrays]
-                    if isinstance(node, QuantizedConv2d):
-                        arrays += (node.scale,)
-                case Scale():
-                    arrays = (node.factor,)
-                case Snap():
-                    parts += [float(node.limit), float(node.offset)]
-                case DepthToSpace() | SpaceToDepth():
-                    parts += [node.block, node.order]
-            coding = self.values[node.output].coding
-            if coding is not None:
-                parts.append((float(coding.scale), coding.zero_point))
-            digest.update(repr(parts).encode())
-            for array in arrays:
-                digest.update(np.asarray(array, array.dtype.newbyteorder("<"), order="C").tobytes())
-        digest.update(repr([numbers[name] for name in self.outputs]).encode())
-        return digest.digest()
+    def run(
+        self, given: Sequence[Float64Array], scales: Sequence[float], made: float
+    ) -> Float64Array:
+        """Repeat."""
+        top, left, bottom, right = self.padding
+        return np.pad(given[0], ((top, bottom), (left, right), (0, 0)), mode="edge")
 
 
-def is_depthwise(node: Convolution) -> bool:
-    """Return whether every group has a single input channel, and there are several groups."""
-    return node.groups > 1 and node.weight.shape[1] == 1
+@dataclass(frozen=True)
+class DepthToSpace(Rearrangement):
+    """Pixel shuffle: `block` * `block` channels become a square of positions."""
+
+    block: int
+    order: Order = "crd"
+
+    channelwise: ClassVar[bool] = False
+
+    def attributes(self) -> dict[str, Any]:
+        """Return block and order."""
+        return {"block": self.block, "order": self.order}
+
+    def channels(self, given: Sequence[int]) -> int | None:
+        """Return one for each square."""
+        made, rest = divmod(given[0], self.block**2)
+        return None if rest else made
+
+    def size(self, given: Sequence[Size]) -> Size | None:
+        """Return that of as many squares."""
+        return given[0][0] * self.block, given[0][1] * self.block
+
+    def needs(self, wanted: Range, axis: int) -> Range:
+        """Return the squares that the positions lie in."""
+        return wanted[0] // self.block, -(-wanted[1] // self.block)
+
+    def run(
+        self, given: Sequence[Float64Array], scales: Sequence[float], made: float
+    ) -> Float64Array:
+        """Shuffle."""
+        (x,), r = given, self.block
+        h, w, c = x.shape
+        if self.order == "crd":
+            x = x.reshape(h, w, c // r**2, r, r).transpose(0, 3, 1, 4, 2)
+        else:
+            x = x.reshape(h, w, r, r, c // r**2).transpose(0, 2, 1, 3, 4)
+        return x.reshape(h * r, w * r, c // r**2)
+
+    def merged(self, row: Float64Array, choose: np.ufunc) -> Float64Array:
+        """Choose among the channels of a square, which are neighbours in torch's order."""
+        return np.asarray(choose.reduce(row.reshape(-1, self.block**2), axis=1))
+
+    def spread(self, row: Float64Array) -> Float64Array:
+        """Repeat for the channels of a square."""
+        return np.repeat(row, self.block**2, 0)
 
 
-def fits_half(array: Float32Array) -> bool:
-    """Return whether float16 holds every element exactly."""
-    with np.errstate(over="ignore"):  # a value beyond half becomes infinite and then differs
-        return bool(np.array_equal(array.astype(np.float16).astype(np.float32), array))
+@dataclass(frozen=True)
+class SpaceToDepth(Rearrangement):
+    """Pixel unshuffle: a square of positions becomes `block` * `block` channels."""
 
+    block: int
+    order: Order = "crd"
 
-def to_half(array: Float32Array, what: str, stage: str) -> npt.NDArray[np.float16]:
-    """Round to float16.
+    channelwise: ClassVar[bool] = False
 
-    Raises:
-        ConversionError: an element is beyond the range of float16.
-    """
-    with np.errstate(over="ignore"):
-        half = array.astype(np.float16)
-    if not np.isfinite(half).all():
-        raise ConversionError(f"{what} is beyond the range of fp16; convert to fp32 alone", stage)
-    return half
+    def attributes(self) -> dict[str, Any]:
+        """Return block and order."""
+        return {"block": self.block, "order": self.order}
 
+    def channels(self, given: Sequence[int]) -> int | None:
+        """Return as many for each as a square has positions."""
+        return given[0] * self.block**2
 
-def infer_sizes(graph: Graph, sizes: Mapping[str, Size]) -> dict[str, Size]:
-    """Return height and width of every value.
+    def size(self, given: Sequence[Size]) -> Size | None:
+        """Return how many squares there are, which must leave no rest."""
+        (height, rest), (width, rest_right) = (divmod(side, self.block) for side in given[0])
+        return None if rest or rest_right else (height, width)
 
-    Args:
-        graph: the stage.
-        sizes: height and width of each input.
+    def needs(self, wanted: Range, axis: int) -> Range:
+        """Return whole squares."""
+        return wanted[0] * self.block, wanted[1] * self.block
 
-    Raises:
-        ConversionError: an input is missing, or a node cannot take the size it gets.
-    """
-    known = dict(sizes)
-    for node in graph.nodes:
-        try:
-            given = [known[name] for name in node.inputs]
-        except KeyError as exc:
-            raise ConversionError(f"no size given for {exc.args[0]}", graph.stage) from exc
-        known[node.output] = _output_size(graph.stage, node, given)
-    return known
+    def run(
+        self, given: Sequence[Float64Array], scales: Sequence[float], made: float
+    ) -> Float64Array:
+        """Unshuffle."""
+        (x,), r = given, self.block
+        h, w, c = x.shape
+        x = x.reshape(h // r, r, w // r, r, c)
+        x = x.transpose(0, 2, 4, 1, 3) if self.order == "crd" else x.transpose(0, 2, 1, 3, 4)
+        return x.reshape(h // r, w // r, c * r * r)
 
-
-def _output_size(stage: str, node: Node, given: list[Size]) -> Size:
-    height, width = given[0]
-    fits = True
-    match node:
-        case Conv2d() | QuantizedConv2d():
-            top, left, bottom, right = node.padding
-            kernel = [
-                d * (k - 1) + 1 for k, d in zip(node.weight.shape[2:], node.dilation, strict=True)
-            ]
-            height = (height + top + bottom - kernel[0]) // node.stride[0] + 1
-            width = (width + left + right - kernel[1]) // node.stride[1] + 1
-            fits = height > 0 and width > 0
-        case Add():
-            fits = given[0] == given[1]
-        case DepthToSpace():
-            height, width = height * node.block, width * node.block
-        case SpaceToDepth():
-            fits = height % node.block == 0 and width % node.block == 0
-            height, width = height // node.block, width // node.block
-    if not fits:
-        raise ConversionError(f"node {node.name} cannot take the size {given}", stage)
-    return height, width
+    def merged(self, row: Float64Array, choose: np.ufunc) -> Float64Array:
+        """Repeat for the channels of a square, which are neighbours in torch's order."""
+        return np.repeat(row, self.block**2, 0)

@@ -4,17 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from edgecodec.converters.graph.nodes import (
-    Conv2d,
-    DepthToSpace,
-    Graph,
-    Node,
-    QuantizedConv2d,
-    SpaceToDepth,
-)
-
-Range = tuple[int, int]
-"""First position and the one after the last."""
+from edgecodec.converters.graph.graph import Graph
+from edgecodec.converters.graph.nodes import Range
 
 
 def halo(graph: Graph, block: int, outputs: Mapping[str, int]) -> int:
@@ -31,7 +22,7 @@ def halo(graph: Graph, block: int, outputs: Mapping[str, int]) -> int:
         needed = {name: (0, size) for name, size in outputs.items()}
         for node in reversed(graph.nodes):
             if node.output in needed:
-                found = _needs(node, needed[node.output], axis)
+                found = node.needs(needed[node.output], axis)
                 for name in node.inputs:
                     needed[name] = _both(found, needed.get(name, found))
         first, end = needed[source]
@@ -41,18 +32,3 @@ def halo(graph: Graph, block: int, outputs: Mapping[str, int]) -> int:
 
 def _both(left: Range, right: Range) -> Range:
     return min(left[0], right[0]), max(left[1], right[1])
-
-
-def _needs(node: Node, wanted: Range, axis: int) -> Range:
-    """Return what of its input a node needs for a range of its output."""
-    first, end = wanted
-    match node:
-        case Conv2d() | QuantizedConv2d():
-            stride, before = node.stride[axis], node.padding[axis]
-            reach = node.dilation[axis] * (node.weight.shape[2 + axis] - 1)
-            return first * stride - before, (end - 1) * stride - before + reach + 1
-        case DepthToSpace():
-            return first // node.block, -(-end // node.block)
-        case SpaceToDepth():
-            return first * node.block, end * node.block
-    return wanted

@@ -7,21 +7,23 @@ convolutions next to them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edgecodec.arrays import Float32Array
+from edgecodec.converters.graph.graph import Graph, Value
 from edgecodec.converters.graph.nodes import (
     Conv2d,
     DepthToSpace,
-    Graph,
     Node,
+    Rearrangement,
     Relu,
+    ReplicatePad,
     SpaceToDepth,
-    Value,
 )
 
 
@@ -35,8 +37,8 @@ def simplify(graph: Graph) -> Graph:
     """Return a graph of the same results with as few scales as possible.
 
     What is left stands before a convolution that pads, where an offset cannot be moved, or between
-    nodes that are no convolutions. A ReLU behind a pixel shuffle goes before it, next to the
-    convolution that it can become a part of.
+    nodes that are no convolutions. A ReLU behind a pixel shuffle or a pad goes before it, next to
+    the convolution that it can become a part of.
     """
     while True:
         for node in graph.nodes:
@@ -53,11 +55,11 @@ def simplify(graph: Graph) -> Graph:
 
 
 def _before_shuffle(graph: Graph, node: Relu) -> Graph | None:
-    """Return the graph with a ReLU before the pixel shuffle that it alone reads, if it does."""
+    """Return the graph with a ReLU before the shuffle or pad that it alone reads, if it does."""
     (source,) = node.inputs
     shuffle = graph.producer(source)
     alone = graph.consumers(source) == [node] and source not in graph.outputs
-    if not alone or not isinstance(shuffle, DepthToSpace):
+    if not alone or not isinstance(shuffle, DepthToSpace | ReplicatePad):
         return None
     deep = Value(f"{node.name}.before", graph.values[shuffle.inputs[0]].channels)
     relu = replace(node, inputs=shuffle.inputs, output=deep.name)
@@ -80,8 +82,9 @@ def _fold(graph: Graph, node: Conv2d) -> Graph | None:
     if graph.consumers(source) == [node] and source not in graph.outputs:
         if isinstance(before, Conv2d):
             return _replaced(graph, {before.name: [_after(before, node)], node.name: []})
-        if isinstance(before, DepthToSpace) and before.order == "crd":
-            moved = _repeated(node, before.inputs[0], f"{node.name}.before", before.block)
+        if _can_carry(graph, before):
+            assert isinstance(before, Rearrangement)
+            moved = _carried(node, before.inputs[0], f"{node.name}.before", before.spread)
             shuffle = replace(before, inputs=(moved.output,), output=node.output)
             deep = Value(moved.output, len(moved.bias))
             return _replaced(graph, {before.name: [moved, shuffle], node.name: []}, [deep])
@@ -93,9 +96,13 @@ def _fold(graph: Graph, node: Conv2d) -> Graph | None:
         after = {reader.name: [_before(node, reader)] for reader in convolutions}
         return _replaced(graph, {**after, node.name: []})
     (reader, *others) = readers
-    if not others and isinstance(reader, SpaceToDepth) and reader.order == "crd":
+    if others or not isinstance(reader, SpaceToDepth | ReplicatePad):
+        return None
+    if isinstance(reader, ReplicatePad) or reader.order == "crd":
         unshuffle = replace(reader, inputs=node.inputs, output=f"{node.name}.after")
-        moved = _repeated(node, unshuffle.output, reader.output, reader.block)
+        moved = _carried(
+            node, unshuffle.output, reader.output, lambda row: reader.merged(row, np.maximum)
+        )
         deep = Value(unshuffle.output, len(moved.bias))
         return _replaced(graph, {reader.name: [unshuffle, moved], node.name: []}, [deep])
     return None
@@ -105,9 +112,24 @@ def _may_follow(convolution: Conv2d, node: Conv2d) -> bool:
     return not (any(convolution.padding) and node.bias.any())
 
 
-def _repeated(node: Conv2d, source: str, output: str, block: int) -> Conv2d:
-    """Return a scale for the deep side of a shuffle."""
-    weight, bias = (np.repeat(a, block**2, 0) for a in (node.weight, node.bias))
+def _can_carry(graph: Graph, node: Node | None) -> bool:
+    """Return whether a scale behind a shuffle or a pad may go before it.
+
+    Before a pad only where it then vanishes: before others it would come back from there.
+    """
+    if isinstance(node, ReplicatePad):
+        (source,) = node.inputs
+        alone = graph.consumers(source) == [node] and source not in graph.outputs
+        return alone and isinstance(graph.producer(source), Conv2d)
+    return isinstance(node, DepthToSpace) and node.order == "crd"
+
+
+def _carried(
+    node: Conv2d, source: str, output: str, carry: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
+) -> Conv2d:
+    """Return a scale for the other side of a shuffle or a pad."""
+    factor, bias = (carry(row) for row in (node.weight[:, 0, 0, 0], node.bias))
+    weight = factor.reshape(-1, 1, 1, 1)
     return replace(
         node, inputs=(source,), output=output, weight=weight, bias=bias, groups=len(bias)
     )

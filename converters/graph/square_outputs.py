@@ -12,7 +12,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from edgecodec.converters.graph.channel_order import with_dcr_order
-from edgecodec.converters.graph.nodes import DepthToSpace, Graph
+from edgecodec.converters.graph.graph import Graph
+from edgecodec.converters.graph.nodes import DepthToSpace
 from edgecodec.format.strides import LATENT_STRIDE
 
 

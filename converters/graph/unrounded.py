@@ -11,7 +11,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from edgecodec.converters.graph.nodes import Dequantize, Graph, Node, QuantizedConv2d, Scale
+from edgecodec.converters.graph.graph import Graph
+from edgecodec.converters.graph.nodes import Dequantize, Node, QuantizedConv2d, Scale
 
 
 def unrounded(graph: Graph) -> Graph:

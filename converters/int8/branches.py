@@ -33,7 +33,7 @@ class Branches:
         grid = self._grid(end) if self.exact else None
         units = best_scale(self.draft.seen[end], *code_range(zero_point), grid)
         for shuffle in reversed(shuffles):
-            units = np.repeat(units, shuffle.block**2)
+            units = shuffle.spread(units)
         units = self.draft.tied(output, units)
         while True:
             made, found = self._rounded(node, source, output, units)
@@ -65,11 +65,8 @@ class Branches:
             output,
             rounded.weight,
             rounded.bias,
-            (rounded.scale / coding.scale).astype(np.float32),
-            node.stride,
-            node.padding,
-            node.dilation,
-            node.groups,
+            scale=(rounded.scale / coding.scale).astype(np.float32),
+            **node.attributes(),
         )
         return made, rounded.units
 

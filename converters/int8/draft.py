@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edgecodec.arrays import Float64Array
-from edgecodec.converters.graph.nodes import Coding, Conv2d, Graph, Node, Value
+from edgecodec.converters.graph.graph import Graph, Value
+from edgecodec.converters.graph.nodes import Coding, Conv2d, Node
 from edgecodec.converters.int8.plan import make_plan, square_of
 from edgecodec.converters.int8.ranges import Statistics
 

@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from edgecodec.arrays import Float64Array
-from edgecodec.converters.graph.nodes import (
-    Coding,
-    Conv2d,
-    Dequantize,
-    Graph,
-    Node,
-    Quantize,
-    Scale,
-    Value,
-)
+from edgecodec.converters.graph.graph import Graph, Value
+from edgecodec.converters.graph.nodes import Coding, Conv2d, Dequantize, Node, Quantize, Scale
 from edgecodec.converters.int8.draft import Draft
 from edgecodec.converters.int8.plan import Plan
 
@@ -113,7 +104,7 @@ class _Mixture:
         node = self.graph.producer(name)
         assert node is not None  # inputs are there from the beginning
         sources = tuple(self._real(source) for source in node.inputs)
-        return self._emit(_reading(node, sources), self.graph.values[name].channels)
+        return self._emit(node.reading(*sources), self.graph.values[name].channels)
 
     def _in_units(self, name: str) -> str:
         """Return a value of the int8 graph as float32 numbers, not yet as codes."""
@@ -144,11 +135,5 @@ class _Mixture:
         if isinstance(node, Dequantize):
             return self._in_units(node.inputs[0])
         sources = tuple(self._same(source) for source in node.inputs)
-        made = _reading(node, sources, name=f"int8.{node.name}", output=output)
+        made = replace(node.reading(*sources), name=f"int8.{node.name}", output=output)
         return self._emit(made, value.channels, value.coding)
-
-
-def _reading(node: Any, sources: tuple[str, ...], **changes: str) -> Node:
-    """Return a node of the same kind that reads other values, as many as before."""
-    made: Node = replace(node, inputs=sources, **changes)
-    return made

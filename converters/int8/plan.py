@@ -11,13 +11,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from edgecodec.converters.graph.graph import Graph
 from edgecodec.converters.graph.nodes import (
     Add,
     Conv2d,
     DepthToSpace,
-    Graph,
     Node,
+    Rearrangement,
     Relu,
+    ReplicatePad,
     SpaceToDepth,
 )
 
@@ -77,12 +79,12 @@ def _fits_into_convolution(graph: Graph, relu: Relu) -> bool:
 
 
 def _close(graph: Graph, trunk: set[str]) -> None:
-    """Add what shuffles and ReLUs make trunk values of."""
+    """Add what ReLUs and mere moves of elements make trunk values of."""
     for node in reversed(graph.nodes):
-        if isinstance(node, DepthToSpace | SpaceToDepth | Relu) and node.output in trunk:
+        if isinstance(node, Rearrangement | Relu) and node.output in trunk:
             trunk.update(node.inputs)
     for node in graph.nodes:
-        if isinstance(node, DepthToSpace | SpaceToDepth | Relu) and node.inputs[0] in trunk:
+        if isinstance(node, Rearrangement | Relu) and node.inputs[0] in trunk:
             trunk.add(node.output)
 
 
@@ -95,10 +97,10 @@ def partner_of(graph: Graph, branch: str) -> str | None:
 
 
 def stream_of(graph: Graph, value: str) -> list[str]:
-    """Return a trunk value and what sums and ReLUs make of it, which shares its units."""
+    """Return a trunk value and what sums, ReLUs and pads make of it, which shares its units."""
     found = [value]
     for node in graph.nodes:
-        if not isinstance(node, Relu | Add):
+        if not isinstance(node, Relu | Add | ReplicatePad):
             continue
         if any(name in found for name in node.inputs) and node.output not in found:
             found.append(node.output)
@@ -119,13 +121,13 @@ def square_of(graph: Graph, value: str) -> int:
 
 
 def _shuffles_of(graph: Graph, value: str) -> list[DepthToSpace | SpaceToDepth]:
-    """Return the shuffles that read a trunk value or what sums and ReLUs make of it."""
+    """Return the shuffles that read a trunk value or what shares its units."""
     readers = [node for name in stream_of(graph, value) for node in graph.consumers(name)]
     return [node for node in readers if isinstance(node, DepthToSpace | SpaceToDepth)]
 
 
 def reaches_output(graph: Graph, value: str) -> bool:
-    """Return whether sums, ReLUs and shuffles alone lead from a value to an output."""
+    """Return whether sums, ReLUs, pads and shuffles alone lead from a value to an output."""
     return any(name in graph.outputs for name in stream_of(graph, value)) or any(
         reaches_output(graph, node.output) for node in _shuffles_of(graph, value)
     )

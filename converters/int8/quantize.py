@@ -11,35 +11,23 @@ units cost nothing: they go into the weights.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
-from edgecodec.converters.graph.nodes import (
-    Add,
-    Conv2d,
-    DepthToSpace,
-    Graph,
-    Node,
-    Relu,
-    SpaceToDepth,
-)
+import numpy as np
+import numpy.typing as npt
+
+from edgecodec.converters.graph.graph import Graph
+from edgecodec.converters.graph.nodes import Add, Conv2d, Node, Rearrangement, Relu
 from edgecodec.converters.int8.branches import Branches
 from edgecodec.converters.int8.draft import Draft
 from edgecodec.converters.int8.plan import partner_of
-from edgecodec.converters.int8.ranges import Statistics
+from edgecodec.converters.int8.ranges import Statistics, collect
 from edgecodec.converters.int8.trunk import Trunk
 from edgecodec.errors import ConversionError
+from edgecodec.runtimes.base import StageName
 
 
-def quantize(graph: Graph, seen: Mapping[str, Statistics], *, exact: bool) -> Graph:
-    """Return the int8 graph of a float graph.
-
-    Raises:
-        ConversionError: see `quantize_traced`.
-    """
-    return quantize_traced(graph, seen, exact=exact).finish()
-
-
-def quantize_traced(graph: Graph, seen: Mapping[str, Statistics], *, exact: bool) -> Draft:
+def quantize(graph: Graph, seen: Mapping[str, Statistics], *, exact: bool) -> Draft:
     """Return the int8 graph of a float graph, and which of its values stands for which.
 
     Args:
@@ -71,8 +59,8 @@ def quantize_traced(graph: Graph, seen: Mapping[str, Statistics], *, exact: bool
                 trunk.add(node)
             case Relu():
                 trunk.relu(node)
-            case DepthToSpace() | SpaceToDepth():
-                trunk.shuffle(node)
+            case Rearrangement():
+                trunk.rearrange(node)
     return draft
 
 
@@ -80,3 +68,37 @@ def _needs(draft: Draft, node: Node) -> list[str]:
     """Return the values that have to be there before a node."""
     other = partner_of(draft.graph, node.output) if node.name in draft.plan.int8 else None
     return [*node.inputs, *([other] if other is not None else [])]
+
+
+def int8_drafts(
+    graphs: Mapping[StageName, Graph],
+    photos: Sequence[npt.NDArray[np.uint8]],
+    latents: Sequence[npt.NDArray[np.int16]],
+    progress: Callable[[str], None],
+) -> dict[StageName, Draft]:
+    """Return the analysis with free scales and the exact synthesis.
+
+    Args:
+        graphs: float graphs by stage.
+        photos: (H, W, 3), sides multiples of 32.
+        latents: y_hat (h, w, M) of files of these photos at several qualities.
+        progress: told a line per stage.
+
+    Raises:
+        ConversionError: a network cannot be quantized.
+    """
+    given = {
+        "analysis": [{"x": photo[None].astype(np.float32)} for photo in photos],
+        "synthesis": [{"y_hat": y_hat[None].astype(np.float32)} for y_hat in latents],
+    }
+    made: dict[StageName, Draft] = {}
+    for stage, graph in graphs.items():
+        runs = given[stage]
+        progress(f"measuring the ranges of the {stage} on {len(runs)} inputs")
+        seen = collect(graph, runs)
+        try:
+            made[stage] = quantize(graph, seen, exact=stage == "synthesis")
+        except ConversionError as exc:
+            advice = "leave out int8, or give more typical photos (--calibration)"
+            raise ConversionError(f"{exc}; {advice}") from exc
+    return made

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from edgecodec.arrays import Float32Array, Float64Array
-from edgecodec.converters.graph.nodes import Graph
+from edgecodec.converters.graph.graph import Graph
 from edgecodec.converters.writers.to_torch import describe
 from edgecodec.runtimes.backends.torch_graph import TorchGraph
 

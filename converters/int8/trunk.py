@@ -11,14 +11,13 @@ from edgecodec.arrays import Float64Array
 from edgecodec.converters.graph.nodes import (
     Add,
     Conv2d,
-    DepthToSpace,
     Dequantize,
     Node,
     QuantizedConv2d,
+    Rearrangement,
     Relu,
     Scale,
     Snap,
-    SpaceToDepth,
 )
 from edgecodec.converters.int8.draft import (
     CODE_STEP,
@@ -88,10 +87,7 @@ class Trunk:
             node.output,
             weight.astype(np.float32),
             bias.astype(np.float32),
-            node.stride,
-            node.padding,
-            node.dilation,
-            node.groups,
+            **node.attributes(),
         )
         self.end(made, replace(begun, bound=bound, step=step))
 
@@ -108,7 +104,7 @@ class Trunk:
         end, shuffles = shuffles_after(self.graph, node.output)
         units = self._units_of(end)
         for shuffle in reversed(shuffles):
-            units = np.repeat(units, shuffle.block**2)
+            units = shuffle.spread(units)
         raw = end in self.graph.outputs and stream_of(self.graph, end) == [end]
         return Made(node.output, units, np.full(len(units), np.inf), np.zeros(len(units)), raw)
 
@@ -159,20 +155,14 @@ class Trunk:
             f"{node.name}.snap", positive, node.output, source
         )
 
-    def shuffle(self, node: DepthToSpace | SpaceToDepth) -> None:
+    def rearrange(self, node: Rearrangement) -> None:
         """Move a value about, codes too."""
         source = self.made[node.inputs[0]]
-        square = node.block**2
-        step = np.broadcast_to(source.step, source.units.shape)
-        rows = [source.units, source.bound, step]
-        if isinstance(node, SpaceToDepth):
-            units, bound, step = (np.repeat(row, square) for row in rows)
-        else:
-            units, bound, _ = (row.reshape(-1, square).max(1) for row in rows)
-            step = rows[2].reshape(-1, square).min(1)
+        units, bound = (node.merged(row, np.maximum) for row in (source.units, source.bound))
+        step = node.merged(np.broadcast_to(source.step, source.units.shape), np.minimum)
         coding = self.draft.values[source.name].coding
         made = Made(node.output, units, bound, step, source.raw)
-        node = replace(node, inputs=(source.name,))
+        node = node.reading(source.name)
         if coding is None:
             made = self._public(node, made)
         else:

@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 from edgecodec.arrays import Float32Array, Float64Array
-from edgecodec.converters.int8.compensated_rounding import Spread, round_spreading, spread_of
 from edgecodec.errors import ConversionError
 
 MAX_DIVISOR = 2047
@@ -18,6 +17,9 @@ zero point, can err by as much as half of 1 / divisor, the distance to the neare
 LARGEST = {True: 63, False: 127}
 """Magnitude of weights. Exact ones have seven bits: x86 processors without VNNI add pairs of
 products in 16 bits, which 2 * 255 * 63 fits and 2 * 255 * 127 does not."""
+Spread = tuple[npt.NDArray[np.intp], Float64Array]
+"""Order of the columns, and a triangular matrix of how much of an error each later one takes."""
+_DAMPING = 0.01
 _LEAST_FRACTION = 3
 _ANY = 2.0**24
 
@@ -194,3 +196,36 @@ def whole_weights(
         0.5 * unit,
         (worst + 0.5 * np.abs(offset)) * unit,
     )
+
+
+def spread_of(moment: Float64Array) -> Spread:
+    """Return how errors spread over inputs whose mean of x x^T is (I, I) `moment`."""
+    order = np.argsort(-np.diag(moment), kind="stable")
+    damped = moment[np.ix_(order, order)]
+    damped = damped + np.eye(len(order)) * (_DAMPING * np.mean(np.diag(moment)) + 1e-9)
+    return order, np.linalg.cholesky(np.linalg.inv(damped)).T
+
+
+def round_spreading(weight: Float64Array, spread: Spread, largest: float) -> Float64Array:
+    """Return integers W' that make E |(W - W') x|^2 small, row by row.
+
+    Rounding each weight to the nearest integer is best for inputs that have nothing to do with each
+    other. Those of a network have: the local mean is in nearly all of them. So weights are rounded
+    column by column, and what a column gets wrong is made good, as far as inputs correlate, in the
+    columns still to come (optimal brain surgeon as in GPTQ, Frantar et al. 2022, arXiv:2210.17323).
+
+    Args:
+        weight: (O, I) in units of the grid.
+        spread: of its inputs.
+        largest: magnitude that integers may have.
+    """
+    order, upper = spread
+    left = weight[:, order].copy()
+    whole = np.empty_like(left)
+    for i in range(len(order)):
+        whole[:, i] = np.clip(np.rint(left[:, i]), -largest, largest)
+        error = (left[:, i] - whole[:, i]) / upper[i, i]
+        left[:, i + 1 :] -= error[:, None] * upper[i, i + 1 :]
+    result = np.empty_like(whole)
+    result[:, order] = whole
+    return result

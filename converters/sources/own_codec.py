@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import re
 import sys
 import traceback
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from torch import nn
 
 from edgecodec.errors import ConversionError
 from edgecodec.format.tables import Tables
+from edgecodec.model.checkpoint import wrapper_hint
 
 PARTS = ("analysis", "synthesis", "tables")
 MANUAL = "docs/own-codec.md"
@@ -125,6 +127,9 @@ def told(exc: BaseException, file: str = "") -> str:
     """Return an exception in one line, with the last place in `file`, or anywhere, it went by."""
     said = " ".join(str(exc).split())[:300]
     text = f"{type(exc).__name__}: {said}" if said else type(exc).__name__
+    if "Unexpected key(s) in state_dict" in str(exc):
+        unexpected = str(exc).partition("Unexpected key(s) in state_dict:")[2]
+        text += wrapper_hint(re.findall(r'"([^"]+)"', unexpected.partition("size mismatch")[0]))
     frames = traceback.extract_tb(exc.__traceback__)
     inside = [f for f in frames if Path(f.filename).is_file() and file in ("", f.filename)]
     if inside and not isinstance(exc, SyntaxError):  # which says itself where it is

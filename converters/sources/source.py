@@ -14,10 +14,10 @@ from torch import nn
 
 from edgecodec.arrays import Float32Array
 from edgecodec.bundle.reading import short_id
-from edgecodec.converters.checks.parity import channels_first, channels_last
 from edgecodec.converters.graph.from_torch import graph_from_module
-from edgecodec.converters.graph.nodes import Graph
+from edgecodec.converters.graph.graph import Graph
 from edgecodec.converters.graph.receptive_field import halo
+from edgecodec.converters.graph.tensors import channels_first, channels_last
 from edgecodec.converters.sources.own_codec import load_own_codec, names_function
 from edgecodec.converters.sources.own_stages import own_stages
 from edgecodec.errors import ConversionError
@@ -135,7 +135,6 @@ def _check_weights(module: nn.Module, stage: str = "") -> None:
 
 def _check_finite(graph: Graph) -> None:
     for node in graph.nodes:
-        for what in ("weight", "bias"):
-            array = getattr(node, what, None)
-            if array is not None and not np.isfinite(array).all():
+        for what, array in node.arrays().items():
+            if not np.isfinite(array).all():
                 raise ConversionError(f"{node.name}.{what} is not finite", graph.stage)

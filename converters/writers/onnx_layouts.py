@@ -10,19 +10,18 @@ import numpy as np
 
 from edgecodec.arrays import Float32Array
 from edgecodec.bundle.manifest import Precision
+from edgecodec.converters.graph.graph import Graph, infer_sizes
 from edgecodec.converters.graph.nodes import (
     Add,
     Conv2d,
     Convolution,
     DepthToSpace,
-    Graph,
     Node,
     Quantize,
     QuantizedConv2d,
     Scale,
     Size,
     SpaceToDepth,
-    infer_sizes,
 )
 from edgecodec.converters.writers.onnx_model import (
     TO_CHANNELS_FIRST,
@@ -198,6 +197,8 @@ class ChannelsLast(_WithRuns):
     The Transposes around convolutions meet those that it puts there itself, and go. float32
     convolutions of squares that touch are matrix products; sums may be in another order.
     """
+
+    rows = 1
 
     def __init__(self, graph: Graph, precision: Precision) -> None:
         super().__init__(graph, precision)

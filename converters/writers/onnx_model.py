@@ -15,23 +15,23 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgecodec.arrays import Float32Array
 from edgecodec.bundle.manifest import Precision
+from edgecodec.converters.graph.graph import Graph
 from edgecodec.converters.graph.nodes import (
     Add,
     Conv2d,
     Convolution,
     DepthToSpace,
     Dequantize,
-    Graph,
     Node,
     Quantize,
     QuantizedConv2d,
     Relu,
+    ReplicatePad,
     Scale,
     Snap,
     SpaceToDepth,
-    fits_half,
-    to_half,
 )
+from edgecodec.converters.graph.tensors import fits_half, to_half
 from edgecodec.errors import ConversionError
 
 OPSET = 17
@@ -44,6 +44,9 @@ _UNSIGNED = 128
 
 class ChannelsFirst:
     """Writes ONNX's own order, one Transpose at each end."""
+
+    rows = 2
+    """Axis of the rows; columns follow."""
 
     def __init__(self, graph: Graph, precision: Precision) -> None:
         self.graph, self.precision = graph, precision
@@ -164,6 +167,8 @@ class ChannelsFirst:
                 self._op("Add", inputs, output)
             case DepthToSpace() | SpaceToDepth():
                 self._shuffle(node, inputs[0], output)
+            case ReplicatePad():
+                self._pad(node, inputs[0], output)
 
     def _scale(self, node: Scale, source: str, output: str) -> None:
         """Multiply; beside a DequantizeLinear or a convolution by one of each channel.
@@ -200,6 +205,13 @@ class ChannelsFirst:
             self._op("DepthToSpace", [source], output, blocksize=node.block, mode=mode)
         else:
             self._op("SpaceToDepth", [source], output, blocksize=node.block)
+
+    def _pad(self, node: ReplicatePad, source: str, output: str) -> None:
+        top, left, bottom, right = node.padding
+        amounts = np.zeros(8, np.int64)
+        amounts[[self.rows, self.rows + 1, self.rows + 4, self.rows + 5]] = top, left, bottom, right
+        stored = self._constant(f"{node.name}.amounts", amounts)
+        self._op("Pad", [source, stored], output, mode="edge")
 
     def _convolution(self, node: Conv2d, source: str, output: str) -> None:
         weight = self._weight(f"{node.name}.weight", node.weight)

@@ -20,6 +20,7 @@ class Kind(Enum):
     """Operators used; their name is the schema's."""
 
     ADD = "ADD"
+    CONCATENATION = "CONCATENATION"
     CONV_2D = "CONV_2D"
     DEPTHWISE_CONV_2D = "DEPTHWISE_CONV_2D"
     DEPTH_TO_SPACE = "DEPTH_TO_SPACE"
@@ -32,10 +33,12 @@ class Kind(Enum):
     QUANTIZE = "QUANTIZE"
     RELU = "RELU"
     SPACE_TO_DEPTH = "SPACE_TO_DEPTH"
+    STRIDED_SLICE = "STRIDED_SLICE"
 
 
 _OPTIONS = {
     Kind.ADD: "AddOptions",
+    Kind.CONCATENATION: "ConcatenationOptions",
     Kind.CONV_2D: "Conv2DOptions",
     Kind.DEPTHWISE_CONV_2D: "DepthwiseConv2DOptions",
     Kind.DEPTH_TO_SPACE: "DepthToSpaceOptions",
@@ -46,15 +49,18 @@ _OPTIONS = {
     Kind.PAD: "PadOptions",
     Kind.QUANTIZE: "QuantizeOptions",
     Kind.SPACE_TO_DEPTH: "SpaceToDepthOptions",
+    Kind.STRIDED_SLICE: "StridedSliceOptions",
 }
 _TYPES = {"float32": "FLOAT32", "float16": "FLOAT16", "int8": "INT8", "int32": "INT32"}
 _VERSIONS = {
+    (Kind.CONCATENATION, "INT8"): 2,
     (Kind.CONV_2D, "INT8"): 3,
     (Kind.DEPTHWISE_CONV_2D, "INT8"): 3,
     (Kind.DEQUANTIZE, "INT8"): 2,
     (Kind.DEQUANTIZE, "FLOAT16"): 3,
     (Kind.PAD, "INT8"): 2,
     (Kind.SPACE_TO_DEPTH, "INT8"): 2,
+    (Kind.STRIDED_SLICE, "INT8"): 2,
 }
 """First version that takes a type as its first input, where that is not 1.
 
@@ -196,6 +202,22 @@ class ModelBuilder:
         """Add a sum."""
         options = {"fusedActivationFunction": _activation(relu=relu)}
         self._operator(Kind.ADD, inputs, output, options=options)
+
+    def concatenate(self, inputs: Sequence[int], output: int, axis: int) -> None:
+        """Add CONCATENATION."""
+        self._operator(Kind.CONCATENATION, inputs, output, options={"axis": axis})
+
+    def edge(self, source: int, output: int, axis: int, *, last: bool) -> None:
+        """Add the STRIDED_SLICE that is the first or last row (axis 1) or column (axis 2)."""
+        own = 1 << axis
+        begin, end = np.zeros(4, np.int32), np.zeros(4, np.int32)
+        begin[axis], end[axis] = (-1, 0) if last else (0, 1)
+        names = (f"edge{output}.{what}" for what in ("begin", "end", "strides"))
+        steps = np.ones(4, np.int32)
+        given = [self.constant(next(names), array) for array in (begin, end, steps)]
+        # A mask is of the axes that begin or end where the feature map does.
+        options = {"beginMask": 15 - own, "endMask": 15 if last else 15 - own}
+        self._operator(Kind.STRIDED_SLICE, [source, *given], output, options=options)
 
     def shuffle(self, kind: Kind, source: int, output: int, block: int) -> None:
         """Add DEPTH_TO_SPACE or SPACE_TO_DEPTH."""

@@ -28,11 +28,11 @@ import onnx
 
 from edgecodec.bundle.manifest import Precision
 from edgecodec.converters.graph.channel_order import with_dcr_shuffles
-from edgecodec.converters.graph.nodes import Graph
+from edgecodec.converters.graph.graph import Graph
 from edgecodec.converters.graph.unrounded import unrounded
 from edgecodec.converters.writers.onnx_layouts import Blocked, ChannelsLast
 from edgecodec.converters.writers.onnx_model import ChannelsFirst
-from edgecodec.converters.writers.precision import check_graph_precision
+from edgecodec.converters.writers.targets import check_graph_precision
 from edgecodec.errors import ConversionError
 
 

@@ -33,10 +33,12 @@ import openvino.opset8 as opset
 
 from edgecodec.bundle.manifest import PRECISIONS, Precision
 from edgecodec.converters.graph.channel_order import with_dcr_shuffles
-from edgecodec.converters.graph.nodes import Convolution, Graph, QuantizedConv2d, fits_half, to_half
+from edgecodec.converters.graph.graph import Graph
+from edgecodec.converters.graph.nodes import Convolution
+from edgecodec.converters.graph.tensors import fits_half, to_half
 from edgecodec.converters.graph.unrounded import unrounded
 from edgecodec.converters.writers.onnx_layouts import PictureLast
-from edgecodec.converters.writers.precision import check_graph_precision
+from edgecodec.converters.writers.targets import check_graph_precision
 from edgecodec.converters.writers.to_onnx import build_onnx
 from edgecodec.errors import ConversionError
 
@@ -99,10 +101,7 @@ def _check_constants(graph: Graph, model: Any, precision: Precision) -> None:
     for node in graph.nodes:
         if not isinstance(node, Convolution):
             continue
-        arrays: dict[str, npt.NDArray[Any]] = {"weight": node.weight, "bias": node.bias}
-        if isinstance(node, QuantizedConv2d):
-            arrays["scale"] = node.scale
-        for what, array in arrays.items():
+        for what, array in node.arrays().items():
             expected = array
             if not array.any():
                 continue  # OpenVINO may leave out a sum with zero

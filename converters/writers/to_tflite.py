@@ -27,28 +27,25 @@ import numpy as np
 from edgecodec.arrays import Float32Array
 from edgecodec.bundle.manifest import Precision
 from edgecodec.converters.graph.channel_order import with_dcr_shuffles
+from edgecodec.converters.graph.graph import Graph, Value, infer_sizes
 from edgecodec.converters.graph.nodes import (
     Add,
     Conv2d,
     Convolution,
     DepthToSpace,
     Dequantize,
-    Graph,
     Node,
     Quantize,
     QuantizedConv2d,
     Relu,
+    ReplicatePad,
     Scale,
     Size,
     Snap,
     SpaceToDepth,
-    Value,
-    fits_half,
-    infer_sizes,
-    is_depthwise,
-    to_half,
 )
-from edgecodec.converters.writers.precision import check_graph_precision
+from edgecodec.converters.graph.tensors import fits_half, to_half
+from edgecodec.converters.writers.targets import check_graph_precision
 from edgecodec.converters.writers.tflite_model import Kind, ModelBuilder
 
 
@@ -201,6 +198,8 @@ class _Writer:
                 self.builder.shuffle(Kind.DEPTH_TO_SPACE, inputs[0], output, node.block)
             case SpaceToDepth():
                 self.builder.shuffle(Kind.SPACE_TO_DEPTH, inputs[0], output, node.block)
+            case ReplicatePad():
+                self._replicate(node, inputs[0], output)
 
     def _constant(self, name: str, array: Float32Array, *, bias: bool) -> int:
         """Store an array; behind a DEQUANTIZE where float16 is wanted or loses nothing."""
@@ -213,7 +212,7 @@ class _Writer:
         return self.builder.constant(name, array)
 
     def _convolution(self, node: Convolution, source: int, output: int, *, relu: bool) -> None:
-        axes = (1, 2, 3, 0) if is_depthwise(node) else (0, 2, 3, 1)
+        axes = (1, 2, 3, 0) if node.is_depthwise else (0, 2, 3, 1)
         same = _is_same_padding(node)
         if any(node.padding) and not same:
             source = self._pad(node, source)
@@ -224,7 +223,7 @@ class _Writer:
             stride=node.stride,
             dilation=node.dilation,
             relu=relu,
-            multiplier=node.weight.shape[0] // node.groups if is_depthwise(node) else None,
+            multiplier=node.weight.shape[0] // node.groups if node.is_depthwise else None,
             grouped=node.groups > 1,
         )
 
@@ -237,6 +236,7 @@ class _Writer:
                 self._constant(names[0], weight, bias=False),
                 self._constant(names[1], node.bias, bias=True),
             )
+        assert isinstance(node, QuantizedConv2d)
         coding = self.graph.values[node.inputs[0]].coding
         assert coding is not None  # Graph has checked that
         codes = self.builder.constant(
@@ -254,6 +254,36 @@ class _Writer:
         paddings = self.builder.constant(f"{node.name}.padding", amounts)
         self.builder.simple(Kind.PAD, [source, paddings], output)
         return output
+
+    def _replicate(self, node: ReplicatePad, source: int, output: int) -> None:
+        """Put the outermost rows beside the rows, then so with columns.
+
+        MIRROR_PAD would do, but XNNPACK has none: a graph would fall apart at each. It joins five
+        feature maps at most.
+        """
+        value, size = self.graph.values[node.output], [*self.sizes[node.inputs[0]]]
+        steps = []
+        for axis in (0, 1):
+            before, behind = node.padding[axis], node.padding[axis + 2]
+            while before or behind:
+                steps.append((axis, min(before, 2), min(behind, 2)))
+                before, behind = before - steps[-1][1], behind - steps[-1][2]
+        for i, (axis, before, behind) in enumerate(steps):
+            thin = [*size]
+            thin[axis] = 1
+            size[axis] += before + behind
+            parts = []
+            for last, count in ((False, before), (True, behind)):
+                if count:
+                    name = f"{node.name}.{i}.{'last' if last else 'first'}"
+                    edge = self._new(name, value, (thin[0], thin[1]))
+                    self.builder.edge(source, edge, axis + 1, last=last)
+                    parts += [edge] * count
+            parts.insert(before, source)
+            source = output
+            if i < len(steps) - 1:
+                source = self._new(f"{node.name}.{i}", value, (size[0], size[1]))
+            self.builder.concatenate(parts, source, axis + 1)
 
     def _snap(self, node: Snap, source: int, output: int) -> None:
         value, size = self.graph.values[node.output], self.sizes[node.output]

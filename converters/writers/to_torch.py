@@ -16,17 +16,18 @@ import torch
 
 from edgecodec.arrays import Float32Array
 from edgecodec.bundle.manifest import Precision
+from edgecodec.converters.graph.graph import Graph
 from edgecodec.converters.graph.nodes import (
     Add,
     Conv2d,
     DepthToSpace,
-    Graph,
     Node,
     Relu,
+    ReplicatePad,
     SpaceToDepth,
-    fits_half,
 )
-from edgecodec.converters.writers.precision import check_precision
+from edgecodec.converters.graph.tensors import fits_half
+from edgecodec.converters.writers.targets import check_precision
 
 FORMAT = "edgecodec-torch-graph-1"
 _OPS = {
@@ -35,6 +36,7 @@ _OPS = {
     Add: "add",
     DepthToSpace: "pixel_shuffle",
     SpaceToDepth: "pixel_unshuffle",
+    ReplicatePad: "replicate_pad",
 }
 
 
@@ -78,15 +80,8 @@ def _describe(node: Node, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
         "inputs": list(node.inputs),
         "output": node.output,
     }
-    if isinstance(node, Conv2d):
-        tensors[f"{node.name}.weight"] = _tensor(node.weight)
-        tensors[f"{node.name}.bias"] = _tensor(node.bias)
-        known |= {
-            "stride": list(node.stride),
-            "padding": list(node.padding),
-            "dilation": list(node.dilation),
-            "groups": node.groups,
-        }
-    elif isinstance(node, DepthToSpace | SpaceToDepth):
-        known |= {"block": node.block, "order": node.order}
+    for what, array in node.arrays().items():
+        tensors[f"{node.name}.{what}"] = _tensor(array)
+    for what, value in node.attributes().items():
+        known[what] = list(value) if isinstance(value, tuple) else value
     return known

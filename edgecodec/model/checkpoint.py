@@ -9,6 +9,7 @@ and a checkpoint from elsewhere cannot run code.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +69,16 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as exc:
         # Torch's own words for a foreign file advise to load it without safeguards.
         # For a file cut short it reports an OSError of its own, "Invalid argument".
-        reason = "not a torch file of plain tensors, or damaged"
+        reason = _kind_of_file(path, exc) or "not a torch file of plain tensors, or damaged"
         if isinstance(exc, (FileNotFoundError, IsADirectoryError, PermissionError)):
             reason = str(exc.strerror)
         raise ValueError(f"{path}: not a readable checkpoint ({reason})") from exc
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:
+        kind = _kind_of_dict(payload)
         raise ValueError(
-            f"{path}: not an edgecodec checkpoint (made by `edgecodec train`); codecs trained "
-            "elsewhere are converted through a function that returns them (docs/own-codec.md)"
+            f"{path}: not an edgecodec checkpoint (made by `edgecodec train`){kind}; "
+            "codecs trained elsewhere are converted through a function that returns them "
+            "(docs/own-codec.md)"
         )
     if "average_offset" in payload:
         _expand(payload, path)
@@ -120,6 +123,56 @@ def _expand(payload: dict[str, Any], path: Path) -> None:
         raise _misfit(path, exc) from exc
 
 
+_IN_FUNCTION = "load it in a function that returns your codec (docs/own-codec.md)"
+_WRAPPERS = {"module.": "torch.nn.DataParallel", "_orig_mod.": "torch.compile"}
+_STATES = ("state_dict", "model_state_dict", "model", "weights")
+_HEAD_BYTES = 9
+
+
+def _kind_of_file(path: Path, exc: Exception) -> str:
+    """Return what a file is that torch refuses, and what to do with it; empty where unknown."""
+    try:
+        with path.open("rb") as file:
+            head, size = file.read(_HEAD_BYTES), path.stat().st_size
+    except OSError:
+        return ""
+    if head[8:] == b"{" and int.from_bytes(head[:8], "little") < size:
+        return f"a safetensors file, weights without their network: {_IN_FUNCTION}"
+    if "TorchScript" in str(exc):
+        return f"a TorchScript archive: make the network itself and {_IN_FUNCTION}"
+    if "Unsupported" in str(exc) and "GLOBAL" in str(exc):
+        return (
+            "a whole module or other objects, not tensors alone, and to read them would run code "
+            "from the file: save its state_dict() where it was trained, then load that in a "
+            "function that returns your codec (docs/own-codec.md)"
+        )
+    return ""
+
+
+def _kind_of_dict(payload: object) -> str:
+    """Return what a torch file that is no checkpoint of ours holds, empty where unknown."""
+    if not isinstance(payload, dict):
+        return ""
+    key = next((key for key in _STATES if isinstance(payload.get(key), dict)), None)
+    state: dict[object, object] = payload if key is None else payload[key]
+    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+        return ""
+    where = "" if key is None else f" under {key!r}"
+    return f", but a state dict{where}, weights without their network{wrapper_hint(state)}"
+
+
+def wrapper_hint(names: Iterable[object]) -> str:
+    """Return what to do about names of weights that a wrapper put a prefix before, or nothing."""
+    text = [str(name) for name in names]
+    for prefix, wrapper in _WRAPPERS.items():
+        if text and all(name.startswith(prefix) for name in text):
+            return (
+                f"; {wrapper} put {prefix!r} before their names, take it off: "
+                f"{{k.removeprefix({prefix!r}): v for k, v in state.items()}}"
+            )
+    return ""
+
+
 def _check_tensors(value: Any, kind: str, path: Path) -> None:
     if not isinstance(value, dict):
         raise ValueError(f"{path}: checkpoint has no {kind}")
@@ -161,12 +214,12 @@ def fill_codec(codec: NeuralCodec, weights: dict[str, Tensor], path: Path) -> No
     try:
         codec.load_state_dict({k: v.float() for k, v in weights.items()})
     except RuntimeError as exc:
-        raise _misfit(path, exc) from exc
+        raise _misfit(path, exc, wrapper_hint(weights)) from exc
 
 
-def _misfit(path: Path, exc: Exception) -> ValueError:
+def _misfit(path: Path, exc: Exception, hint: str = "") -> ValueError:
     reason = " ".join(str(exc).split())[:300]
-    return ValueError(f"{path}: checkpoint does not fit its configuration ({reason})")
+    return ValueError(f"{path}: checkpoint does not fit its configuration ({reason}){hint}")
 
 
 def export_weights(source: Path, target: Path) -> None:

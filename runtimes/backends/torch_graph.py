@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from edgecodec.errors import BackendError
 
 FORMAT = "edgecodec-torch-graph-1"
-_OPS = ("conv2d", "relu", "add", "pixel_shuffle", "pixel_unshuffle")
+_OPS = ("conv2d", "relu", "add", "pixel_shuffle", "pixel_unshuffle", "replicate_pad")
 
 
 class TorchGraph(nn.Module):
@@ -80,6 +80,9 @@ class TorchGraph(nn.Module):
                 return torch.relu(given[0])
             case "add":
                 return given[0] + given[1]
+            case "replicate_pad":
+                top, left, bottom, right = node["padding"]
+                return F.pad(given[0], (left, right, top, bottom), mode="replicate")
             case "pixel_shuffle":
                 return F.pixel_shuffle(given[0], node["block"])
         return F.pixel_unshuffle(given[0], node["block"])

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 from edgecodec.arrays import Float32Array
 from edgecodec.bundle.manifest import Precision
 from edgecodec.converters.graph.from_torch import graph_from_module
-from edgecodec.converters.graph.nodes import Graph, Size
+from edgecodec.converters.graph.graph import Graph
+from edgecodec.converters.graph.nodes import Size
 from edgecodec.converters.writers.targets import TARGETS
 from edgecodec.runtimes.base import Artefact, Session, SessionOptions
 from edgecodec.runtimes.registry import get_backend
@@ -32,10 +34,14 @@ class Case:
 
 
 class Residual(nn.Module):
-    def __init__(self, channels: int) -> None:
+    def __init__(
+        self, channels: int, kernel: int = 3, mode: Literal["zeros", "replicate"] = "zeros"
+    ) -> None:
         super().__init__()
         self.enter = nn.Conv2d(channels, channels, 1)
-        self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        self.depthwise = nn.Conv2d(
+            channels, channels, kernel, padding=kernel // 2, groups=channels, padding_mode=mode
+        )
         self.leave = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -103,6 +109,19 @@ CASES = {
     "strided_depthwise": Case(
         chain(nn.Conv2d(3, 3, 3, stride=2, padding=1, groups=3)), 3, ((1, 1), (6, 5))
     ),
+    "replicated": Case(
+        chain(
+            nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 5, padding=2, groups=4, padding_mode="replicate")
+        ),
+        3,
+        ANY,
+    ),
+    "replicated_on_three_sides": Case(
+        chain(nn.Conv2d(3, 8, 1), nn.ReplicationPad2d((3, 1, 0, 4)), nn.ReLU(), nn.PixelShuffle(2)),
+        3,
+        ANY,
+    ),
+    "replicated_alone": Case(chain(nn.ReplicationPad2d(1)), 3, ANY),
     "shuffle": Case(chain(nn.Conv2d(3, 24, 1), nn.ReLU(), nn.PixelShuffle(2)), 3, ANY),
     "shuffle_by_8": Case(chain(nn.Conv2d(4, 192, 1), nn.PixelShuffle(8)), 4, ((1, 1), (2, 3))),
     "shuffle_of_a_sum": Case(chain(Residual(12), nn.PixelShuffle(2)), 12, ANY),

@@ -19,7 +19,8 @@ from edgecodec.bundle.manifest import MANIFEST, ArtefactEntry, Manifest
 from edgecodec.bundle.reading import GOLDEN, Bundle
 from edgecodec.bundle.writing import hash_files, writing_bundle
 from edgecodec.coding.pixels import to_levels
-from edgecodec.converters.graph.nodes import Graph, Node, QuantizedConv2d
+from edgecodec.converters.graph.graph import Graph
+from edgecodec.converters.graph.nodes import Coding, Node, QuantizedConv2d
 from edgecodec.converters.int8 import oracle
 from edgecodec.converters.writers.to_onnx import write_onnx
 from edgecodec.converters.writers.to_tflite import write_tflite
@@ -30,7 +31,8 @@ from edgecodec.runtimes.selection.selector import shared
 from tests.support import exact_graphs
 from tests.support.exact_graphs import Draft, latents
 
-Arithmetic = dict[str, Callable[..., Any]]
+Arithmetic = tuple[object, str, Callable[..., Any]]
+"""Where a function is, its name, and what takes its place."""
 BUDGET_S = 0.05
 
 
@@ -78,8 +80,8 @@ class Machine:
 
     def run(self, inputs: dict[str, Float32Array]) -> dict[str, Float32Array]:
         with pytest.MonkeyPatch.context() as patch:
-            for name, function in self.arithmetic.items():
-                patch.setattr(oracle, name, function)
+            owner, name, function = self.arithmetic
+            patch.setattr(owner, name, function)
             return oracle.run_oracle(self.graph, inputs)
 
     def close(self) -> None:
@@ -95,32 +97,32 @@ def install(monkeypatch: pytest.MonkeyPatch, graph: Graph, arithmetic: Arithmeti
     monkeypatch.setattr(TfliteBackend, "load", load)
 
 
-def coded(rounded: Float64Array, zero_point: int) -> Float64Array:
-    return np.clip(rounded, -128 - zero_point, 127 - zero_point) + zero_point
+def coded(rounded: Float64Array, coding: Coding) -> Float64Array:
+    return np.clip(rounded, -128 - coding.zero_point, 127 - coding.zero_point)
 
 
-def halves_up(graph: Graph, node: Node, real: Float64Array, zero_point: int) -> Float64Array:
-    return coded(np.floor(real + 0.5), zero_point)
+def halves_up(graph: Graph, node: Node, real: Float64Array, coding: Coding) -> Float64Array:
+    return coded(np.floor(real + 0.5), coding)
 
 
-def halves_away(graph: Graph, node: Node, real: Float64Array, zero_point: int) -> Float64Array:
-    return coded(np.trunc(real + np.copysign(0.5, real)), zero_point)
+def halves_away(graph: Graph, node: Node, real: Float64Array, coding: Coding) -> Float64Array:
+    return coded(np.trunc(real + np.copysign(0.5, real)), coding)
 
 
-def downwards(graph: Graph, node: Node, real: Float64Array, zero_point: int) -> Float64Array:
-    return coded(np.floor(real), zero_point)
+def downwards(graph: Graph, node: Node, real: Float64Array, coding: Coding) -> Float64Array:
+    return coded(np.floor(real), coding)
 
 
-def twice(graph: Graph, node: Node, real: Float64Array, zero_point: int) -> Float64Array:
+def twice(graph: Graph, node: Node, real: Float64Array, coding: Coding) -> Float64Array:
     """As fixed-point kernels do: with a few bits more first, then to codes."""
-    return coded(np.floor(np.floor(real * 32 + 0.5) / 32 + 0.5), zero_point)
+    return coded(np.floor(np.floor(real * 32 + 0.5) / 32 + 0.5), coding)
 
 
-def saturating(node: Any, x: Float64Array, weight: npt.NDArray[np.generic]) -> Float64Array:
+def saturating(node: QuantizedConv2d, x: Float64Array) -> Float64Array:
     """Add pairs of products in 16 bits, as x86 does without VNNI: unsigned codes by weights."""
-    if not isinstance(node, QuantizedConv2d) or weight.shape[2:] != (1, 1):
-        return exact_convolution(node, x, weight)
-    whole = weight[:, :, 0, 0].astype(np.int64)
+    if node.weight.shape[2:] != (1, 1):
+        return exact_products(node, x)
+    whole = node.weight[:, :, 0, 0].astype(np.int64)
     codes = x.astype(np.int64) - int(x.min())  # zero points aside, as they are taken out again
     offset = int(x.min()) * whole.sum(1)
     products = codes[:, :, None, :] * whole
@@ -129,7 +131,7 @@ def saturating(node: Any, x: Float64Array, weight: npt.NDArray[np.generic]) -> F
     return total.astype(np.float64)
 
 
-exact_convolution = oracle._convolve
+exact_products = QuantizedConv2d.products
 
 
 @pytest.mark.parametrize("rounding", [halves_up, halves_away])
@@ -138,7 +140,7 @@ def test_halves_may_be_rounded_in_any_way(
 ) -> None:
     graph = decoder()
     bundle = write_bundle(tmp_path, graph)
-    install(monkeypatch, graph, {"_code": rounding})
+    install(monkeypatch, graph, (oracle, "_rounded", rounding))
     verdict = shared.choose(
         bundle, RunSettings(1), stages=("synthesis",), budget_s=BUDGET_S
     ).stages[0]
@@ -151,7 +153,7 @@ def test_other_roundings_are_rejected_and_another_runtime_is_chosen(
 ) -> None:
     graph = decoder()
     bundle = write_bundle(tmp_path, graph)
-    install(monkeypatch, graph, {"_code": rounding})
+    install(monkeypatch, graph, (oracle, "_rounded", rounding))
     verdict = shared.choose(
         bundle, RunSettings(1), stages=("synthesis",), budget_s=BUDGET_S
     ).stages[0]
@@ -168,7 +170,7 @@ def test_sums_of_pairs_may_saturate_as_weights_have_seven_bits(
 ) -> None:
     graph = decoder()
     bundle = write_bundle(tmp_path, graph)
-    install(monkeypatch, graph, {"_convolve": saturating})
+    install(monkeypatch, graph, (QuantizedConv2d, "products", saturating))
     assert (
         shared.choose(bundle, RunSettings(1, backend="tflite"), stages=("synthesis",))
         .stages[0]
@@ -190,6 +192,6 @@ def test_a_machine_that_saturates_is_rejected_for_weights_of_eight_bits(
         .stages[0]
         .best.ok
     )
-    install(monkeypatch, graph, {"_convolve": saturating})
+    install(monkeypatch, graph, (QuantizedConv2d, "products", saturating))
     with pytest.raises(BackendError, match=r"^tflite: .*x_hat differs from the reference"):
         shared.choose(bundle, RunSettings(2, backend="tflite"), stages=("synthesis",))

@@ -6,19 +6,20 @@ import numpy as np
 import numpy.typing as npt
 
 from edgecodec.arrays import Float32Array
+from edgecodec.converters.graph.graph import Graph, Value
 from edgecodec.converters.graph.nodes import (
     Add,
     Coding,
     Conv2d,
     DepthToSpace,
     Dequantize,
-    Graph,
     Node,
+    Padding,
     Quantize,
     QuantizedConv2d,
+    ReplicatePad,
     Scale,
     Snap,
-    Value,
 )
 
 
@@ -50,8 +51,9 @@ class Draft:
         *,
         depthwise: bool = False,
         relu: bool = False,
+        padding: int | None = None,
     ) -> str:
-        """A convolution whose outputs have a deviation of some 40 codes."""
+        """A convolution whose outputs have a deviation of some 40 codes, of the same size."""
         inputs = self.values[source].channels
         coding = self.values[source].coding
         assert coding is not None
@@ -66,18 +68,29 @@ class Draft:
             name,
             weight,
             self.rng.integers(-4000, 4000, outputs).astype(np.int32),
-            (1.0 / divisor / coding.scale).astype(np.float32),
-            padding=(kernel // 2,) * 4,
+            scale=(1.0 / divisor / coding.scale).astype(np.float32),
+            padding=(kernel // 2 if padding is None else padding,) * 4,
             groups=inputs if depthwise else 1,
         )
         return self.add(node, outputs, Coding(1.0, -128 if relu else 0))
 
-    def block(self, trunk: str) -> str:
-        """Codes of the trunk through three convolutions, and back onto it."""
+    def replicated(self, source: str, padding: Padding) -> str:
+        name, value = self.fresh(), self.values[source]
+        return self.add(ReplicatePad(name, (source,), name, padding), value.channels, value.coding)
+
+    def block(self, trunk: str, replicate: int = 0) -> str:
+        """Codes of the trunk through three convolutions, and back onto it.
+
+        The kernel reaches over 3 x 3 with zeros beside the picture, or as far as is replicated.
+        """
         channels, name = self.values[trunk].channels, self.fresh()
         x = self.add(Quantize(name, (trunk,), name), channels, Coding(16.0))
         x = self.quantized(x, channels, relu=True)
-        x = self.quantized(x, channels, 3, depthwise=True)
+        if replicate:
+            x = self.replicated(x, (replicate,) * 4)
+            x = self.quantized(x, channels, 2 * replicate + 1, depthwise=True, padding=0)
+        else:
+            x = self.quantized(x, channels, 3, depthwise=True)
         x = self.quantized(x, channels)
         name = self.fresh()
         x = self.add(Dequantize(name, (x,), name), channels)
@@ -132,6 +145,16 @@ def synthesis_like(seed: int = 0) -> Graph:
     x = d.shuffle(d.whole(x, 32), 2)
     x = d.block(d.block(x))
     x = d.whole(d.snap(x, 2048.0), 48, 10)
+    return d.finish(d.shuffle(x, 4), "x_hat")
+
+
+def replicating(seed: int = 0) -> Graph:
+    """The same with borders replicated: codes, and float32 before and behind a shuffle."""
+    d = Draft(seed, "y_hat", 16)
+    x = d.block(d.snap(d.replicated("y_hat", (1, 0, 2, 3)), 2048.0), replicate=1)
+    x = d.block(x, replicate=2)
+    x = d.block(d.shuffle(d.whole(x, 32), 2), replicate=3)
+    x = d.replicated(d.whole(d.snap(x, 2048.0), 48, 10), (0, 1, 1, 0))
     return d.finish(d.shuffle(x, 4), "x_hat")
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from edgecodec.arrays import Float32Array
 from edgecodec.converters.graph.from_torch import graph_from_module
-from edgecodec.converters.graph.nodes import Graph
+from edgecodec.converters.graph.graph import Graph
 from edgecodec.converters.int8.quantize import quantize
 from edgecodec.converters.int8.ranges import Statistics, collect
 from tests.converters.conftest import Residual, chain
@@ -132,6 +132,11 @@ NETWORKS = {
     "chain": chain(
         nn.Conv2d(INPUTS, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 3, 1)
     ),
+    "replicated": chain(
+        nn.Conv2d(INPUTS, 8, 3, padding=1, padding_mode="replicate"), Residual(8, 5, "replicate"),
+        nn.PixelShuffle(2), Residual(2, 3, "replicate"), nn.ReplicationPad2d(1),
+        nn.Conv2d(2, 3, 3),
+    ),
     "residual_alone": lambda: Residual(INPUTS),
     "shuffle_of_a_sum": chain(
         nn.Conv2d(INPUTS, 8, 1), Residual(8), nn.PixelShuffle(2), Residual(2), nn.Conv2d(2, 3, 1)
@@ -217,4 +222,4 @@ def network(name: str) -> Network:
 @functools.cache
 def quantized(name: str, exact: bool) -> Graph:
     found = network(name)
-    return quantize(found.graph, found.seen, exact=exact)
+    return quantize(found.graph, found.seen, exact=exact).finish()

@@ -14,7 +14,7 @@ import pytest
 
 from edgecodec.converters.checks.diagnosis import Diagnosis, GroupCost, advise, diagnose
 from edgecodec.converters.checks.gate import Gate, make_files
-from edgecodec.converters.int8.graphs import int8_drafts
+from edgecodec.converters.int8.quantize import int8_drafts
 from edgecodec.converters.sources.source import read_source
 from edgecodec.converters.writers.targets import TARGETS
 from edgecodec.model.network import NeuralCodec

@@ -23,7 +23,8 @@ from edgecodec.converters.checks.operators import (
     report_operators,
 )
 from edgecodec.converters.graph.from_torch import graph_from_module
-from edgecodec.converters.graph.nodes import Conv2d, Graph, QuantizedConv2d
+from edgecodec.converters.graph.graph import Graph
+from edgecodec.converters.graph.nodes import Conv2d, QuantizedConv2d
 from edgecodec.converters.int8.quantize import quantize
 from edgecodec.converters.int8.ranges import collect
 from edgecodec.converters.writers.targets import TARGETS
@@ -72,7 +73,9 @@ def graph_of(stage: StageName, precision: Precision) -> Graph:
         "x": rng.integers(0, 256, (1, 64, 64, 3)).astype(np.float32),
         "y_hat": np.rint(rng.laplace(scale=100, size=(1, 6, 6, 32))).astype(np.float32),
     }
-    return quantize(graph, collect(graph, [{name: given[name]}]), exact=stage == "synthesis")
+    return quantize(
+        graph, collect(graph, [{name: given[name]}]), exact=stage == "synthesis"
+    ).finish()
 
 
 def report_of(graph: Graph, target: str, precision: Precision, folder: Path) -> OpReport:

@@ -11,19 +11,19 @@ from torch import nn
 
 from edgecodec.converters.graph.channel_order import dcr_order, with_dcr_shuffles
 from edgecodec.converters.graph.from_torch import graph_from_module
+from edgecodec.converters.graph.graph import Graph
 from edgecodec.converters.graph.nodes import (
     Coding,
     Conv2d,
     DepthToSpace,
     Dequantize,
-    Graph,
     Quantize,
     QuantizedConv2d,
     Scale,
     SpaceToDepth,
 )
 from edgecodec.converters.int8.oracle import run_oracle
-from tests.support.exact_graphs import Draft, latents, synthesis_like
+from tests.support.exact_graphs import Draft, latents, replicating, synthesis_like
 
 
 @pytest.mark.parametrize("target", ["onnx", "openvino", "tflite"])
@@ -82,6 +82,7 @@ def assert_equal_in_dcr_order(graph: Graph, added: int = 0) -> None:
 
 def test_an_int8_graph_stays_equal() -> None:
     assert_equal_in_dcr_order(synthesis_like())
+    assert_equal_in_dcr_order(replicating())
 
 
 @pytest.mark.parametrize("coded", [False, True])

@@ -7,10 +7,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from edgecodec.converters.graph.from_torch import graph_from_module
-from edgecodec.converters.graph.nodes import Conv2d, Graph, Size
+from edgecodec.converters.graph.graph import Graph
+from edgecodec.converters.graph.nodes import Conv2d, Size
 from edgecodec.converters.writers.to_torch import describe
 from edgecodec.errors import ConversionError, UnsupportedOpError
 from edgecodec.runtimes.backends.torch_graph import TorchGraph
@@ -28,6 +31,11 @@ class Lambda(nn.Module):
         return self.function(x)
 
 
+def in_half(x: Tensor) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        return torch.conv2d(x, torch.ones(3, 3, 1, 1))
+
+
 def read(module: nn.Module, outputs: tuple[str, ...] = ("x_hat",)) -> Graph:
     return graph_from_module(module, stage="synthesis", inputs={"x": 3}, outputs=outputs)
 
@@ -38,14 +46,31 @@ def read(module: nn.Module, outputs: tuple[str, ...] = ("x_hat",)) -> Graph:
         (torch.sigmoid, "sigmoid"),
         (lambda x: x * x, "mul of two values"),
         (lambda x: torch.ones(3, 1, 1) / x, "div of two values"),
-        (lambda x: x - x, "sub of two values"),
-        (lambda x: x + torch.ones(64), "add with a constant that is no number per channel"),
+        (lambda x: x + torch.ones(96), "add with a constant that is no number per channel"),
         (lambda x: torch.div(x, 2, rounding_mode="floor"), "div with rounding_mode"),
         (lambda x: x + torch.rand(1), "rand"),
         (lambda x: torch.nn.functional.interpolate(x, scale_factor=2), "upsample_nearest2d"),
-        (lambda x: torch.add(x, x, alpha=2), "add with a factor"),
-        (lambda x: x + x[:, :1], "slice"),
+        (lambda x: x + x[:, :1], "add of different shapes"),
         (lambda x: torch.conv2d(x, x[:1]), "slice"),
+        (lambda x: F.dropout(x, 0.5, training=True), "dropout"),
+        (lambda x: x.half().float(), "to (torch.float16)"),
+        (lambda x: F.pad(torch.relu(x), (1, 1, 1, 1)), "pad by zeros of what no convolution alone"),
+        (lambda x: F.pad(x, (1, 1, 1, 1), "reflect"), "pad (reflect)"),
+        (lambda x: F.pad(x, (1, 1, 1, 1), value=1.0), "pad by a number"),
+        (lambda x: F.pad(x, (0, -1, 0, 0), "replicate"), "pad by"),
+        (lambda x: torch.conv2d(x.clamp(0, 255), torch.ones(3, 3, 1, 1)), "clamp other than to 0"),
+        (lambda x: x.clamp(0, 1) * 200, "clamp other than to 0"),
+        (lambda x: x.clamp(0, 255) - 10, "clamp other than to 0"),
+        (lambda x: F.relu6(x), "relu6 other than to 0"),
+        (lambda x: F.hardtanh(x), "hardtanh other than to 0"),
+        (lambda x: torch.maximum(x, torch.ones(1)), "maximum of other than"),
+        (lambda x: x[:, :, 1:-1], "slice"),
+        (lambda x: torch.relu(x[:, :, :256]), "alias"),  # a crop, of larger pictures than traced
+        (lambda x: x.transpose(1, 2), "transpose that is neither"),
+        (lambda x: x.flatten(2), "flatten that is neither"),
+        (lambda x: torch.cat([x, torch.relu(x)], 1), "cat"),
+        (lambda x: x.flip(3), "flip that is neither"),
+        (in_half, "autocast"),
     ],
 )
 def test_other_operations_are_refused_by_name(
@@ -179,6 +204,12 @@ REWRITTEN: dict[str, tuple[Callable[[], nn.Module], tuple[Size, ...]]] = {
     "weight_norm": (
         lambda: nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3, padding=1)), ANY
     ),
+    "prelu": (lambda: nn.Sequential(nn.Conv2d(3, 4, 1), nn.PReLU(4), nn.PReLU()), ANY),
+    "spectral_norm": (lambda: nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 4, 1)), ANY),
+    "replicated": (lambda: nn.Conv2d(3, 4, 5, padding=2, padding_mode="replicate"), ANY),
+    "replicated_normalised": (
+        lambda: nn.Sequential(norm(3), nn.ReplicationPad2d(1), nn.Conv2d(3, 4, 3)), ANY
+    ),
     "transposed": (
         lambda: nn.ConvTranspose2d(3, 5, 5, stride=2, padding=2, output_padding=1), ANY
     ),
@@ -245,3 +276,92 @@ def test_infinite_factors_are_not_lost() -> None:
     (node,) = read(Lambda(lambda x: x / 0.0)).nodes
     assert isinstance(node, Conv2d)
     assert np.isinf(node.weight).all()
+
+
+def shuffled_by_hand(x: Tensor) -> Tensor:
+    n, c, h, w = x.shape
+    return x.view(n, c // 4, 2, 2, h, w).permute(0, 1, 4, 2, 5, 3).reshape(n, c // 4, 2 * h, 2 * w)
+
+
+def unshuffled_by_hand(x: Tensor) -> Tensor:
+    """In TFLite's order of channels."""
+    n, c, h, w = x.shape
+    x = x.view(n, c, h // 2, 2, w // 2, 2).permute(0, 3, 5, 1, 2, 4).contiguous()
+    return x.view(n, 4 * c, h // 2, w // 2)
+
+
+def without_gradient(x: Tensor) -> Tensor:
+    x = torch.relu(x) + 1
+    with torch.no_grad(), torch.autocast("cpu", enabled=False):
+        x = x * 2
+    return torch.relu(x)
+
+
+KERNEL = torch.linspace(-1, 1, 12 * 3 * 9).reshape(12, 3, 3, 3)
+COMPUTE_NOTHING: dict[str, tuple[Callable[[Tensor], Tensor], list[str]]] = {
+    "dropout": (lambda x: torch.relu(F.dropout2d(F.dropout(x, 0.5, False), 0.5, False)), ["Relu"]),
+    "no_grad": (torch.no_grad()(torch.relu), ["Relu"]),
+    "no_grad_inside": (without_gradient, ["Relu", "Conv2d", "Relu"]),
+    "no_grad_in_place": (torch.no_grad()(lambda x: torch.relu_(x + 1)), ["Conv2d", "Relu"]),
+    "checkpoint": (lambda x: checkpoint(torch.relu, x, use_reentrant=False), ["Relu"]),
+    "float": (lambda x: torch.relu(x.float().to(torch.float32).type_as(x).cpu()), ["Relu"]),
+    "memory": (lambda x: torch.relu(x.contiguous().clone().detach()), ["Relu"]),
+    "plus": (lambda x: torch.relu(+x), ["Relu"]),
+    "one": (lambda x: torch.conv2d(x * 1.0 + 0, KERNEL), ["Conv2d"]),
+    "negation": (lambda x: torch.conv2d(-x, -KERNEL), ["Conv2d"]),
+    "difference": (lambda x: torch.relu(x) - x, ["Relu", "Conv2d", "Add"]),
+    "alpha": (lambda x: torch.add(torch.relu(x), x, alpha=-2), ["Relu", "Conv2d", "Add"]),
+    "alpha_reversed": (lambda x: torch.rsub(torch.relu(x), x, alpha=3), ["Relu", "Conv2d", "Add"]),
+    "alpha_of_a_constant": (
+        lambda x: torch.rsub(torch.sub(torch.add(x, 3, alpha=2), 1, alpha=3), 2, alpha=5),
+        ["Conv2d"],
+    ),
+    "zero_pad": (lambda x: torch.conv2d(F.pad(x, (1, 2, 0, 3)), KERNEL), ["Conv2d"]),
+    "zero_pad_twice": (
+        lambda x: torch.conv2d(nn.ZeroPad2d(1)(x), KERNEL, padding=(1, 0)), ["Conv2d"]
+    ),
+    "pad_by_nothing": (lambda x: torch.relu(F.pad(x, (0, 0, 0, 0), "replicate")), ["Relu"]),
+    "relus": (
+        lambda x: F.threshold(torch.maximum(x.clamp(min=0), torch.zeros(1)), 0, 0).clamp_min(0),
+        ["Relu", "Relu", "Relu"],  # the last is at the end of a synthesis
+    ),
+    "shape": (lambda x: torch.relu(x.flatten(2).view(x.shape).squeeze(0).unsqueeze(0)), ["Relu"]),
+    "permuted_back": (
+        lambda x: torch.relu(x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)), ["Relu"]
+    ),
+    "chunks": (lambda x: torch.relu(torch.cat(x.chunk(3, 1), 1)), ["Relu"]),
+    "unbound": (lambda x: torch.relu(torch.stack(x.unbind(1), 1)), ["Relu"]),
+    "channels": (lambda x: torch.conv2d(x[:, [2, 1, 0]], KERNEL), ["Conv2d", "Conv2d"]),
+    "some_channels": (lambda x: torch.relu(x[:, 1:]), ["Conv2d", "Relu"]),
+    "shuffle": (lambda x: shuffled_by_hand(torch.conv2d(x, KERNEL)), ["Conv2d", "DepthToSpace"]),
+    "unshuffle": (
+        lambda x: torch.relu(unshuffled_by_hand(x)), ["SpaceToDepth", "Conv2d", "Relu"]
+    ),
+    "last_clamp": (lambda x: torch.relu(x).clamp(0, 255), ["Relu"]),
+    "last_clamp_of_one": (lambda x: torch.relu(x).clamp(0, 1).mul(255), ["Relu", "Conv2d"]),
+    "last_clamp_before_a_shuffle": (
+        lambda x: F.pixel_shuffle(F.hardtanh(torch.conv2d(x, KERNEL)), 2) * 127.5 + 127.5,
+        ["Conv2d", "DepthToSpace"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(COMPUTE_NOTHING))
+def test_what_computes_nothing_costs_nothing(name: str) -> None:
+    function, nodes = COMPUTE_NOTHING[name]
+    module = Lambda(function).eval()
+    graph = read(module)
+    assert [type(node).__name__ for node in graph.nodes] == nodes
+    x = 100 * torch.randn(1, 3, 6, 10)
+    with torch.inference_mode():
+        found = TorchGraph(describe(graph))({"x": x.permute(0, 2, 3, 1)})["x_hat"]
+        expected = module(x)
+    if name.startswith(("last_clamp", "relus")):  # as whoever reads a picture clips it
+        found, expected = found.clamp(0, 255), expected.clamp(0, 255)
+    assert torch.allclose(found.permute(0, 3, 1, 2), expected, rtol=1e-4, atol=1e-3)
+
+
+def test_a_clamp_at_the_end_of_an_analysis_is_refused() -> None:
+    module = Lambda(lambda x: torch.relu(x).clamp(0, 255))
+    with pytest.raises(UnsupportedOpError, match="clamp other than to 0 and above"):
+        graph_from_module(module, stage="analysis", inputs={"x": 3}, outputs=["y"])

@@ -8,23 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgecodec.converters.graph.graph import Graph, Value, infer_sizes
 from edgecodec.converters.graph.nodes import (
     Add,
     Coding,
     Conv2d,
     DepthToSpace,
     Dequantize,
-    Graph,
     Node,
     Quantize,
     QuantizedConv2d,
     Scale,
     Snap,
-    Value,
-    fits_half,
-    infer_sizes,
-    to_half,
 )
+from edgecodec.converters.graph.tensors import fits_half, to_half
 from edgecodec.errors import ConversionError
 
 
@@ -83,7 +80,7 @@ def int8_graph(**changes: Any) -> Graph:
         Scale("scale", ("x",), "scaled", ones),
         Snap("snap", ("scaled",), "snapped", 64.0),
         Quantize("quantize", ("snapped",), "codes"),
-        QuantizedConv2d("conv", ("codes",), "made", weight, np.zeros(3, np.int32), ones),
+        QuantizedConv2d("conv", ("codes",), "made", weight, np.zeros(3, np.int32), scale=ones),
         Dequantize("dequantize", ("made",), "y"),
     ]
     for i, node in enumerate(nodes):

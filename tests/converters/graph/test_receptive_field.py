@@ -29,6 +29,12 @@ NETWORKS: dict[str, tuple[nn.Module, int, int]] = {
     "dilated": (nn.Conv2d(3, 4, 3, padding=4, dilation=4), 1, 4),
     "one_axis": (nn.Conv2d(3, 4, (1, 7), padding=(0, 3)), 1, 3),
     "one_side": (nn.Conv2d(3, 4, 2, padding="same"), 1, 1),
+    "replicated": (
+        nn.Sequential(
+            nn.Conv2d(3, 4, 5, padding=2, padding_mode="replicate"), nn.ReLU(),
+            nn.Conv2d(4, 4, 3, padding=1, padding_mode="replicate"),
+        ), 1, 3,
+    ),
     "unshuffled": (
         nn.Sequential(nn.PixelUnshuffle(4), nn.Conv2d(48, 2, 3, padding=1)), 4, 4
     ),

@@ -13,7 +13,8 @@ from torch import nn
 
 from edgecodec.coding.pixels import as_picture, square_side
 from edgecodec.converters.graph.from_torch import graph_from_module
-from edgecodec.converters.graph.nodes import DepthToSpace, Graph
+from edgecodec.converters.graph.graph import Graph
+from edgecodec.converters.graph.nodes import DepthToSpace
 from edgecodec.converters.graph.square_outputs import with_square_output
 
 LATENTS = np.random.default_rng(3).integers(-40, 40, (1, 3, 5, 4)).astype(np.float32)

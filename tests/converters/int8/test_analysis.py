@@ -14,18 +14,18 @@ from torch import nn
 
 from edgecodec.arrays import Float32Array
 from edgecodec.converters.checks.executed import executed_operations
-from edgecodec.converters.checks.parity import channels_first, channels_last
 from edgecodec.converters.graph.from_torch import graph_from_module
+from edgecodec.converters.graph.graph import Graph
 from edgecodec.converters.graph.nodes import (
     Coding,
     Conv2d,
     Dequantize,
-    Graph,
     Quantize,
     QuantizedConv2d,
     Relu,
     Scale,
 )
+from edgecodec.converters.graph.tensors import channels_first, channels_last
 from edgecodec.converters.graph.unrounded import unrounded
 from edgecodec.converters.int8.oracle import run_oracle
 from edgecodec.converters.int8.quantize import quantize
@@ -66,7 +66,9 @@ def traced() -> Graph:
 
 @functools.cache
 def int8() -> Graph:
-    return quantize(traced(), collect(traced(), [{"x": levels(i)} for i in range(4)]), exact=False)
+    return quantize(
+        traced(), collect(traced(), [{"x": levels(i)} for i in range(4)]), exact=False
+    ).finish()
 
 
 def deviation(found: Float32Array, expected: Float32Array) -> float:

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from edgecodec.bundle.manifest import Precision
-from edgecodec.converters.graph.nodes import Conv2d, Graph, QuantizedConv2d
+from edgecodec.converters.graph.graph import Graph
+from edgecodec.converters.graph.nodes import Conv2d, QuantizedConv2d
 from edgecodec.converters.int8.draft import Draft
 from edgecodec.converters.int8.groups import TRUNK, Group, layer_groups, with_group
-from edgecodec.converters.int8.quantize import quantize_traced
+from edgecodec.converters.int8.quantize import quantize
 from tests.converters.conftest import RunArtefact
 from tests.support.int8_networks import NETWORKS, inputs, network
 
@@ -19,7 +20,7 @@ from tests.support.int8_networks import NETWORKS, inputs, network
 @functools.cache
 def drafted(name: str, exact: bool) -> Draft:
     found = network(name)
-    return quantize_traced(found.graph, found.seen, exact=exact)
+    return quantize(found.graph, found.seen, exact=exact)
 
 
 def integers(graph: Graph) -> set[str]:

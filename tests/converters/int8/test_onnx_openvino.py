@@ -16,11 +16,11 @@ from onnx import TensorProto, numpy_helper
 
 from edgecodec.arrays import Float32Array
 from edgecodec.converters.graph.channel_order import with_dcr_shuffles
+from edgecodec.converters.graph.graph import Graph
 from edgecodec.converters.graph.nodes import (
     Coding,
     Conv2d,
     Dequantize,
-    Graph,
     Node,
     Quantize,
     QuantizedConv2d,
@@ -33,7 +33,7 @@ from edgecodec.converters.writers.onnx_model import ChannelsFirst
 from edgecodec.converters.writers.to_onnx import build_onnx, write_onnx
 from edgecodec.converters.writers.to_openvino import _check_constants, write_openvino
 from edgecodec.errors import ConversionError
-from tests.support.exact_graphs import Draft, latents, synthesis_like
+from tests.support.exact_graphs import Draft, latents, replicating, synthesis_like
 
 SIZES = ((1, 1), (5, 9), (8, 3), (16, 24))
 LEVELS = {
@@ -64,6 +64,7 @@ def analysis_like(seed: int = 0) -> Graph:
 
 GRAPHS: dict[str, tuple[Any, tuple[tuple[int, int], ...]]] = {
     "synthesis": (synthesis_like, SIZES),
+    "replicating": (replicating, SIZES),
     "analysis": (analysis_like, ((2, 2), (6, 10), (4, 18))),
 }
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from edgecodec.converters.graph.nodes import Conv2d, Graph, Node, Quantize, QuantizedConv2d, Snap
+from edgecodec.converters.graph.graph import Graph
+from edgecodec.converters.graph.nodes import Conv2d, Node, Quantize, QuantizedConv2d, Snap
 from edgecodec.converters.int8.oracle import run_oracle
 from edgecodec.errors import ConversionError
 from tests.converters.conftest import Traced

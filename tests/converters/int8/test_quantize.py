@@ -12,7 +12,8 @@ from torch import nn
 
 from edgecodec.arrays import Float32Array
 from edgecodec.converters.graph.from_torch import graph_from_module
-from edgecodec.converters.graph.nodes import Dequantize, Graph, QuantizedConv2d
+from edgecodec.converters.graph.graph import Graph
+from edgecodec.converters.graph.nodes import Dequantize, QuantizedConv2d
 from edgecodec.converters.int8.oracle import run_oracle
 from edgecodec.converters.int8.quantize import quantize
 from edgecodec.converters.int8.ranges import collect
@@ -113,14 +114,14 @@ def test_padding_of_the_trunk_is_refused_by_name() -> None:
     found = measure(padded)
     name = found.graph.nodes[0].name
     with pytest.raises(ConversionError, match=f"synthesis: {name} pads the trunk"):
-        quantize(found.graph, found.seen, exact=True)
-    quantize(found.graph, found.seen, exact=False)
+        quantize(found.graph, found.seen, exact=True).finish()
+    quantize(found.graph, found.seen, exact=False).finish()
 
 
 def test_a_network_without_branches_is_refused() -> None:
     found = measure(nn.Sequential(nn.Conv2d(INPUTS, 12, 1), nn.PixelShuffle(2)))
     with pytest.raises(ConversionError, match="no convolution beside its trunk"):
-        quantize(found.graph, found.seen, exact=True)
+        quantize(found.graph, found.seen, exact=True).finish()
 
 
 def changed(**parts: Any) -> nn.Module:
@@ -163,7 +164,7 @@ def test_dead_and_constant_channels_do_no_harm(
     damage: str, exact: bool, run_artefact: RunArtefact
 ) -> None:
     found = measure(DAMAGES[damage])
-    graph, x = quantize(found.graph, found.seen, exact=exact), inputs(99, TRIED)
+    graph, x = quantize(found.graph, found.seen, exact=exact).finish(), inputs(99, TRIED)
     if exact:
         result = run_oracle(graph, {"y_hat": x})["x_hat"]
         run_oracle(graph, {"y_hat": np.sign(x) * np.float32(32767)})
@@ -176,7 +177,7 @@ def test_dead_and_constant_channels_do_no_harm(
 def test_calibration_on_one_flat_input_runs(value: float) -> None:
     plain = network("synthesis").graph
     flat = np.full((1, 4, 4, INPUTS), value, np.float32)
-    graph = quantize(plain, collect(plain, [{"y_hat": flat}]), exact=True)
+    graph = quantize(plain, collect(plain, [{"y_hat": flat}]), exact=True).finish()
     found = run_oracle(graph, {"y_hat": flat})["x_hat"]
     expected = network("synthesis").expected(flat)
     assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
@@ -207,7 +208,7 @@ def test_outputs_are_real_numbers_whatever_the_units() -> None:
         module, stage="synthesis", inputs={"y_hat": INPUTS}, outputs=("a", "b")
     )
     seen = collect(graph, [{"y_hat": inputs(i, (40, 40))} for i in range(2)])
-    exact = quantize(graph, seen, exact=True)
+    exact = quantize(graph, seen, exact=True).finish()
     x = inputs(99, TRIED)
     found = run_oracle(exact, {"y_hat": x})
     with torch.inference_mode():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,20 +15,19 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from edgecodec.arrays import Float32Array
 from edgecodec.converters.graph.channel_order import with_dcr_shuffles
+from edgecodec.converters.graph.graph import Graph
 from edgecodec.converters.graph.nodes import (
     Coding,
     Dequantize,
-    Graph,
     Quantize,
     QuantizedConv2d,
     Size,
     SpaceToDepth,
-    is_depthwise,
 )
 from edgecodec.converters.int8.oracle import run_oracle
 from edgecodec.converters.writers.to_tflite import write_tflite
 from edgecodec.errors import ConversionError
-from tests.support.exact_graphs import Draft, latents, synthesis_like
+from tests.support.exact_graphs import Draft, latents, replicating, synthesis_like
 
 KERNELS = {
     "xnnpack": OpResolverType.AUTO,
@@ -37,6 +37,7 @@ KERNELS = {
 SIZES = ((1, 1), (5, 9), (8, 12))
 VERSIONS = {
     "ADD": {1},
+    "CONCATENATION": {1, 2},
     "CONV_2D": {1, 3, 6},
     "DEPTHWISE_CONV_2D": {3},
     "DEPTH_TO_SPACE": {1},
@@ -48,6 +49,7 @@ VERSIONS = {
     "PAD": {2},
     "QUANTIZE": {1},
     "SPACE_TO_DEPTH": {2},
+    "STRIDED_SLICE": {1, 2},
 }
 NAMES = {code: name for name, code in vars(schema.BuiltinOperator).items() if name.isupper()}
 
@@ -116,6 +118,11 @@ def test_synthesis_is_exact_at_any_size(seed: int, kernels: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize("kernels", KERNELS)
+def test_replicated_borders_are_exact_at_any_size(kernels: str, tmp_path: Path) -> None:
+    assert_exact_or_close(replicating(), tmp_path / "a.tflite", kernels, SIZES)
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
 def test_shuffles_strides_and_groups_of_codes_are_exact(kernels: str, tmp_path: Path) -> None:
     sizes = ((2, 2), (6, 10), (16, 8))
     assert_exact_or_close(shuffled_codes(), tmp_path / "a.tflite", kernels, sizes)
@@ -123,7 +130,7 @@ def test_shuffles_strides_and_groups_of_codes_are_exact(kernels: str, tmp_path: 
 
 def test_operators_have_the_first_version_that_every_set_of_kernels_has(tmp_path: Path) -> None:
     found: dict[str, set[int]] = defaultdict(set)
-    for graph in (synthesis_like(), shuffled_codes()):
+    for graph in (synthesis_like(), shuffled_codes(), replicating()):
         operators = write_tflite(graph, tmp_path / "a.tflite", "int8")
         codes = parse(tmp_path / "a.tflite").operatorCodes
         assert {NAMES[code.builtinCode] for code in codes} == set(operators)
@@ -148,8 +155,9 @@ def test_a_synthesis_needs_no_operator_beyond_its_nodes(tmp_path: Path) -> None:
     }
 
 
-def test_xnnpack_takes_the_whole_graph(tmp_path: Path) -> None:
-    write_tflite(synthesis_like(), tmp_path / "a.tflite", "int8")
+@pytest.mark.parametrize("build", [synthesis_like, replicating])
+def test_xnnpack_takes_the_whole_graph(build: Callable[[], Graph], tmp_path: Path) -> None:
+    write_tflite(build(), tmp_path / "a.tflite", "int8")
     interpreter = Interpreter(str(tmp_path / "a.tflite"), num_threads=1)
     interpreter.allocate_tensors()
     (whole,) = (
@@ -168,7 +176,7 @@ def test_integers_and_their_scales_read_back(graph: Graph, tmp_path: Path) -> No
     for node in written.nodes:
         if isinstance(node, QuantizedConv2d):
             weight, bias = found[f"{node.name}.weight"], found[f"{node.name}.bias"]
-            axes, channel_axis = ((1, 2, 3, 0), 3) if is_depthwise(node) else ((0, 2, 3, 1), 0)
+            axes, channel_axis = ((1, 2, 3, 0), 3) if node.is_depthwise else ((0, 2, 3, 1), 0)
             assert np.array_equal(integers(model, weight, np.int8), node.weight.transpose(axes))
             assert np.array_equal(integers(model, bias, np.int32), node.bias)
             assert weight.quantization.quantizedDimension == channel_axis

@@ -128,6 +128,12 @@ def test_function_of_a_module_is_called(tmp_path: Path, monkeypatch: pytest.Monk
     ("code", "said"),
     [
         ("def load():\n    return 1/0\n", r"raised ZeroDivisionError: .*\(codec\.py, line 2\)"),
+        (
+            "import torch\nnet = torch.nn.Conv2d(1, 1, 1)\n"
+            "state = torch.nn.DataParallel(net).state_dict()\n"
+            "def load():\n    net.load_state_dict(state)\n",
+            r"raised RuntimeError: .*torch.nn.DataParallel put 'module.' before .*line 5\)",
+        ),
         ("def load():\n    raise KeyError\n", r"raised KeyError \(codec\.py, line 2\)"),
         ("def load():\n    exit(3)\n", "raised SystemExit: 3"),
         ("def load(path):\n    return path\n", "raised TypeError: .*argument: 'path'"),

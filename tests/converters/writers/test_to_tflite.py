@@ -12,7 +12,9 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from edgecodec.converters.graph.channel_order import with_dcr_shuffles
 from edgecodec.converters.graph.from_torch import graph_from_module
-from edgecodec.converters.graph.nodes import Conv2d, Graph, fits_half, is_depthwise
+from edgecodec.converters.graph.graph import Graph
+from edgecodec.converters.graph.nodes import Conv2d
+from edgecodec.converters.graph.tensors import fits_half
 from edgecodec.converters.writers.to_tflite import write_tflite
 
 LATEST_VERSION = {"DEQUANTIZE": 3, "CONV_2D": 6, "DEPTHWISE_CONV_2D": 2}
@@ -53,7 +55,7 @@ def test_constants_read_back_exactly_and_half_where_that_is_exact(
     for node in with_dcr_shuffles(small_graph).nodes:
         if isinstance(node, Conv2d):
             name = f"{node.name}.weight" + (".half" if fits_half(node.weight) else "")
-            axes = (1, 2, 3, 0) if is_depthwise(node) else (0, 2, 3, 1)
+            axes = (1, 2, 3, 0) if node.is_depthwise else (0, 2, 3, 1)
             assert np.array_equal(found[name].astype(np.float32), node.weight.transpose(axes))
             assert np.array_equal(found[f"{node.name}.bias"], node.bias)
     assert sum(array.dtype == np.float16 for array in found.values()) == 4

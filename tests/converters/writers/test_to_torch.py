@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from edgecodec.converters.graph.nodes import Conv2d, fits_half
+from edgecodec.converters.graph.nodes import Conv2d
+from edgecodec.converters.graph.tensors import fits_half
 from edgecodec.converters.writers.to_torch import write_torch
 from edgecodec.errors import BackendError
 from edgecodec.runtimes.backends.torch_graph import TorchGraph, load_torch_graph
