@@ -20,6 +20,7 @@ from typing import Any
 
 from edgecodec.bundle.reading import Bundle, default_bundle_path, short_id
 from edgecodec.codec import Codec
+from edgecodec.coding.image_files import load_rgb
 from edgecodec.coding.profiling import Span
 from edgecodec.device_tests.measuring.cold_start import ColdStart, Job, measure_cold_starts
 from edgecodec.device_tests.measuring.contenders import (
@@ -37,7 +38,6 @@ from edgecodec.device_tests.measuring.sustained import measure_sustained
 from edgecodec.device_tests.reports.bench_report import BenchReport, Conditions, Picture
 from edgecodec.device_tests.reports.chrome_trace import chrome_trace
 from edgecodec.errors import BackendError
-from edgecodec.evaluation.classical import load_rgb
 from edgecodec.runtimes.base import STAGES, StageName
 from edgecodec.runtimes.device.probe import probe_device
 from edgecodec.runtimes.layers.peak import measure_peaks

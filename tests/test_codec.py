@@ -23,7 +23,7 @@ import edgecodec
 from edgecodec.bundle.reading import Bundle, default_bundle_path
 from edgecodec.codec import Codec
 from edgecodec.coding import tiling
-from edgecodec.coding.pictures import to_levels
+from edgecodec.coding.pixels import to_levels
 from edgecodec.coding.profiling import Profile
 from edgecodec.errors import (
     BackendError,

@@ -21,7 +21,7 @@ from PIL import Image
 
 from edgecodec.bundle.reading import Bundle, default_bundle_path
 from edgecodec.codec import Codec
-from edgecodec.coding.pictures import open_image
+from edgecodec.coding.image_files import open_image
 from edgecodec.errors import BundleError, ConfigError
 from edgecodec.files import write_output
 from tests.conftest import UInt8Array

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import sys
 import threading
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from edgecodec import files
 from edgecodec.errors import ConfigError
-from edgecodec.files import write_output
+from edgecodec.files import read_input, write_output
 
 
 class Narrow(io.RawIOBase):
@@ -78,3 +79,65 @@ def test_a_pipe_with_a_name_is_an_input(tmp_path: Path) -> None:
     writer.start()
     assert files.read_input(str(pipe)) == b"through"
     writer.join(30)
+
+
+def test_read_input_names_what_it_cannot_read(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(ConfigError, match="cannot be read"):
+            read_input(str(path))
+
+
+def test_write_output_replaces_whole_files_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "out.bin"
+    write_output(str(target), b"first")
+    assert target.read_bytes() == b"first"
+
+    def fail(self: Path, other: Path) -> Path:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", fail)
+        with pytest.raises(ConfigError, match="No space left"):
+            write_output(str(target), b"second")
+
+    def interrupt(self: Path, mode: int) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "chmod", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            write_output(str(target), b"third")
+    assert target.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions of POSIX")
+def test_write_output_follows_the_umask(tmp_path: Path) -> None:
+    old = os.umask(0o027)
+    try:
+        write_output(str(tmp_path / "x"), b"x")
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("where", ["absent/x.bin", "."])
+def test_write_output_reports_impossible_places(tmp_path: Path, where: str) -> None:
+    with pytest.raises(ConfigError, match="cannot be written"):
+        write_output(str(tmp_path / where), b"x")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
+def test_write_output_writes_into_pipes(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    got: list[bytes] = []
+    reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()))
+    reader.start()
+    write_output(str(pipe), b"through")
+    reader.join(30)
+    assert got == [b"through"]
+    assert pipe.is_fifo()

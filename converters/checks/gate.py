@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from edgecodec.coding.pictures import to_levels
+from edgecodec.coding.pixels import to_levels
 from edgecodec.converters.checks.run_artefact import Analyse, Int16Array, Synthesise, UInt8Array
 from edgecodec.errors import ConfigError
 from edgecodec.evaluation.metrics import METRICS, bd_rate, quality_overlap

@@ -18,7 +18,7 @@ from torch import nn
 
 from edgecodec.bundle.reading import short_id
 from edgecodec.codec import DEFAULT_TILE
-from edgecodec.coding.pictures import to_levels
+from edgecodec.coding.pixels import to_levels
 from edgecodec.converters.checks.parity import channels_first, channels_last
 from edgecodec.converters.graph.nodes import Graph
 from edgecodec.converters.int8.oracle import run_oracle

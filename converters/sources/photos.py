@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 import edgecodec
-from edgecodec.errors import ConversionError
+from edgecodec.coding.image_files import SUFFIXES, load_rgb
+from edgecodec.errors import ConfigError, ConversionError
 
 UInt8Array = npt.NDArray[np.uint8]
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 MAX_PHOTOS = 32
 ENOUGH_PHOTOS = 20
 """With fewer, what they show is checked on the demo photo, too."""
@@ -136,13 +135,9 @@ def read_photo(path: Path) -> UInt8Array:
         ConversionError: it cannot be read or is smaller than 32 pixels.
     """
     try:
-        with Image.open(path) as image:
-            photo = np.asarray(image.convert("RGB"))
-    except MemoryError:
-        raise
-    except Exception as exc:  # on damaged files Pillow's plugins raise whatever comes
-        reason = " ".join(str(exc).split()) or type(exc).__name__
-        raise ConversionError(f"{path}: not a readable photo ({reason})") from exc
+        photo = load_rgb(path)
+    except ConfigError as exc:
+        raise ConversionError(str(exc)) from exc
     if min(photo.shape[:2]) < _MULTIPLE:
         raise ConversionError(f"{path}: smaller than {_MULTIPLE} pixels; leave it out")
     return centre(photo, MAX_SIDE, MAX_SIDE)

@@ -35,7 +35,7 @@ def add_parser(sub: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Decode."""
-    from edgecodec.coding.pictures import check_output, image_bytes
+    from edgecodec.coding.image_files import check_output, image_bytes
     from edgecodec.coding.profiling import Profile
     from edgecodec.files import read_input, write_output
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from edgecodec.cli.common import (
     add_backend_options,
     check_outputs,
-    expand_images,
     make_codec,
     name_list,
     whole_number,
@@ -70,6 +69,7 @@ class _AtEffort:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate."""
+    from edgecodec.coding.image_files import expand_images
     from edgecodec.evaluation.evaluate import evaluate
     from edgecodec.evaluation.page import render_page, text_table
     from edgecodec.files import write_output

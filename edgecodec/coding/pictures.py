@@ -1,4 +1,4 @@
-"""Pictures in and out: Pillow images, arrays and files, with their metadata.
+"""Pictures in and out: Pillow images and arrays, with their metadata.
 
 Pixels are 8-bit sRGB-like levels; ICC profile, EXIF and XMP travel untouched (so does the EXIF
 orientation, which viewers apply).
@@ -6,21 +6,17 @@ orientation, which viewers apply).
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import PIL
-from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import Image
 
 from edgecodec.errors import BitstreamError, ConfigError
-from edgecodec.files import check_folder
-from edgecodec.format.container import MAX_PIXELS, check_size
+from edgecodec.format.container import check_size
 
 UInt8Array = npt.NDArray[np.uint8]
 
@@ -34,10 +30,6 @@ try:
 except ImportError:
     _share_core = None
 
-_TIFF_XMP = 700
-_JPEG_SIDE = 65500
-_ANIMATED = ("GIF", "WEBP", "PNG", "TIFF", "AVIF")
-_KEEP_EXIF = ("AVIF", "JPEG", "MPO", "PNG", "TIFF", "WEBP")
 _RGB_MODES = ("RGB", "RGBA", "RGBX", "RGBa", "P", "PA")
 
 
@@ -83,11 +75,12 @@ class Picture:
     metadata: dict[str, bytes] = field(default_factory=dict)
 
 
-def to_picture(image: Image.Image | npt.NDArray[Any]) -> Picture:
+def to_picture(image: Image.Image | npt.NDArray[Any], *, drop_alpha: bool = False) -> Picture:
     """Accept a Pillow image or an array.
 
     Args:
         image: any Pillow mode without transparency, or (H, W, 3) or (H, W) uint8.
+        drop_alpha: take an image with transparency for what it is without.
 
     Raises:
         ConfigError: wrong shape or dtype, or visible transparency.
@@ -97,19 +90,24 @@ def to_picture(image: Image.Image | npt.NDArray[Any]) -> Picture:
     if not isinstance(image, Image.Image):
         raise ConfigError(f"expected a PIL.Image or a numpy array, not {type(image).__name__}")
     _check_size(image.width, image.height)
-    metadata = _metadata(image)
+    metadata = metadata_of(image)
     grey = image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
     if grey or image.mode not in _RGB_MODES:
         metadata.pop("icc_profile", None)  # a profile for grey or CMYK does not fit RGB pixels
     try:
-        flat = _flatten(image)
+        flat = _flatten(image, drop_alpha)
         flat.load()
         pixels = ImagePixels(flat if flat.mode == "RGB" else flat.convert("RGB"))
-    except ConfigError:
+    except (ConfigError, MemoryError):
         raise
-    except (OSError, ValueError) as exc:  # a file that only now shows its damage; mode LAB
-        raise ConfigError(f"the image cannot be converted to RGB ({exc})") from exc
+    except Exception as exc:  # a file that only now shows its damage; mode LAB
+        raise ConfigError(f"the image cannot be converted to RGB ({reason_of(exc)})") from exc
     return Picture(pixels, "L" if grey else "RGB", metadata)
+
+
+def reason_of(exc: Exception) -> str:
+    """Return in one line what Pillow found wrong; on damaged files it raises whatever comes."""
+    return " ".join(str(exc).split()) or type(exc).__name__
 
 
 def _check_size(width: int, height: int) -> None:
@@ -131,12 +129,12 @@ def _from_array(array: npt.NDArray[Any]) -> Picture:
     return Picture(np.ascontiguousarray(array), "RGB")
 
 
-def _flatten(image: Image.Image) -> Image.Image:
-    """Drop an alpha channel that hides nothing, bring 16-bit grey to 8 bits."""
+def _flatten(image: Image.Image, drop_alpha: bool) -> Image.Image:
+    """Drop an alpha channel that hides nothing, or any; bring 16-bit grey to 8 bits."""
     image = to_eight_bits(image)
     if image.mode == "PA" or image.has_transparency_data:  # of PA Pillow 11.2 knew nothing
         rgba = image.convert("RGBA")
-        if rgba.getchannel("A").getextrema() != (255, 255):
+        if not drop_alpha and rgba.getchannel("A").getextrema() != (255, 255):
             raise ConfigError(
                 "the image has transparent pixels, which .ecx does not store; flatten it first, "
                 "for example: magick IN -background white -flatten OUT.png"
@@ -155,7 +153,8 @@ def to_eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
 
 
-def _metadata(image: Image.Image) -> dict[str, bytes]:
+def metadata_of(image: Image.Image) -> dict[str, bytes]:
+    """Return `icc_profile`, `exif` and `xmp` of an image, as far as present."""
     found = {}
     for name in ("icc_profile", "exif", "xmp"):
         value = image.info.get(name)
@@ -164,11 +163,6 @@ def _metadata(image: Image.Image) -> dict[str, bytes]:
         if isinstance(value, bytes) and value:
             found[name] = value
     return found
-
-
-def to_levels(x_hat: npt.NDArray[np.float32]) -> UInt8Array:
-    """Round what a synthesis gives, nominally 0..255, to pixels; the shape stays."""
-    return np.rint(np.clip(x_hat, 0.0, 255.0)).astype(np.uint8)
 
 
 class _Bytes:
@@ -210,95 +204,3 @@ def from_samples(samples: UInt8Array, mode: str, metadata: dict[str, bytes]) -> 
         image = image.convert("L")
     image.info.update(metadata)
     return image
-
-
-def open_image(data: bytes, name: str) -> Image.Image:
-    """Decode an image file of any format Pillow knows.
-
-    Raises:
-        ConfigError: not an image, damaged, or too large.
-    """
-    try:
-        with warnings.catch_warnings():
-            # Of sizes far below our own limit, which is checked next, and of odd metadata.
-            warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data))
-            if image.width * image.height > MAX_PIXELS:
-                raise ConfigError(f"{name}: {image.width}x{image.height} pixels are too many")
-            if image.format in _ANIMATED and getattr(image, "is_animated", False):
-                raise ConfigError(
-                    f"{name}: holds {getattr(image, 'n_frames', 'several')} pictures, .ecx "
-                    f"stores one; extract one first, for example: magick '{name}[0]' OUT.png"
-                )
-            image.load()
-    except (ConfigError, MemoryError):
-        raise
-    except UnidentifiedImageError as exc:
-        raise ConfigError(f"{name}: not an image of a format Pillow reads") from exc
-    except Image.DecompressionBombError as exc:
-        raise ConfigError(f"{name}: too large for Pillow ({exc})") from exc
-    except Exception as exc:  # on damaged files Pillow's plugins raise whatever comes
-        raise ConfigError(f"{name}: the image is damaged ({exc})") from exc
-    return image
-
-
-def check_output(name: str) -> None:
-    """Refuse an output name before any work is done for it.
-
-    Raises:
-        ConfigError: its extension is no image format, or its folder is missing.
-    """
-    if name == "-":
-        return
-    path = Path(name)
-    Image.init()
-    if (
-        path.suffix.lower() not in Image.EXTENSION
-        or Image.EXTENSION[path.suffix.lower()] not in Image.SAVE
-    ):
-        raise ConfigError(f"{name}: Pillow writes no such format; try .png")
-    check_folder(path)
-
-
-def image_bytes(image: Image.Image, name: str) -> bytes:
-    """Return an image as a file in the format of an extension; `-` means PNG.
-
-    Raises:
-        ConfigError: the format cannot hold it.
-    """
-    suffix = ".png" if name == "-" else Path(name).suffix.lower()
-    kind = Image.registered_extensions()[suffix]
-    if kind == "JPEG" and max(image.size) > _JPEG_SIDE:  # the library would say so on stderr, too
-        raise ConfigError(f"{name}: JPEG holds at most {_JPEG_SIDE} pixels per side; try .png")
-    buffer = io.BytesIO()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd metadata
-            if kind not in _KEEP_EXIF:  # the orientation would be lost with the tag that holds it
-                image = ImageOps.exif_transpose(image)
-            image.save(buffer, kind, **_options(image, kind))
-    except MemoryError:
-        raise
-    except Exception as exc:  # of metadata that are damaged Pillow's plugins raise whatever comes
-        reason = " ".join(str(exc).split()) or type(exc).__name__
-        raise ConfigError(f"{name}: cannot be written as {kind} ({reason})") from exc
-    return buffer.getvalue()
-
-
-def _options(image: Image.Image, kind: str) -> dict[str, Any]:
-    """Return what a format's writer is told beside the pixels."""
-    options: dict[str, Any] = dict(_metadata(image))
-    if kind == "JPEG":
-        options.update(quality=95, subsampling=0)
-    elif kind == "WEBP":
-        options.update(lossless=True)
-    elif kind == "PNG" and "xmp" in options:
-        options["pnginfo"] = PngImagePlugin.PngInfo()
-        xmp = options.pop("xmp").decode("utf-8", "replace")
-        options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp)
-    elif kind == "TIFF" and "xmp" in options:
-        exif = Image.Exif()
-        exif.load(options.get("exif", b""))
-        exif[_TIFF_XMP] = options.pop("xmp")
-        options["exif"] = exif
-    return options

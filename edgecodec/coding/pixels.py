@@ -50,6 +50,11 @@ def as_picture(levels: Float32Array) -> Float32Array:
     return squares.reshape(*outer, height * side, width * side, 3)
 
 
+def to_levels(x_hat: npt.NDArray[np.float32]) -> UInt8Array:
+    """Round what a synthesis gives, nominally 0..255, to pixels; the shape stays."""
+    return np.rint(np.clip(x_hat, 0.0, 255.0)).astype(np.uint8)
+
+
 def pack(levels: Float32Array, samples: UInt8Array) -> bool:
     """Write the integer part of `clip(v + 0.5, 0, 255)`, the sum in float32.
 

@@ -25,9 +25,8 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 import PIL
-from PIL import Image, ImageOps, features
+from PIL import Image, features
 
-from edgecodec.coding.pictures import to_eight_bits
 from edgecodec.errors import (
     BackendUnavailableError,
     BitstreamError,
@@ -208,19 +207,6 @@ def classical_codec(name: str) -> ClassicalCodec:
         raise UnknownPluginError("classical codec", name, tuple(CLASSICAL)) from None
     codec.require()
     return codec
-
-
-def load_rgb(path: Path) -> Uint8Image:
-    """Read a picture as (H, W, 3) uint8 RGB, upright.
-
-    Raises:
-        ConfigError: it cannot be read.
-    """
-    try:
-        with Image.open(path) as image:
-            return np.array(to_eight_bits(ImageOps.exif_transpose(image)).convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as exc:
-        raise ConfigError(f"cannot read the image {path}: {exc}") from exc
 
 
 def timed(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> tuple[_T, float]:

@@ -24,13 +24,13 @@ from statistics import fmean, median
 import numpy as np
 from PIL import Image
 
+from edgecodec.coding.image_files import load_rgb
 from edgecodec.errors import BackendError, ConfigError
 from edgecodec.evaluation.classical import (
     ClassicalCodec,
     ImageCodec,
     ResultCache,
     classical_codec,
-    load_rgb,
     timed,
 )
 from edgecodec.evaluation.metrics import (

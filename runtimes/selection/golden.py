@@ -15,8 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgecodec.bundle.reading import Bundle
-from edgecodec.coding.pictures import to_levels
-from edgecodec.coding.pixels import as_picture
+from edgecodec.coding.pixels import as_picture, to_levels
 from edgecodec.errors import BundleError
 from edgecodec.runtimes.backends.checked_session import ANALYSIS_MULTIPLE, LATENT_STRIDE
 from edgecodec.runtimes.base import Float32Array, StageName

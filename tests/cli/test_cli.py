@@ -21,8 +21,8 @@ from edgecodec._version import __version__
 from edgecodec.bundle import manifest
 from edgecodec.bundle.reading import Bundle
 from edgecodec.cli import COMMANDS, main
-from edgecodec.cli.common import expand_images
 from edgecodec.codec import Codec
+from edgecodec.coding.image_files import expand_images
 from edgecodec.converters.checks.report import ConversionReport
 from edgecodec.errors import ConfigError
 from edgecodec.format.container import read_container, read_header

@@ -24,7 +24,6 @@ from edgecodec.evaluation.classical import (
     ClassicalCodec,
     ResultCache,
     classical_codec,
-    load_rgb,
     timed,
 )
 from edgecodec.evaluation.metrics import Uint8Image, psnr_rgb
@@ -125,23 +124,6 @@ def test_timed_returns_result_and_seconds() -> None:
     assert 0 <= seconds < 5
 
 
-def test_load_rgb_turns_upright_and_drops_alpha(tmp_path: Path) -> None:
-    image = Image.new("RGB", (4, 2))
-    exif = image.getexif()
-    exif[0x0112] = 6
-    image.save(tmp_path / "turned.png", exif=exif)
-    assert load_rgb(tmp_path / "turned.png").shape == (4, 2, 3)
-    Image.new("RGBA", (3, 2), (1, 2, 3, 0)).save(tmp_path / "alpha.png")
-    assert load_rgb(tmp_path / "alpha.png")[0, 0].tolist() == [1, 2, 3]
-
-
-def test_load_rgb_names_the_file_it_cannot_read(tmp_path: Path) -> None:
-    (tmp_path / "text.png").write_text("no image")
-    for name in ("text.png", "absent.png"):
-        with pytest.raises(ConfigError, match=name):
-            load_rgb(tmp_path / name)
-
-
 def test_result_cache_keeps_entries_between_runs(tmp_path: Path) -> None:
     path = tmp_path / "cache.json"
     cache = ResultCache(path)
@@ -168,10 +150,3 @@ def test_device_side_modules_import_no_heavy_package() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.parametrize("kind", [np.uint16, np.int32])
-def test_load_rgb_brings_deep_grey_to_eight_bits(kind: type, tmp_path: Path) -> None:
-    levels = np.arange(0, 256, dtype=np.uint8).reshape(16, 16)
-    Image.fromarray(levels.astype(kind) * 257).save(tmp_path / "deep.tif")
-    assert np.array_equal(load_rgb(tmp_path / "deep.tif"), np.repeat(levels[:, :, None], 3, 2))

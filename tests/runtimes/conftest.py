@@ -14,7 +14,7 @@ import pytest
 from edgecodec.bundle.manifest import ArtefactEntry, Manifest
 from edgecodec.bundle.reading import GOLDEN, MANIFEST, TABLES, Bundle
 from edgecodec.bundle.writing import hash_files, writing_bundle
-from edgecodec.coding.pictures import to_levels
+from edgecodec.coding.pixels import to_levels
 from edgecodec.converters.graph.nodes import Conv2d, DepthToSpace, Graph, Relu, Value
 from edgecodec.converters.writers.to_onnx import write_onnx
 from edgecodec.converters.writers.to_openvino import write_openvino

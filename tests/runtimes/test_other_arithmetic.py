@@ -17,7 +17,7 @@ import pytest
 from edgecodec.bundle.manifest import ArtefactEntry, Manifest
 from edgecodec.bundle.reading import GOLDEN, MANIFEST, Bundle
 from edgecodec.bundle.writing import hash_files, writing_bundle
-from edgecodec.coding.pictures import to_levels
+from edgecodec.coding.pixels import to_levels
 from edgecodec.converters.graph.nodes import Graph, Node, QuantizedConv2d
 from edgecodec.converters.int8 import oracle
 from edgecodec.converters.writers.to_onnx import write_onnx

@@ -16,7 +16,7 @@ import pytest
 from edgecodec.bundle.manifest import ArtefactEntry
 from edgecodec.bundle.reading import GOLDEN, MANIFEST, Bundle
 from edgecodec.bundle.writing import hash_files
-from edgecodec.coding.pictures import to_levels
+from edgecodec.coding.pixels import to_levels
 from edgecodec.errors import (
     BackendError,
     BackendUnavailableError,
