@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 import edgecodec
-from edgecodec.coding.image_files import SUFFIXES, load_rgb
+from edgecodec.coding.image_files import SUFFIXES, is_photo, load_rgb
 from edgecodec.errors import ConfigError, ConversionError
 
 UInt8Array = npt.NDArray[np.uint8]
@@ -65,7 +65,7 @@ class Calibration:
 def demo_photo() -> Path | None:
     """Return the photo that ships with the package, if it is there."""
     folders = [Path(folder) / "data" for folder in edgecodec.__path__]
-    found = [p for folder in folders for p in sorted(folder.glob("demo.*")) if _is_photo(p)]
+    found = [p for folder in folders for p in sorted(folder.glob("demo.*")) if is_photo(p)]
     return found[0] if found else None
 
 
@@ -87,7 +87,7 @@ def load_calibration(folder: Path | None, progress: Callable[[str], None]) -> Ca
         return Calibration((demo,), path.name, demo)
     if not folder.exists():
         raise ConversionError(f"{folder}: no such folder of calibration photos")
-    files = [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if _is_photo(p))
+    files = [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if is_photo(p))
     if not files:
         raise ConversionError(f"{folder}: holds no photos ({', '.join(SUFFIXES)})")
     count = min(MAX_PHOTOS, len(files))
@@ -122,10 +122,6 @@ def telling(photo: UInt8Array, path: Path) -> UInt8Array:
     if 1.0 - np.mean(np.square(steps)) / (2.0 * variance) < _LEAST_CORRELATION:
         raise ConversionError(f"{path}: noise, which tells nothing about photos")
     return photo
-
-
-def _is_photo(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and path.is_file()
 
 
 def read_photo(path: Path) -> UInt8Array:

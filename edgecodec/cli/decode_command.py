@@ -13,6 +13,7 @@ from edgecodec.cli.common import (
     show_numbers,
     show_profile,
     tell,
+    whole_number,
 )
 
 
@@ -28,6 +29,12 @@ def add_parser(sub: Any) -> None:
         action="store_true",
         help="show damaged tiles as flat grey instead of refusing the file",
     )
+    parser.add_argument(
+        "--quality",
+        type=whole_number(1, 100),
+        metavar="N",
+        help="1..100, of lossy formats (default 95, all chroma; WebP 100, which is lossless)",
+    )
     parser.add_argument("-f", "--force", action="store_true", help="replace an existing OUT")
     add_backend_options(parser)
     parser.set_defaults(run=run)
@@ -35,12 +42,12 @@ def add_parser(sub: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Decode."""
-    from edgecodec.coding.image_files import check_output, image_bytes
+    from edgecodec.coding.image_files import check_output, image_bytes, quality_of
     from edgecodec.coding.profiling import Profile
     from edgecodec.files import read_input, write_output
 
     refuse_overwriting(args.output, args.force, args.input)
-    check_output(args.output)
+    check_output(args.output, args.quality)
     data = read_input(args.input)
     profile = Profile()
     with make_codec(args) as made:
@@ -49,11 +56,13 @@ def run(args: argparse.Namespace) -> int:
             image = codec.decode(data, keep_going=args.keep_going, profile=profile)
         damaged = image.info.pop("damaged_tiles", [])
         used = codec.choice("synthesis")
-    write_output(args.output, image_bytes(image, args.output))
+    write_output(args.output, image_bytes(image, args.output, args.quality))
     if damaged:
         tell(f"edgecodec: {args.input}: damaged tiles shown in grey: {show_numbers(damaged)}")
+    quality = quality_of(args.output, args.quality)
     tell(
-        f"{args.output}: {image.width}x{image.height}, {used.backend} {used.precision}: "
+        f"{args.output}: {image.width}x{image.height}, "
+        f"{f'quality {quality}, ' if quality else ''}{used.backend} {used.precision}: "
         f"{show_profile(profile)}"
     )
     return 0

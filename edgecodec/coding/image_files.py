@@ -5,18 +5,24 @@
 
 from __future__ import annotations
 
+import importlib
 import io
+import logging
 import threading
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-from edgecodec.coding.pictures import metadata_of, reason_of, to_picture
+from edgecodec.coding.metadata import fitting, metadata_of, resolution
+from edgecodec.coding.pictures import GREY, reason_of, to_picture, to_srgb
 from edgecodec.errors import ConfigError
 from edgecodec.files import check_folder, read_input
 from edgecodec.format.container import MAX_PIXELS
@@ -26,12 +32,80 @@ UInt8Array = npt.NDArray[np.uint8]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".avif")
 """What the files are called that are taken for photos where a folder is named."""
 
+
+@dataclass(frozen=True)
+class Plugin:
+    """What adds a format to Pillow: a module, and the distribution that it comes with.
+
+    Attributes:
+        module: adds the format where it is imported.
+        distribution: what pip knows it by.
+        register: a function of the module that adds the format, where importing does not.
+    """
+
+    module: str
+    distribution: str
+    register: str = ""
+
+    @property
+    def missing(self) -> str:
+        """What to do where it does not load."""
+        return f"needs a plug-in of Pillow's: pip install {self.distribution}"
+
+    def installed(self) -> bool:
+        """Say whether it is here, without loading it."""
+        return find_spec(self.module) is not None
+
+    def load(self) -> bool:
+        """Add the format to Pillow; say whether that went well."""
+        if not self.installed():
+            return False
+        try:
+            module = importlib.import_module(self.module)
+            if self.register:
+                getattr(module, self.register)()
+        except Exception:  # built for another machine or another Pillow
+            return False
+        return True
+
+
+HEIF = Plugin("pillow_heif", "pillow-heif", "register_heif_opener")
+JPEG_XL = Plugin("pillow_jxl", "pillow-jxl-plugin")
+PLUGINS = {".heic": HEIF, ".heif": HEIF, ".hif": HEIF, ".jxl": JPEG_XL}
+"""By the extension of the format."""
+
+_JXL_SIGNATURES = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
 _TIFF_XMP = 700
 _JPEG_SIDE = 65500
 _ANIMATED = ("GIF", "WEBP", "PNG", "TIFF", "AVIF")
+_log = logging.getLogger("edgecodec")
 _quiet = threading.Lock()
-"""Held while warnings are off, which they are for all threads."""
-_KEEP_EXIF = ("AVIF", "JPEG", "MPO", "PNG", "TIFF", "WEBP")
+_KEEP_ORIENTATION = ("AVIF", "HEIF", "JPEG", "MPO", "PNG", "TIFF", "WEBP")
+"""Formats whose viewers turn a picture as its EXIF says."""
+_KEEP_RESOLUTION = ("BMP", "JPEG", "MPO", "PNG")
+"""Formats with a place for it apart from EXIF."""
+_KEEP_GREY = ("JPEG", "MPO", "PNG", "TIFF")
+LOSSLESS = 100
+_LOSSY = {"JPEG": 95, "MPO": 95, "PDF": 95, "WEBP": LOSSLESS, "AVIF": 95, "HEIF": 95, "JXL": 95}
+"""Formats with a quality, and which is taken where none is asked for."""
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep what Pillow says of odd metadata from whoever looks at standard error."""
+    with _quiet, warnings.catch_warnings():  # they are off for all threads, so one at a time
+        warnings.simplefilter("ignore")
+        yield
+
+
+def is_photo(path: Path) -> bool:
+    """Say whether a file is called like a photo that can be read here.
+
+    Photos of a format that needs a plug-in are passed over where it is not installed.
+    """
+    suffix = path.suffix.lower()
+    known = suffix in SUFFIXES or (suffix in PLUGINS and PLUGINS[suffix].installed())
+    return known and path.is_file()  # a folder may be called a.png
 
 
 def expand_images(names: list[str]) -> list[Path]:
@@ -44,8 +118,7 @@ def expand_images(names: list[str]) -> list[Path]:
     for name in names:
         path = Path(name)
         if path.is_dir():
-            inside = (p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
-            found += sorted(p for p in inside if p.is_file())  # a folder may be called a.png
+            found += sorted(filter(is_photo, path.iterdir()))
         elif path.is_file():
             found.append(path)
         else:
@@ -96,10 +169,8 @@ def open_image(data: bytes, name: str) -> Image.Image:
         ConfigError: not an image, damaged, or too large.
     """
     try:
-        with _quiet, warnings.catch_warnings():
-            # Of sizes far below our own limit, which is checked next, and of odd metadata.
-            warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data))
+        with _quietly():  # of sizes far below our own limit, which is checked next
+            image = _identify(data, name)
             if image.width * image.height > MAX_PIXELS:
                 raise ConfigError(f"{name}: {image.width}x{image.height} pixels are too many")
             if image.format in _ANIMATED and getattr(image, "is_animated", False):
@@ -119,56 +190,151 @@ def open_image(data: bytes, name: str) -> Image.Image:
     return image
 
 
-def check_output(name: str) -> None:
+def _identify(data: bytes, name: str) -> Image.Image:
+    """Open an image file, with a plug-in of Pillow's where that knows the format."""
+    try:
+        return Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        heif = data[4:8] == b"ftyp" and data[8:11] in (b"hei", b"hev", b"mif", b"msf")
+        if not heif and not data.startswith(_JXL_SIGNATURES):
+            raise
+        plugin = HEIF if heif else JPEG_XL
+        if not plugin.load():
+            raise ConfigError(f"{name}: {plugin.missing}") from None
+        image = Image.open(io.BytesIO(data))
+        exif = image.getexif()
+        if (
+            plugin is JPEG_XL
+            and not getattr(image, "jpeg", False)
+            and exif.pop(ExifTags.Base.Orientation, None)
+        ):
+            # Its pixels were turned already, as the file says apart from EXIF.
+            image.info["exif"] = exif.tobytes()
+        return image
+
+
+def check_output(name: str, quality: int | None = None) -> None:
     """Refuse an output name before any work is done for it.
 
+    Args:
+        name: of the output.
+        quality: what is asked of a lossy format, if anything.
+
     Raises:
-        ConfigError: its extension is no image format, or its folder is missing.
+        ConfigError: its extension is no image format, or its folder is missing; or the format has
+            no quality.
     """
-    if name == "-":
-        return
-    path = Path(name)
-    Image.init()
-    if (
-        path.suffix.lower() not in Image.EXTENSION
-        or Image.EXTENSION[path.suffix.lower()] not in Image.SAVE
-    ):
+    kind = _kind(name)
+    if quality is not None and kind not in _LOSSY:
+        raise ConfigError(f"{name}: {kind} has no quality, leave --quality out")
+    if name != "-":
+        check_folder(Path(name))
+
+
+def _kind(name: str) -> str:
+    """Return what Pillow calls the format of an extension; `-` means PNG."""
+    suffix = ".png" if name == "-" else Path(name).suffix.lower()
+    plugin = PLUGINS.get(suffix)
+    if plugin is not None and not plugin.load():
+        raise ConfigError(f"{name}: {plugin.missing}")
+    kind = Image.registered_extensions().get(suffix, "")
+    if kind not in Image.SAVE:
         raise ConfigError(f"{name}: Pillow writes no such format; try .png")
-    check_folder(path)
+    return kind
 
 
-def image_bytes(image: Image.Image, name: str) -> bytes:
+def quality_of(name: str, quality: int | None = None) -> int | None:
+    """Return the quality that `image_bytes` writes a format with; None where it is lossless.
+
+    Raises:
+        ConfigError: Pillow writes no such format.
+    """
+    kind = _kind(name)
+    return (quality or _LOSSY[kind]) if kind in _LOSSY else None
+
+
+def image_bytes(image: Image.Image, name: str, quality: int | None = None) -> bytes:
     """Return an image as a file in the format of an extension; `-` means PNG.
+
+    What the format does not hold of the metadata is left out; one line says so.
+
+    Args:
+        image: what `decode` returned.
+        name: of the file.
+        quality: of a lossy format, 1 to 100; None takes the least loss that is sensible.
 
     Raises:
         ConfigError: the format cannot hold it.
     """
-    suffix = ".png" if name == "-" else Path(name).suffix.lower()
-    kind = Image.registered_extensions()[suffix]
+    kind = _kind(name)
     if kind == "JPEG" and max(image.size) > _JPEG_SIDE:  # the library would say so on stderr, too
         raise ConfigError(f"{name}: JPEG holds at most {_JPEG_SIDE} pixels per side; try .png")
-    buffer = io.BytesIO()
+    options = _quality_options(image, kind, quality_of(name, quality))
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd metadata
-            if kind not in _KEEP_EXIF:  # the orientation would be lost with the tag that holds it
-                image = ImageOps.exif_transpose(image)
-            image.save(buffer, kind, **_options(image, kind))
+        with _quietly():
+            try:
+                prepared, told, left_out = _prepared(image, kind)
+                data = _save(prepared, kind, options | told)
+            except MemoryError:
+                raise
+            except Exception:
+                # Damaged metadata are no reason to keep the picture back.
+                image, left_out = image.copy(), ["metadata that are damaged"]
+                image.info.clear()
+                data = _save(image, kind, options)
     except MemoryError:
         raise
-    except Exception as exc:  # of metadata that are damaged Pillow's plugins raise whatever comes
+    except Exception as exc:  # Pillow's plugins raise whatever comes
         raise ConfigError(f"{name}: cannot be written as {kind} ({reason_of(exc)})") from exc
+    if left_out:
+        _log.warning("%s: left out of the %s file: %s", name, kind, ", ".join(left_out))
+    return data
+
+
+def _prepared(image: Image.Image, kind: str) -> tuple[Image.Image, dict[str, Any], list[str]]:
+    """Return an image as a format shows it, options for its metadata, and what it does not hold.
+
+    What goes with metadata that are left out is done to the pixels.
+    """
+    if kind not in _KEEP_ORIENTATION:
+        with suppress(Exception):  # in EXIF that is damaged there is none
+            image = ImageOps.exif_transpose(image)
+    metadata, left_out = fitting(found := metadata_of(image), kind)
+    profile = metadata.get("icc_profile", b"")
+    if profile[16:20] == GREY and kind not in _KEEP_GREY:
+        del metadata["icc_profile"]
+        image = to_srgb(image, profile) or image
+        left_out.append("a profile for grey, through which it was converted to sRGB")
+    options = _metadata_options(metadata, kind)
+    if kind in _KEEP_RESOLUTION and (dpi := resolution(found.get("exif", b""))):
+        options["dpi"] = dpi
+    return image, options, left_out
+
+
+def _save(image: Image.Image, kind: str, options: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
-def _options(image: Image.Image, kind: str) -> dict[str, Any]:
-    """Return what a format's writer is told beside the pixels."""
-    options: dict[str, Any] = dict(metadata_of(image))
-    if kind == "JPEG":
-        options.update(quality=95, subsampling=0)
-    elif kind == "WEBP":
-        options.update(lossless=True)
-    elif kind == "PNG" and "xmp" in options:
+def _quality_options(image: Image.Image, kind: str, quality: int | None) -> dict[str, Any]:
+    if kind == "WEBP" and quality == LOSSLESS:
+        return {"lossless": True}
+    options: dict[str, Any] = {} if quality is None else {"quality": quality}
+    if kind in ("JPEG", "MPO", "PDF"):
+        options["subsampling"] = 0
+    elif kind == "AVIF" and image.mode != "L":
+        options["subsampling"] = "4:4:4"
+    elif kind == "HEIF":
+        options["chroma"] = 444
+    return options
+
+
+def _metadata_options(metadata: dict[str, bytes], kind: str) -> dict[str, Any]:
+    """Return what a format's writer is told beside the pixels and their quality."""
+    # Named even where there is none: some writers would take what the image had.
+    options: dict[str, Any] = {"icc_profile": b""} | metadata
+    if kind == "PNG" and "xmp" in options:
         options["pnginfo"] = PngImagePlugin.PngInfo()
         xmp = options.pop("xmp").decode("utf-8", "replace")
         options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp)

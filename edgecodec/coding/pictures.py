@@ -1,12 +1,15 @@
 """Pictures in and out: Pillow images and arrays, with their metadata.
 
-Pixels are 8-bit sRGB-like levels; ICC profile, EXIF and XMP travel untouched (so does the EXIF
-orientation, which viewers apply).
+Pixels are 8-bit sRGB-like levels; a profile for their colours, EXIF and XMP travel with them (so
+does the EXIF orientation, which viewers apply).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import io
+import logging
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +18,7 @@ import numpy.typing as npt
 import PIL
 from PIL import Image
 
+from edgecodec.coding.metadata import metadata_of, one_form, read_ahead
 from edgecodec.errors import BitstreamError, ConfigError
 from edgecodec.format.container import check_size
 
@@ -30,7 +34,13 @@ try:
 except ImportError:
     _share_core = None
 
-_RGB_MODES = ("RGB", "RGBA", "RGBX", "RGBa", "P", "PA")
+GREY = b"GRAY"
+"""What a colour profile for grey calls what it is for, in bytes 16 to 19."""
+
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
+_BITS, _SAMPLE_FORMAT, _UNSIGNED = 258, 339, 1
+_LEAST, _MOST = 340, 341
+_log = logging.getLogger("edgecodec")
 
 
 class ImagePixels:
@@ -90,19 +100,51 @@ def to_picture(image: Image.Image | npt.NDArray[Any], *, drop_alpha: bool = Fals
     if not isinstance(image, Image.Image):
         raise ConfigError(f"expected a PIL.Image or a numpy array, not {type(image).__name__}")
     _check_size(image.width, image.height)
-    metadata = metadata_of(image)
     grey = image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
-    if grey or image.mode not in _RGB_MODES:
-        metadata.pop("icc_profile", None)  # a profile for grey or CMYK does not fit RGB pixels
     try:
+        read_ahead(image)
+        image.load()  # the texts of a PNG file may follow its pixels
+        metadata = metadata_of(image)
         flat = _flatten(image, drop_alpha)
-        flat.load()
+        profile = metadata.get("icc_profile", b"")
+        if image.mode == "CMYK" or not _fits(profile, grey):
+            metadata.pop("icc_profile", None)
+            flat = _without_profile(flat, profile)
         pixels = ImagePixels(flat if flat.mode == "RGB" else flat.convert("RGB"))
     except (ConfigError, MemoryError):
         raise
     except Exception as exc:  # a file that only now shows its damage; mode LAB
         raise ConfigError(f"the image cannot be converted to RGB ({reason_of(exc)})") from exc
     return Picture(pixels, "L" if grey else "RGB", metadata)
+
+
+def _fits(profile: bytes, grey: bool) -> bool:
+    colours = profile[16:20]
+    return not profile or (colours == GREY if grey else colours not in (GREY, b"CMYK"))
+
+
+def _without_profile(image: Image.Image, profile: bytes) -> Image.Image:
+    """Return an image whose profile cannot travel, in sRGB; one line says so."""
+    if image.mode != "CMYK":
+        _log.warning("the colour profile is not for pictures of mode %s: left out", image.mode)
+    elif profile and (converted := to_srgb(image, profile)):
+        _log.warning("the colours were converted from CMYK to sRGB through their profile")
+        return converted
+    else:
+        _log.warning("the colours were converted from CMYK without a profile: they may be off")
+    return image
+
+
+def to_srgb(image: Image.Image, profile: bytes) -> Image.Image | None:
+    """Return an image of mode CMYK or L in sRGB, None where its profile is not for it."""
+    from PIL import ImageCms  # noqa: PLC0415 - for few pictures
+
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        srgb = ImageCms.createProfile("sRGB")
+        return ImageCms.profileToProfile(image, source, srgb, outputMode="RGB")
+    except (ImageCms.PyCMSError, ImportError, OSError):  # damaged, or a Pillow without LittleCMS
+        return None
 
 
 def reason_of(exc: Exception) -> str:
@@ -144,25 +186,47 @@ def _flatten(image: Image.Image, drop_alpha: bool) -> Image.Image:
 
 
 def to_eight_bits(image: Image.Image) -> Image.Image:
-    """Bring grey of 16 or 32 bits, whole or real, to 8; Pillow alone would clip what is above."""
+    """Bring grey of more than 8 bits to 8, from the range that its mode and its file tell.
+
+    Raises:
+        ConfigError: they tell none, or there are values outside of it.
+    """
     if not image.mode.startswith("I") and image.mode != "F":
         return image
-    values = np.nan_to_num(np.asarray(image, np.float64))
-    if image.mode.startswith("I;16") or values.max(initial=0) > 255:
-        values = values / 257.0
-    return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
+    values = np.asarray(image)
+    tags = getattr(image, "tag_v2", {})
+    low, high = _range(image, tags)
+    if image.mode == "I" and high > np.iinfo(np.int32).max:
+        values = values.view(np.uint32)  # Pillow has no mode for it
+    values = np.nan_to_num(values.astype(np.float64), nan=low, posinf=high, neginf=low)
+    least, most = values.min(), values.max()
+    if least < low or most > high:
+        raise ConfigError(
+            f"the grey values reach from {least:g} to {most:g}, but black is {low:g} and white "
+            f"{high:g}; scale them to that, or save the picture with 8 or 16 bits"
+        )
+    values = (values - low) * (255.0 / (high - low))
+    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        values = 255.0 - values
+    return Image.fromarray(np.rint(values).astype(np.uint8))
 
 
-def metadata_of(image: Image.Image) -> dict[str, bytes]:
-    """Return `icc_profile`, `exif` and `xmp` of an image, as far as present."""
-    found = {}
-    for name in ("icc_profile", "exif", "xmp"):
-        value = image.info.get(name)
-        if isinstance(value, str):
-            value = value.encode()
-        if isinstance(value, bytes) and value:
-            found[name] = value
-    return found
+def _range(image: Image.Image, tags: Mapping[int, Any]) -> tuple[float, float]:
+    """Return what black and white are in an image of more than 8 bits."""
+    whole = image.mode != "F"
+    bits = tags.get(_BITS, (16 if image.mode != "I" or image.format in ("PNG", "PPM") else 0,))[0]
+    if whole and bits and tags.get(_SAMPLE_FORMAT, (_UNSIGNED,))[0] == _UNSIGNED:
+        return 0.0, 2.0**bits - 1.0
+    told = [tags.get(tag) for tag in (_LEAST, _MOST)]
+    low, high = (math.nan if value is None else float(np.ravel(value)[0]) for value in told)
+    if low < high:
+        return low, high
+    if not whole and image.format in ("TIFF", "PPM"):  # as all that write them have it
+        return 0.0, 1.0
+    raise ConfigError(
+        f"nothing says what is white in an image of mode {image.mode}; convert it to mode L "
+        "(0..255) or I;16 (0..65535) first"
+    )
 
 
 class _Bytes:
@@ -203,4 +267,6 @@ def from_samples(samples: UInt8Array, mode: str, metadata: dict[str, bytes]) -> 
     if mode == "L":
         image = image.convert("L")
     image.info.update(metadata)
+    if "exif" in metadata:
+        image.info["exif"] = one_form(metadata["exif"])
     return image

@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from edgecodec.coding.image_files import SUFFIXES, decode_rgb
+from edgecodec.coding.image_files import SUFFIXES, decode_rgb, is_photo
 
 UInt8Array = npt.NDArray[np.uint8]
 
@@ -33,7 +33,7 @@ def _blobs(path: Path) -> Iterator[tuple[str, bytes]]:
         for entry in sorted(p for p in path.rglob("*") if p.is_file()):
             if entry.suffix == ".tar":
                 yield from _tar_blobs(entry)
-            elif entry.suffix.lower() in SUFFIXES:
+            elif is_photo(entry):
                 yield str(entry), _read(entry)
     else:
         yield from _tar_blobs(path)

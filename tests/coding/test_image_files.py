@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import random
-import re
+import warnings
 from contextlib import suppress
 from pathlib import Path
 
@@ -114,7 +114,7 @@ def test_image_bytes_applies_an_orientation_that_the_format_cannot_keep() -> Non
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tiff", ".bmp", ".gif"])
-def test_damaged_metadata_of_a_file_end_in_one_line_or_a_picture(
+def test_damaged_metadata_keep_no_picture_back(
     suffix: str, recwarn: pytest.WarningsRecorder
 ) -> None:
     """What a file says of its picture is not to be trusted: EXIF that is none, and worse."""
@@ -124,16 +124,14 @@ def test_damaged_metadata_of_a_file_end_in_one_line_or_a_picture(
     source = random.Random(1)
     damaged = [b"|\xd4\x02\x00\x01\xc0\xf8\x05", b"Exif\0\0", *(good[:n] for n in range(len(good)))]
     damaged += [mutated(good, source) for _ in range(100)]
-    told = set()
+    made = []
     for content in damaged:
-        image = Image.new("RGB", (3, 2))
+        image = Image.new("RGB", (3, 2), (10, 200, 30))
         image.info.update(exif=content, xmp=content, icc_profile=content)
-        try:
-            image_bytes(image, f"x{suffix}")
-        except ConfigError as exc:
-            told.add(str(exc))
-    assert all(re.fullmatch(r"x\.\w+: cannot be written as \w+ \(.+\)", line) for line in told)
+        made.append(image_bytes(image, f"x{suffix}"))
     assert not recwarn.list
+    warnings.simplefilter("ignore")
+    assert {tuple(sorted(Image.open(io.BytesIO(data)).size)) for data in made} == {(2, 3)}
 
 
 def test_picture_too_wide_for_jpeg_is_told_in_one_line(capfd: pytest.CaptureFixture[str]) -> None:
@@ -158,13 +156,6 @@ def test_load_rgb_names_the_file_it_cannot_read(tmp_path: Path) -> None:
     for name in ("text.png", "absent.png"):
         with pytest.raises(ConfigError, match=name):
             load_rgb(tmp_path / name)
-
-
-@pytest.mark.parametrize("kind", [np.uint16, np.int32])
-def test_load_rgb_brings_deep_grey_to_eight_bits(kind: type, tmp_path: Path) -> None:
-    levels = np.arange(0, 256, dtype=np.uint8).reshape(16, 16)
-    Image.fromarray(levels.astype(kind) * 257).save(tmp_path / "deep.tif")
-    assert np.array_equal(load_rgb(tmp_path / "deep.tif"), np.repeat(levels[:, :, None], 3, 2))
 
 
 def test_every_command_reads_a_photo_as_encode_does(tmp_path: Path) -> None:

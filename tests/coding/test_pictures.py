@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin, TiffTags
 
 from edgecodec.coding.pictures import (
     from_samples,
@@ -76,8 +77,7 @@ def test_non_contiguous_arrays_are_taken() -> None:
 @pytest.mark.parametrize(
     ("mode", "grey"),
     [("RGB", False), ("RGBX", False), ("P", False), ("CMYK", False), ("YCbCr", False),
-     ("HSV", False), ("L", True), ("1", True), ("I", True), ("F", True), ("LA", True),
-     ("RGBA", False)],
+     ("HSV", False), ("L", True), ("1", True), ("LA", True), ("RGBA", False)],
 )  # fmt: skip
 def test_modes_of_pillow_come_out_near_what_pillow_shows(mode: str, grey: bool) -> None:
     image = Image.fromarray(GREY if grey else RGB).convert(mode)
@@ -120,14 +120,11 @@ def test_file_that_ends_too_soon_is_a_config_error_before_anything_is_coded(
         to_picture(image)
 
 
-@pytest.mark.parametrize("mode", ["I;16", "I;16B", "I"])
+@pytest.mark.parametrize("mode", ["I;16", "I;16B"])
 def test_16_bit_grey_is_scaled_not_clipped(mode: str) -> None:
     wide = GREY.astype(np.uint16) * 257
-    if mode == "I":
-        image = Image.fromarray(wide.astype(np.int32))
-    else:
-        kind = "<u2" if mode == "I;16" else ">u2"
-        image = Image.frombytes(mode, (7, 5), wide.astype(kind).tobytes())
+    kind = "<u2" if mode == "I;16" else ">u2"
+    image = Image.frombytes(mode, (7, 5), wide.astype(kind).tobytes())
     assert image.mode == mode
     picture = to_picture(image)
     assert picture.mode == "L"
@@ -140,10 +137,96 @@ def test_16_bit_png_is_scaled(tmp_path: Path) -> None:
         assert (np.asarray(to_picture(image).pixels)[:, :, 1] == GREY).all()
 
 
+def tiff(values: npt.NDArray[Any], **tags: Any) -> Image.Image:
+    """Return what Pillow reads of a TIFF file with one strip of such values.
+
+    Args:
+        values: (H, W), of any type.
+        tags: to add or to change, by the names that Pillow has for them.
+    """
+    kinds = {"u": 1, "i": 2, "f": 3}
+    entries = {
+        "ImageWidth": values.shape[1], "ImageLength": values.shape[0], "Compression": 1,
+        "BitsPerSample": values.itemsize * 8, "PhotometricInterpretation": 1,
+        "SampleFormat": kinds[values.dtype.kind], "RowsPerStrip": values.shape[0],
+        "StripByteCounts": values.nbytes, "SamplesPerPixel": 1,
+    } | tags  # fmt: skip
+    directory = TiffImagePlugin.ImageFileDirectory_v2(prefix=b"II")
+    for name, value in entries.items():
+        directory[TAGS[name]] = value
+    directory[TAGS["StripOffsets"]] = 0  # Pillow adds where the directory ends
+    return Image.open(io.BytesIO(b"II*\0\x08\0\0\0" + directory.tobytes(8) + values.tobytes()))
+
+
+TAGS = {tag.name: number for number, tag in ((n, TiffTags.lookup(n)) for n in range(256, 348))}
+
+
+def shown(image: Image.Image) -> UInt8Array:
+    return np.asarray(to_picture(image).pixels)[:, :, 0]
+
+
+@pytest.mark.parametrize(
+    ("scale", "kind", "tags"),
+    [
+        (1 / 255, "<f4", {}),
+        (1.0, "<f4", {"SMinSampleValue": 0.0, "SMaxSampleValue": 255.0}),
+        (257, "<u2", {}),
+        (16843009, "<u4", {}),
+        (100, "<i2", {"SMinSampleValue": 0, "SMaxSampleValue": 25500}),
+    ],
+)
+def test_range_of_grey_is_what_the_tags_of_a_tiff_file_say(
+    scale: float, kind: str, tags: dict[str, float]
+) -> None:
+    values = (GREY[:3, :4] * np.float64(scale)).astype(kind)
+    assert (shown(tiff(values, **tags)) == GREY[:3, :4]).all()
+
+
+@pytest.mark.parametrize("kind", ["<f4", "<u2"])
+def test_white_may_be_zero(kind: str) -> None:
+    values = (GREY * np.float64(1 / 255 if kind == "<f4" else 257)).astype(kind)
+    assert (shown(tiff(values, PhotometricInterpretation=0)) == 255 - GREY).all()
+
+
+def test_grey_of_12_bits_is_bright() -> None:
+    rows = np.array([[0, 4095, 2048, 4095]] * 2)
+    pairs = rows.reshape(-1, 2)
+    packed = np.stack(
+        [pairs[:, 0] >> 4, (pairs[:, 0] & 15) << 4 | pairs[:, 1] >> 8, pairs[:, 1] & 255], 1
+    )
+    data = packed.astype(np.uint8).reshape(2, 6)
+    image = tiff(data, BitsPerSample=12, ImageWidth=4)
+    assert shown(image).tolist() == [[0, 255, 128, 255]] * 2
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        Image.fromarray(GREY.astype(np.int32)),
+        Image.fromarray(GREY.astype(np.float32)),
+        tiff(GREY.astype("<i2")),
+        tiff(GREY.astype("<i4")),
+    ],
+)
+def test_grey_of_unknown_range_is_refused(image: Image.Image) -> None:
+    with pytest.raises(ConfigError, match=r"nothing says what is white .* convert it to mode L"):
+        to_picture(image)
+
+
+def test_values_outside_of_the_range_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"reach from 0 to 255, but black is 0 and white 1"):
+        to_picture(tiff(GREY.astype("<f4")))
+
+
 def test_float_pictures_with_nan_are_taken() -> None:
-    values = GREY.astype(np.float32)
+    values = (GREY / 255).astype("<f4")
     values[0, 0], values[0, 1] = np.nan, np.inf
-    assert to_picture(Image.fromarray(values)).mode == "L"
+    assert shown(tiff(values))[0, :2].tolist() == [0, 255]
+
+
+def test_16_bit_pgm_is_scaled() -> None:
+    data = b"P5 7 5 65535 " + (GREY.astype(">u2") * 257).tobytes()
+    assert (shown(Image.open(io.BytesIO(data))) == GREY).all()
 
 
 def test_picture_that_pillow_cannot_convert_is_a_config_error(
@@ -190,7 +273,7 @@ def test_metadata_travel() -> None:
 @pytest.mark.parametrize("mode", ["L", "CMYK", "YCbCr"])
 def test_profile_of_other_colours_does_not_travel(mode: str) -> None:
     image = Image.fromarray(RGB).convert(mode)
-    image.info.update(exif=b"Exif\0\0x", icc_profile=b"not for RGB")
+    image.info.update(exif=b"Exif\0\0x", icc_profile=bytes(16) + b"CMYK")
     assert to_picture(image).metadata == {"exif": b"Exif\0\0x"}
 
 

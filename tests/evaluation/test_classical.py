@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
+from edgecodec.coding.image_files import Plugin
 from edgecodec.errors import (
     BackendUnavailableError,
     BitstreamError,
@@ -109,13 +110,13 @@ def test_classical_codec_tells_unknown_from_unavailable(monkeypatch: pytest.Monk
 def test_plugin_that_is_missing_or_broken_is_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    plugin = replace(JXL, plugin=("edgecodec_no_such_plugin", "no-such-plugin"))
+    plugin = replace(JXL, plugin=Plugin("edgecodec_no_such_plugin", "no-such-plugin"))
     assert not plugin.available()
     with pytest.raises(BackendUnavailableError, match="pip install no-such-plugin"):
         plugin.encode(np.zeros((8, 8, 3), np.uint8), 50)
     (tmp_path / "edgecodec_broken_plugin.py").write_text("raise OSError('no library')\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert not replace(JXL, plugin=("edgecodec_broken_plugin", "x")).available()
+    assert not replace(JXL, plugin=Plugin("edgecodec_broken_plugin", "x")).available()
 
 
 def test_timed_returns_result_and_seconds() -> None:
