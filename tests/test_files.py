@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import io
 import os
 import stat
@@ -121,6 +122,62 @@ def test_write_output_follows_the_umask(tmp_path: Path) -> None:
     finally:
         os.umask(old)
     assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == 0o640
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions of POSIX")
+@pytest.mark.parametrize("mode", [0o600, 0o664])
+def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"old")
+    path.chmod(mode)
+    write_output(str(path), b"new")
+    assert path.read_bytes() == b"new"
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs to be root")
+def test_a_file_that_root_replaces_keeps_its_owner(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"old")
+    os.chown(path, 12345, 54321)
+    write_output(str(path), b"new")
+    assert (path.stat().st_uid, path.stat().st_gid) == (12345, 54321)
+
+
+@pytest.mark.parametrize("number", [errno.EBUSY, errno.EXDEV, errno.EPERM])
+@pytest.mark.parametrize("old", [b"", b"longer than what is new"])
+def test_a_file_that_cannot_be_replaced_is_written_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, old: bytes
+) -> None:
+    """A file that is mounted itself, as a container is given one; or in a sticky folder."""
+
+    def fail(self: Path, other: Path) -> Path:
+        raise OSError(number, os.strerror(number))
+
+    path = tmp_path / "x"
+    path.write_bytes(old)
+    inode = path.stat().st_ino
+    monkeypatch.setattr(Path, "replace", fail)
+    write_output(str(path), b"new")
+    assert (path.read_bytes(), path.stat().st_ino) == (b"new", inode)
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(ConfigError, match="cannot be written"):
+        write_output(str(tmp_path / "y"), b"new")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_in_a_folder_that_takes_no_other_is_written_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"old and long")
+    inode, access = path.stat().st_ino, os.access
+    monkeypatch.setattr(os, "access", lambda p, mode: Path(p) != tmp_path and access(p, mode))
+    files.check_folder(path)
+    write_output(str(path), b"new")
+    assert (path.read_bytes(), path.stat().st_ino) == (b"new", inode)
+    with pytest.raises(ConfigError, match="cannot be written; choose another"):
+        files.check_folder(tmp_path / "y")
 
 
 @pytest.mark.parametrize("where", ["absent/x.bin", "."])
