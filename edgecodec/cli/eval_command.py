@@ -12,6 +12,7 @@ from edgecodec.cli.common import (
     check_outputs,
     make_codec,
     name_list,
+    tell,
     whole_number,
     whole_numbers,
 )
@@ -31,7 +32,8 @@ def add_parser(sub: Any) -> None:
         help="measure rate and distortion",
         description=(
             "Encode and decode real files at several qualities; PSNR, MS-SSIM, and BD-rate "
-            "against classical codecs measured in the same run."
+            "against classical codecs measured in the same run. Pictures that cannot be read are "
+            "left out and named at the end, with exit code 1."
         ),
     )
     add = parser.add_argument
@@ -106,4 +108,6 @@ def run(args: argparse.Namespace) -> int:
         write_output(args.csv, result.to_csv().encode())
     if args.html:
         write_output(args.html, render_page(result, "Rate and distortion").encode())
-    return 0
+    for name, reason in result.failures.items():
+        tell(f"edgecodec: left out: {reason if name in reason else f'{name}: {reason}'}")
+    return 1 if result.failures else 0

@@ -188,6 +188,7 @@ FAILURES = {
     "encode nowhere": (("encode", "photo.png", "no/out.ecx"), "no: no such folder"),
     "decode nowhere": (("decode", "good.ecx", "no/out.png"), "no: no such folder"),
     "folder as output": (("encode", "photo.png", "."), "is a folder"),
+    "no quality": (("decode", "good.ecx", "out.png", "--quality", "9"), "PNG has no quality"),
     "bad extension": (("decode", "good.ecx", "out.xyz"), "try .png"),
     "no extension": (("decode", "good.ecx", "out"), "try .png"),
     "missing bundle": (("encode", "photo.png", "out.ecx", "--bundle", "no"), "no such bundle"),
@@ -359,7 +360,7 @@ def test_interruption_is_told_and_leaves_nothing(
         ("encode", "a", "b", "--tile", "0"),
         ("encode", "a", "b", "--threads", "0"),
         ("encode", "a", "b", "--precision", "fp8"),
-        ("decode", "a", "b", "--quality", "5"),
+        ("decode", "a", "b", "--quality", "0"),
         ("info",),
         ("bench", "--backends", ","),
         ("bench", "--seconds", "-1"),
@@ -524,6 +525,26 @@ def test_eval_prints_a_table(folder: Path, call: Call) -> None:
     assert call(*args, *FAST) == 0
     assert "edgecodec" in call.out
     assert len((folder / "x.csv").read_text().splitlines()) > 3
+
+
+def test_eval_goes_on_behind_a_photo_that_is_cut(folder: Path, call: Call) -> None:
+    whole = (folder / "photo.png").read_bytes()
+    (folder / "a.png").write_bytes(whole[: len(whole) // 2])
+    args = ("eval", "a.png", "photo.png", "--qualities", "20", "--against", "jpeg")
+    assert call(*args, *FAST) == 1
+    assert "over 1 image" in call.out
+    assert call.err.startswith("edgecodec: left out: a.png: the image is damaged")
+
+
+def test_decode_says_which_quality_it_writes(folder: Path, call: Call) -> None:
+    sizes = {}
+    for quality in ((), ("--quality", "95"), ("--quality", "30")):
+        assert call("decode", "good.ecx", "out.jpg", "-f", *quality, *FAST) == 0
+        assert f"quality {(*quality, '95')[1 if quality else 0]}, " in call.err
+        sizes[quality] = (folder / "out.jpg").stat().st_size
+    assert sizes[()] == sizes["--quality", "95"] > sizes["--quality", "30"]
+    assert call("decode", "good.ecx", "out.bmp", *FAST) == 0
+    assert "quality" not in call.err
 
 
 def test_eval_of_several_efforts_compares_them(folder: Path, call: Call) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import sys
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +13,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgecodec.coding.image_files import check_output, image_bytes, load_rgb, open_image
+from edgecodec.coding import image_files
+from edgecodec.coding.image_files import (
+    check_output,
+    expand_images,
+    image_bytes,
+    load_rgb,
+    open_image,
+    quality_of,
+)
 from edgecodec.coding.pictures import from_samples, to_picture
 from edgecodec.converters.sources.photos import read_photo
 from edgecodec.errors import ConfigError
@@ -172,3 +181,82 @@ def test_every_command_reads_a_photo_as_encode_does(tmp_path: Path) -> None:
     assert (load_rgb(tmp_path / "deep.png") == expected).all()
     assert (load_photos([tmp_path])[0] == expected).all()
     assert (read_photo(tmp_path / "deep.png") == expected).all()
+
+
+def near(data: bytes) -> float:
+    with Image.open(io.BytesIO(data)) as image:
+        return float(np.abs(np.asarray(image.convert("RGB"), np.float64) - NOISE).max())
+
+
+NOISE = np.kron(np.random.default_rng(5).integers(0, 256, (8, 8, 3)), np.ones((4, 4, 1)))
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".webp", ".avif"])
+def test_lossy_formats_lose_little_unless_asked_to(suffix: str) -> None:
+    image = Image.fromarray(NOISE.astype(np.uint8))
+    usual, small = image_bytes(image, f"x{suffix}"), image_bytes(image, f"x{suffix}", 20)
+    assert near(usual) < 40 < near(small)  # with chroma of half the size it would be above 100
+    assert len(small) < len(usual)
+    assert quality_of(f"x{suffix}") == (100 if suffix == ".webp" else 95)
+    assert quality_of(f"x{suffix}", 20) == 20
+    assert quality_of("-") is None
+
+
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
+JXL = b"\xff\x0a" + bytes(100)
+
+
+@pytest.mark.parametrize(
+    ("data", "suffix", "package"),
+    [(HEIC, ".heic", "pillow-heif"), (JXL, ".jxl", "pillow-jxl-plugin")],
+)
+def test_format_of_a_plug_in_that_is_missing_names_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: bytes, suffix: str, package: str
+) -> None:
+    monkeypatch.setattr(image_files, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=f"^photo: needs a plug-in .* pip install {package}$"):
+        open_image(data, "photo")
+    with pytest.raises(ConfigError, match=f"pip install {package}$"):
+        check_output(f"x{suffix}")
+    (tmp_path / f"x{suffix}").write_bytes(data)
+    with pytest.raises(ConfigError, match="no images"):
+        expand_images([str(tmp_path)])
+
+
+def test_plug_in_that_is_installed_is_loaded_when_it_is_needed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One that reads `ftypheic` as red and writes it, in the way of the real one."""
+    (tmp_path / "edgecodec_test_heif.py").write_text(PLUGIN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    plugin = image_files.Plugin("edgecodec_test_heif", "x", "register")
+    monkeypatch.setattr(image_files, "HEIF", plugin)
+    monkeypatch.setitem(image_files.PLUGINS, ".heic", plugin)
+    for table in ("ID", "OPEN", "SAVE", "EXTENSION"):
+        monkeypatch.setattr(Image, table, getattr(Image, table).copy())
+    (tmp_path / "x.heic").write_bytes(HEIC)
+    assert expand_images([str(tmp_path)]) == [tmp_path / "x.heic"]
+    assert "edgecodec_test_heif" not in sys.modules
+    assert (load_rgb(tmp_path / "x.heic") == (255, 0, 0)).all()
+    check_output("out.heic", 50)
+    assert image_bytes(Image.new("RGB", (4, 4)), "out.heic") == b"quality 95"
+
+
+PLUGIN = """
+from PIL import Image, ImageFile
+
+class Heif(ImageFile.ImageFile):
+    format = "HEIF"
+    def _open(self):
+        self._size, self._mode = (4, 4), "RGB"
+    def load(self):
+        self.im = Image.new("RGB", (4, 4), "red").im
+
+def save(image, file, name):
+    file.write(b"quality %d" % image.encoderinfo["quality"])
+
+def register():
+    Image.register_open("HEIF", Heif, lambda prefix: prefix[4:12] == b"ftypheic")
+    Image.register_save("HEIF", save)
+    Image.register_extension("HEIF", ".heic")
+"""
