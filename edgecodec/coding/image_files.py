@@ -85,6 +85,8 @@ _KEEP_ORIENTATION = ("AVIF", "HEIF", "JPEG", "MPO", "PNG", "TIFF", "WEBP")
 _KEEP_RESOLUTION = ("BMP", "JPEG", "MPO", "PNG")
 """Formats with a place for it apart from EXIF."""
 _KEEP_GREY = ("JPEG", "MPO", "PNG", "TIFF")
+_SRGB = ("JXL",)
+"""Lossy formats without a place for a profile; of lossless ones the pixels stay as they are."""
 LOSSLESS = 100
 _LOSSY = {"JPEG": 95, "MPO": 95, "PDF": 95, "WEBP": LOSSLESS, "AVIF": 95, "HEIF": 95, "JXL": 95}
 """Formats with a quality, and which is taken where none is asked for."""
@@ -299,12 +301,14 @@ def _prepared(image: Image.Image, kind: str) -> tuple[Image.Image, dict[str, Any
     if kind not in _KEEP_ORIENTATION:
         with suppress(Exception):  # in EXIF that is damaged there is none
             image = ImageOps.exif_transpose(image)
-    metadata, left_out = fitting(found := metadata_of(image), kind)
-    profile = metadata.get("icc_profile", b"")
-    if profile[16:20] == GREY and kind not in _KEEP_GREY:
-        del metadata["icc_profile"]
+    found, applied = metadata_of(image), ""
+    profile = found.get("icc_profile", b"")
+    if profile and (kind in _SRGB or (profile[16:20] == GREY and kind not in _KEEP_GREY)):
         image = to_srgb(image, profile) or image
-        left_out.append("a profile for grey, through which it was converted to sRGB")
+        del found["icc_profile"]
+        applied = "a colour profile, through which it was converted to sRGB"
+    metadata, left_out = fitting(found, kind)
+    left_out += [applied] if applied else []
     options = _metadata_options(metadata, kind)
     if kind in _KEEP_RESOLUTION and (dpi := resolution(found.get("exif", b""))):
         options["dpi"] = dpi

@@ -136,7 +136,7 @@ def _without_profile(image: Image.Image, profile: bytes) -> Image.Image:
 
 
 def to_srgb(image: Image.Image, profile: bytes) -> Image.Image | None:
-    """Return an image of mode CMYK or L in sRGB, None where its profile is not for it."""
+    """Return an image in sRGB, mode RGB; None where its profile is not for it."""
     from PIL import ImageCms  # noqa: PLC0415 - for few pictures
 
     try:

@@ -188,10 +188,11 @@ def near(data: bytes) -> float:
         return float(np.abs(np.asarray(image.convert("RGB"), np.float64) - NOISE).max())
 
 
+LOSSY = [s for s in (".jpg", ".webp", ".avif") if s in Image.registered_extensions()]
 NOISE = np.kron(np.random.default_rng(5).integers(0, 256, (8, 8, 3)), np.ones((4, 4, 1)))
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".webp", ".avif"])
+@pytest.mark.parametrize("suffix", LOSSY)
 def test_lossy_formats_lose_little_unless_asked_to(suffix: str) -> None:
     image = Image.fromarray(NOISE.astype(np.uint8))
     usual, small = image_bytes(image, f"x{suffix}"), image_bytes(image, f"x{suffix}", 20)
