@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecodec.bundle.manifest import ArtefactEntry, Manifest, Precision
-from edgecodec.bundle.reading import GOLDEN, MANIFEST, TABLES, Bundle, short_id
+from edgecodec.bundle.manifest import MANIFEST, ArtefactEntry, Manifest, Precision
+from edgecodec.bundle.reading import GOLDEN, TABLES, Bundle, short_id
 from edgecodec.bundle.writing import hash_files, size_of, writing_bundle
 from edgecodec.converters.checks.executed import executed_operations
 from edgecodec.converters.checks.operators import report_operators
@@ -25,7 +25,7 @@ from edgecodec.converters.writers.share_weights import share_weights
 from edgecodec.converters.writers.targets import TARGETS, Planned, Target, lacks, plan, require
 from edgecodec.errors import GoldenVectorError, ParityError
 from edgecodec.format.coder import LatentCoder
-from edgecodec.format.container import HYPER_STRIDE
+from edgecodec.format.strides import HYPER_STRIDE
 from edgecodec.runtimes.base import STAGES, Artefact, StageName
 from edgecodec.runtimes.selection.golden import Golden
 
@@ -309,7 +309,7 @@ def _manifest(
     hashes: Mapping[str, str],
     analysis_halo: int,
 ) -> Manifest:
-    from edgecodec.converters.sources.own_stages import LATENT_STRIDE
+    from edgecodec.format.strides import LATENT_STRIDE
 
     return Manifest(
         name=name,

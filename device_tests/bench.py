@@ -18,11 +18,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from edgecodec.bundle.reading import Bundle, default_bundle_path, short_id
+from edgecodec.bundle.embedded import default_bundle_path
+from edgecodec.bundle.reading import Bundle, short_id
 from edgecodec.codec import Codec
 from edgecodec.coding.image_files import load_rgb
 from edgecodec.coding.profiling import Span
-from edgecodec.device_tests.measuring.cold_start import ColdStart, Job, measure_cold_starts
+from edgecodec.device_tests.measuring.cold_start import ColdStart, ColdStartJob, measure_cold_starts
 from edgecodec.device_tests.measuring.contenders import (
     Contender,
     UInt8Array,
@@ -35,7 +36,11 @@ from edgecodec.device_tests.measuring.layer_profile import profile_networks
 from edgecodec.device_tests.measuring.process import pinned
 from edgecodec.device_tests.measuring.steady import Limits, measure_steady
 from edgecodec.device_tests.measuring.sustained import measure_sustained
-from edgecodec.device_tests.reports.bench_report import BenchReport, Conditions, Picture
+from edgecodec.device_tests.reports.bench_report import (
+    BenchConditions,
+    BenchReport,
+    MeasuredPicture,
+)
 from edgecodec.device_tests.reports.chrome_trace import chrome_trace
 from edgecodec.errors import BackendError
 from edgecodec.runtimes.base import STAGES, StageName
@@ -157,7 +162,8 @@ def benchmark(
 
 def _network_sizes(codec: Codec, pixels: UInt8Array) -> dict[StageName, tuple[int, int]]:
     """Return height and width of what each network gets of a picture at a time."""
-    return {stage: codec.network_size(stage, *pixels.shape[:2]) for stage in STAGES}
+    layout = codec.layout(*pixels.shape[:2])
+    return {stage: layout.network_size(stage) for stage in STAGES}
 
 
 def load_pictures(images: Sequence[Path]) -> dict[str, UInt8Array]:
@@ -171,10 +177,10 @@ def load_pictures(images: Sequence[Path]) -> dict[str, UInt8Array]:
     return {name: load_rgb(path) for name, path in zip(unique, images, strict=True)}
 
 
-def _conditions(bundle: Bundle, options: Options, cores: tuple[int, ...] | None) -> Conditions:
+def _conditions(bundle: Bundle, options: Options, cores: tuple[int, ...] | None) -> BenchConditions:
     m = bundle.manifest
     files = short_id(json.dumps(sorted(m.files.items())).encode())
-    return Conditions(
+    return BenchConditions(
         bundle={"name": m.name, "model": m.model_id, "tables": m.tables_id, "files": files},
         quality=options.quality,
         threads=options.threads,
@@ -185,9 +191,9 @@ def _conditions(bundle: Bundle, options: Options, cores: tuple[int, ...] | None)
     )
 
 
-def _picture(name: str, pixels: UInt8Array) -> Picture:
+def _picture(name: str, pixels: UInt8Array) -> MeasuredPicture:
     height, width = pixels.shape[:2]
-    return Picture(name, width, height, hashlib.sha256(pixels.tobytes()).hexdigest())
+    return MeasuredPicture(name, width, height, hashlib.sha256(pixels.tobytes()).hexdigest())
 
 
 def _cold_starts(
@@ -205,7 +211,7 @@ def _cold_starts(
             path = Path(folder) / str(number)
             path.write_bytes(files[contender.name])
             request = contender.request
-            common = Job(
+            common = ColdStartJob(
                 codec=contender.name,
                 action="encode",
                 input=str(image.resolve()),

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from edgecodec.bundle.reading import Bundle, bundle_with_tables
+from edgecodec.bundle.embedded import bundles_with_tables, embedded_bundles
+from edgecodec.bundle.reading import Bundle
 from edgecodec.coding.decoder import TileDecoder
 from edgecodec.coding.effort import PLANS
 from edgecodec.coding.encoder import TileEncoder
+from edgecodec.coding.layout import Layout
 from edgecodec.coding.profiling import Profile, stage
 from edgecodec.coding.spare_memory import SpareMemory
-from edgecodec.coding.tiling import largest_view
 from edgecodec.errors import (
     CODEC_CLOSED,
     BundleError,
@@ -36,7 +37,6 @@ from edgecodec.format.container import (
     MAX_TILE,
     ContainerFile,
     Header,
-    padded_side,
     read_container,
     read_header,
     write_container,
@@ -53,11 +53,6 @@ Int16Array = npt.NDArray[np.int16]
 UInt8Array = npt.NDArray[np.uint8]
 
 DEFAULT_QUALITY = 60
-DEFAULT_TILE = 1024
-"""Side in pixels of the tiles of a large picture: what the networks hold of one fits into the last
-level of cache of a desktop processor, where they are a fifth faster per pixel than at 1536."""
-WHOLE_PIXELS = 3 << 19
-"""Pictures up to this size are one tile: there what a halo costs is more than a cache brings."""
 
 
 class Codec:
@@ -71,7 +66,6 @@ class Codec:
         threads: worker threads of the runtime; None measures with `auto`, and leaves the choice
             to a backend that is named.
         entropy_coder: `auto` (the C core where it is built), `c` or `numpy`.
-        embedded: folder of the embedded bundles; None is that of the package.
 
     Raises:
         BundleError: the bundle is damaged or missing, or no embedded one has that name.
@@ -85,14 +79,13 @@ class Codec:
         threads: int | None = None,
         *,
         entropy_coder: str = "auto",
-        embedded: Path | None = None,
     ) -> None:
         if threads is not None:
             threads = _whole("threads", threads, 1, 1024)
         self._owns_bundle = not isinstance(bundle, Bundle)
-        self.bundle = bundle if isinstance(bundle, Bundle) else Bundle(bundle, embedded=embedded)
+        self.bundle = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
         self.backend, self.precision, self.threads = backend, precision, threads
-        self._any_embedded, self._embedded = bundle is None, embedded
+        self._any_embedded = bundle is None
         self._entropy_coder = entropy_coder
         try:
             self.coder = self._load_coder(entropy_coder)
@@ -138,23 +131,17 @@ class Codec:
         Raises:
             BackendError: none works; says what was tried.
         """
-        return self._runner(stage).open(size and self.network_size(stage, *size))
+        return self._runner(stage).open(size and self.layout(*size).network_size(stage))
 
-    def network_size(
-        self, stage: StageName, height: int, width: int, tile: int | None = None
-    ) -> tuple[int, int]:
-        """Return height and width in pixels of what a network gets of a picture, without halos.
+    def layout(self, height: int, width: int, tile: int | None = None) -> Layout:
+        """Return how a picture is cut: its tiles, and what the networks get of it.
 
         Args:
-            stage: the analysis, or the synthesis when a picture is decoded.
             height: of the picture, in pixels.
             width: likewise.
             tile: side of its tiles; None is what `encode` takes by itself.
         """
-        m = self.bundle.manifest
-        if stage == "synthesis":
-            return largest_view(height, width, m.synthesis_halo * m.latent_stride)
-        return largest_tile(height, width, tile)
+        return Layout.of(height, width, tile, self.bundle.manifest)
 
     def run_stage(
         self,
@@ -181,9 +168,6 @@ class Codec:
         """Load what a picture needs, so that loading is in no stage's time."""
         for name in stages:
             self._runner(name).open(size)
-
-    def _size_of(self, stage: StageName, header: Header) -> tuple[int, int]:
-        return self.network_size(stage, header.height, header.width, header.tile)
 
     def close(self) -> None:
         """Release sessions and unpacked files; a Bundle that was passed in stays open."""
@@ -219,7 +203,7 @@ class Codec:
 
         Args:
             image: a Pillow image, or (H, W, 3) or (H, W) uint8; not to be changed meanwhile.
-            quality: 1 (smallest) to 100.
+            quality: 1 (smallest) to 100; 60 unless told.
             effort: 1 is the plain fast path; up to 9 spend more time on smaller files. Decoding
                 is the same.
             tile: side in pixels of what is coded independently, a multiple of 32 up to 4096; None
@@ -243,13 +227,14 @@ class Codec:
         with stage(profile, "read"):
             picture = to_picture(image)
         height, width = picture.pixels.shape[:2]
-        tile = tile or default_tile(height, width)
-        header = Header(width, height, picture.mode, quality, tile, self.bundle.manifest.tables_id)
-        size = self._size_of("analysis", header)  # at higher efforts that of its synthesis, too
+        layout = self.layout(height, width, tile)
+        size = layout.network_size("analysis")  # at higher efforts that of its synthesis, too
         self._open(("analysis", "synthesis") if effort > 1 else ("analysis",), size)
         run_stage = partial(self.run_stage, size=size)
-        encoder = TileEncoder(self.coder, self.bundle.manifest, run_stage, header, effort, profile)
+        encoder = TileEncoder(self.coder, run_stage, layout, quality, effort, profile)
         substreams = encoder.encode(picture.pixels)
+        tables_id = self.bundle.manifest.tables_id
+        header = Header(width, height, picture.mode, quality, layout.tile, tables_id)
         with stage(profile, "write"):
             return write_container(header, substreams, picture.metadata)
 
@@ -277,11 +262,11 @@ class Codec:
             if self._closed:
                 raise ConfigError(CODEC_CLOSED)
             if wanted not in self._others:
-                path = bundle_with_tables(wanted, self._embedded)
-                if path is None:
+                names = bundles_with_tables(wanted)
+                if not names:
                     return self  # which refuses the file, naming both
                 self._others[wanted] = Codec(
-                    path,
+                    embedded_bundles()[next(iter(names))],
                     self.backend,
                     self.precision,
                     self.threads,
@@ -314,7 +299,7 @@ class Codec:
         if (other := self.for_file(data)) is not self:
             return other.decode(data, keep_going=keep_going, profile=profile)
         file, decoder = self._decoder(data, keep_going, profile)
-        size = self._size_of("synthesis", file.header)
+        size = decoder.layout.network_size("synthesis")
         self._open(("synthesis",), size)
         lend = partial(self._runner("synthesis").lend, size=size)
         pixels = decoder.pixels(lend)
@@ -343,34 +328,14 @@ class Codec:
     ) -> tuple[ContainerFile, TileDecoder]:
         with stage(profile, "parse"):
             file = read_container(_as_bytes(data), keep_going=keep_going)
-        m = self.bundle.manifest
-        if file.header.tables_id != m.tables_id:
-            raise ModelMismatchError(file.header.tables_id, m.tables_id)
+        header, own = file.header, self.bundle.manifest.tables_id
+        if header.tables_id != own:
+            raise ModelMismatchError(header.tables_id, own)
+        layout = self.layout(header.height, header.width, header.tile)
         decoder = TileDecoder(
-            self.coder, m, file, self._memory, keep_going=keep_going, profile=profile
+            self.coder, file, layout, self._memory, keep_going=keep_going, profile=profile
         )
         return file, decoder
-
-
-def default_tile(height: int, width: int) -> int:
-    """Return the side of the tiles of a picture where none is asked for.
-
-    >>> default_tile(512, 768), default_tile(1000, 1500), default_tile(3000, 4000)
-    (1024, 1504, 1024)
-    """
-    side = padded_side(max(height, width))
-    small = height * width <= WHOLE_PIXELS and side <= MAX_TILE
-    return max(DEFAULT_TILE, side) if small else DEFAULT_TILE
-
-
-def largest_tile(height: int, width: int, tile: int | None = None) -> tuple[int, int]:
-    """Return height and width of what is coded of a picture at a time, and analysed.
-
-    >>> largest_tile(512, 768), largest_tile(3000, 4000), largest_tile(3000, 4000, 3200)
-    ((512, 768), (1024, 1024), (3000, 3200))
-    """
-    tile = tile or default_tile(height, width)
-    return min(height, tile), min(width, tile)
 
 
 def _whole(name: str, value: Any, low: int, high: int) -> int:
@@ -406,10 +371,34 @@ def default_codec() -> Codec:
 def encode(
     image: Image.Image | npt.NDArray[Any], quality: int = DEFAULT_QUALITY, *, effort: int = 1
 ) -> bytes:
-    """Compress a picture with the shipped model; see `Codec.encode`."""
+    """Compress a picture with the shipped model, on the backend that `auto` chooses.
+
+    Args:
+        image: a Pillow image, or (H, W, 3) or (H, W) uint8.
+        quality: 1 (smallest) to 100; 60 unless told.
+        effort: 1 (fast) to 9 (fewest bits at equal quality).
+
+    Returns:
+        the bytes of an `.ecx` file.
+
+    Raises:
+        ConfigError: quality, effort or image out of range.
+        BackendError: no runtime worked.
+    """
     return default_codec().encode(image, quality, effort=effort)
 
 
 def decode(data: bytes) -> Image.Image:
-    """Decompress a file made with any embedded model; see `Codec.decode`."""
+    """Decompress a file made with any shipped model, on the backend that `auto` chooses.
+
+    Args:
+        data: the bytes of an `.ecx` file.
+
+    Returns:
+        an RGB or L image with its metadata in `info`.
+
+    Raises:
+        BitstreamError: not an intact `.ecx` file of a shipped model.
+        BackendError: no runtime worked.
+    """
     return default_codec().decode(data)

@@ -19,11 +19,27 @@ EdgeCodecError
 
 from __future__ import annotations
 
+from typing import Any
+
 CODEC_CLOSED = "the codec is closed; make a new one"
 
 
 class EdgeCodecError(Exception):
-    """Base of all errors raised on purpose; the message is one line and says what to do."""
+    """Base of all errors raised on purpose; the message is one line and says what to do.
+
+    All can be pickled, with their attributes: a process pool waits for ever for one that cannot.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Say how to make it anew: of its message, while a constructor may take what led to it."""
+        _, arguments, *attributes = tuple(super().__reduce__())
+        return (_remade, (type(self), arguments), *attributes)
+
+
+def _remade(kind: type[EdgeCodecError], arguments: tuple[Any, ...]) -> EdgeCodecError:
+    error = kind.__new__(kind)
+    super(EdgeCodecError, error).__init__(*arguments)
+    return error
 
 
 class ConfigError(EdgeCodecError, ValueError):

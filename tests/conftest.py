@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, settings
 from PIL import Image
 
 import edgecodec
-from edgecodec.bundle.reading import Bundle, default_bundle_path, sha256_of, short_id
+from edgecodec.bundle.embedded import default_bundle_path
+from edgecodec.bundle.reading import Bundle, sha256_of, short_id
 from edgecodec.codec import Codec
 from edgecodec.format.coder import LatentCoder
 from tests.support.streams import likely_tables

@@ -20,9 +20,11 @@ import pytest
 from PIL import Image
 
 import edgecodec
-from edgecodec.bundle.reading import Bundle, default_bundle_path
+from edgecodec.bundle.embedded import default_bundle_path
+from edgecodec.bundle.reading import Bundle
 from edgecodec.codec import Codec
-from edgecodec.coding import tiling
+from edgecodec.coding import layout as layout_module
+from edgecodec.coding.layout import Layout
 from edgecodec.coding.pixels import to_levels
 from edgecodec.coding.profiling import Profile
 from edgecodec.errors import (
@@ -219,14 +221,13 @@ def test_damaged_tile_is_grey_and_the_others_are_as_before(
     codec: Codec, small_file: bytes, small: UInt8Array
 ) -> None:
     good = np.asarray(codec.decode(small_file))
-    tiles = read_header(small_file).tiles()
+    tiles = Layout(small.shape[0], small.shape[1], read_header(small_file).tile).tiles()
     for number, end in enumerate(tile_ends(small_file)):
         image = codec.decode(flipped(small_file, end - 1), keep_going=True)
         assert image.info["damaged_tiles"] == [number + 1]
         found = np.asarray(image)
         area = np.zeros(small.shape[:2], bool)
-        tile = tiles[number]
-        area[tile.top : tile.top + tile.height, tile.left : tile.left + tile.width] = True
+        area[tiles[number].slices()] = True
         assert (found[area] == 128).all()
         assert np.abs(found[~area].astype(int) - good[~area]).mean() < 12
     assert "damaged_tiles" not in codec.decode(small_file, keep_going=True).info
@@ -380,12 +381,9 @@ def test_picture_comes_out_when_a_backend_fails_in_use(
 
 
 @pytest.fixture
-def small_views(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def small_views(monkeypatch: pytest.MonkeyPatch) -> None:
     """The synthesis makes at most 64 x 64 pixels at a time."""
-    tiling.views.cache_clear()
-    monkeypatch.setattr(tiling, "VIEW_PIXELS", 64 * 64)
-    yield
-    tiling.views.cache_clear()
+    monkeypatch.setattr(layout_module, "VIEW_PIXELS", 64 * 64)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])

@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgecodec.bundle.reading import Bundle, default_bundle_path
+from edgecodec.bundle.embedded import default_bundle_path
+from edgecodec.bundle.reading import Bundle
 from edgecodec.codec import Codec
 from edgecodec.coding.image_files import open_image
 from edgecodec.errors import BundleError, ConfigError

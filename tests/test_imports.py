@@ -8,6 +8,7 @@ import json
 import pkgutil
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 from types import ModuleType
 
@@ -20,7 +21,7 @@ HEAVY = {
     "torch", "onnx", "onnxruntime", "openvino", "ai_edge_litert", "tflite_runtime", "tensorflow",
     "flatbuffers", "scipy", "PIL",
 }  # fmt: skip
-HOST = ("edgecodec.model", "edgecodec.converters")
+HOST = ("edgecodec.model", "edgecodec.training", "edgecodec.converters")
 """What needs torch; nothing that runs on a device may need it."""
 
 
@@ -116,6 +117,16 @@ def sources() -> list[Path]:
     return sorted({path for folder in folders for path in folder.rglob("*.py")})
 
 
+def test_every_class_has_a_name_of_its_own() -> None:
+    """A reader who looks for a name finds one thing."""
+    places: dict[str, list[Path]] = {}
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(path)
+    assert not {name: found for name, found in places.items() if len(found) > 1}
+
+
 def imports_of(path: Path) -> set[str]:
     """Return the modules a file imports, wherever in it."""
     found: set[str] = set()
@@ -129,8 +140,69 @@ def imports_of(path: Path) -> set[str]:
     return found
 
 
+ROOMS = (
+    "errors", "_version", "arrays", "files", "core", "format", "bundle", "coding", "evaluation",
+    "runtimes", "runtimes.device", "runtimes.layers", "runtimes.backends", "runtimes.selection",
+    "codec", "edgecodec", "model", "training", "converters.graph", "converters.sources",
+    "converters.int8", "converters.writers", "converters.checks", "converters",
+    "device_tests.measuring", "device_tests.reports", "device_tests", "device_tests.conformance",
+    "device_tests.remote", "cli", "device_tests.studies", "__main__",
+)  # fmt: skip
+"""Modules import from their own room and from those before it."""
+EXCEPTIONS = {
+    # To see what values a graph takes, it is run by the torch runtime, which reads that target.
+    ("converters.int8.ranges", "converters.writers.to_torch"),
+    ("converters.sources.source", "converters.checks.parity"),
+}
+
+
+def imports_within() -> dict[str, set[str]]:
+    """Return which modules each module of the package imports, by names without `edgecodec.`."""
+    paths = {
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in sources()
+    }
+    return {
+        module: {
+            name
+            for found in imports_of(path)
+            if (name := found.removeprefix("edgecodec.")) in paths and name != module
+        }
+        for module, path in paths.items()
+    }
+
+
+def room(module: str) -> str:
+    """Return the room of a module: the longest name that it begins with."""
+    if module == "__init__":
+        return "edgecodec"
+    fitting = [name for name in ROOMS if f"{module}.".startswith(f"{name}.")]
+    assert fitting, f"{module} stands in no room; ROOMS says what there is"
+    return max(fitting, key=len)
+
+
+def test_imports_point_one_way() -> None:
+    for module, imported in imports_within().items():
+        for name in imported:
+            if (module, name) not in EXCEPTIONS:
+                order = ROOMS.index(room(name)), ROOMS.index(room(module))
+                assert order[0] <= order[1], f"{module} imports {name}"
+
+
+def test_no_imports_go_in_circles() -> None:
+    assert list(TopologicalSorter(imports_within()).static_order())
+
+
+def test_only_some_rooms_know_of_torch() -> None:
+    may = {PACKAGE / "cli/train_command.py", PACKAGE / "runtimes/backends/torch_graph.py"}
+    for path in sources():
+        inside = path.relative_to(PACKAGE).parts[0]
+        if inside not in ("model", "training", "converters") and path not in may:
+            assert "torch" not in {m.partition(".")[0] for m in imports_of(path)}, path
+
+
 def test_device_side_never_imports_the_host_side() -> None:
-    host = ("model", "converters")
+    host = ("model", "training", "converters")
     may = {PACKAGE / "cli" / f"{name}_command.py" for name in ("train", "convert", "demo")}
     for path in sources():
         if path.relative_to(PACKAGE).parts[0] in host or path in may:
@@ -145,6 +217,15 @@ def test_nothing_imports_the_device_tests() -> None:
         inside = path.relative_to(PACKAGE).parts[0] == "device_tests"
         if not inside and path not in may:
             assert not {m for m in imports_of(path) if m.startswith("edgecodec.device_tests")}
+
+
+def test_nothing_of_the_wheel_imports_the_studies() -> None:
+    """They are commands of the source tree."""
+    for path in sources():
+        if path.parent.name != "studies":
+            assert not {
+                m for m in imports_of(path) if m.startswith("edgecodec.device_tests.studies")
+            }
 
 
 @pytest.mark.parametrize("folder", ["converters", "runtimes", "device_tests"])

@@ -16,6 +16,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("converters", "runtimes", "device_tests")
+STUDIES = "edgecodec/device_tests/studies/"
+"""Commands of the source tree, which no wheel holds."""
 LEFT_OUT = shutil.ignore_patterns(
     ".git", ".*_cache", "__pycache__", "build", "dist", "*.egg-info", "*.so", "venv", ".venv*"
 )
@@ -29,15 +31,16 @@ def project() -> dict[str, Any]:
     return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
-def modules_of_tree() -> set[str]:
-    """Return the .py files a wheel must hold, by their path in it."""
+def modules_of_the_wheel() -> set[str]:
+    """Return the .py files of the tree that a wheel must hold, by their path in it."""
     found = {p.relative_to(ROOT).as_posix() for p in (ROOT / "edgecodec").rglob("*.py")}
     for folder in FOLDERS:
         found = {name for name in found if not name.startswith(f"edgecodec/{folder}/")}
         found |= {
             f"edgecodec/{p.relative_to(ROOT).as_posix()}" for p in (ROOT / folder).rglob("*.py")
         }
-    return found
+    assert any(name.startswith(STUDIES) for name in found)
+    return {name for name in found if not name.startswith(STUDIES)}
 
 
 def test_links_point_home() -> None:
@@ -52,7 +55,7 @@ def test_links_point_home() -> None:
 def test_every_package_of_the_tree_is_listed(project: dict[str, Any]) -> None:
     """One that is not works from the tree and is missing in the wheel, without a word."""
     listed = set(project["tool"]["setuptools"]["packages"])
-    present = {".".join(Path(name).parent.parts) for name in modules_of_tree()}
+    present = {".".join(Path(name).parent.parts) for name in modules_of_the_wheel()}
     assert listed == present
     mapped = project["tool"]["setuptools"]["package-dir"]
     assert mapped == {"edgecodec": "edgecodec", **{f"edgecodec.{f}": f for f in FOLDERS}}
@@ -106,7 +109,7 @@ def test_wheel_holds_the_tree_and_the_data(built: tuple[Path, Path]) -> None:
     with zipfile.ZipFile(built[1]) as archive:
         names = set(archive.namelist())
         models = [i.compress_size for i in archive.infolist() if ".bundle/" in i.filename]
-    assert {n for n in names if n.endswith(".py")} == modules_of_tree()
+    assert {n for n in names if n.endswith(".py")} == modules_of_the_wheel()
     data = ROOT / "edgecodec" / "data"
     assert {n for n in names if n.startswith("edgecodec/data/")} == {
         p.relative_to(ROOT).as_posix()

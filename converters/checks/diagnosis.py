@@ -20,6 +20,7 @@ from edgecodec.converters.int8.groups import TRUNK, layer_groups, with_group
 from edgecodec.converters.sources.photos import ENOUGH_PHOTOS
 from edgecodec.converters.writers.targets import Target
 from edgecodec.runtimes.base import Artefact, StageName
+from edgecodec.text_table import align
 
 PHOTOS = 4
 """How many photos costs are measured on."""
@@ -82,10 +83,11 @@ class Diagnosis:
             f"{self.target} int8 {self.stage}: {_percent(self.loss)} on {photos}; "
             "each group of layers alone in int8, all others in float32:"
         ]
-        lines += [f"  {_percent(cost.loss):>10}  {cost.group}" for cost in self.costs[:_SHOWN]]
+        rows = [(_percent(cost.loss), cost.group) for cost in self.costs[:_SHOWN]]
         rest = len(self.costs) - _SHOWN
         if rest > 0:
-            lines.append(f"  {'':>10}  and {rest} that cost less (--json has all)")
+            rows.append(("", f"and {rest} that cost less (--json has all)"))
+        lines += align(rows, left=(1,), indent="  ")
         return [*lines, *(f"  try: {advice}" for advice in self.advice)]
 
 

@@ -37,7 +37,7 @@ LEAST_RISE = 1.0
 
 
 @dataclass(frozen=True)
-class Verdict:
+class GateVerdict:
     """What a pair of artefacts costs against the reference.
 
     Attributes:
@@ -194,7 +194,7 @@ class Gate:
         losses = [[self.loss(curves), *self.losses(curves)] for curves in (alone, both)]
         return [b - a if math.isfinite(a) else math.inf for a, b in zip(*losses, strict=True)]
 
-    def judge(self, analyse: Analyse | None, synthesise: Synthesise | None) -> Verdict:
+    def judge(self, analyse: Analyse | None, synthesise: Synthesise | None) -> GateVerdict:
         """Return what a pair of artefacts costs, if there is a photo to tell by.
 
         None stands for the reference's, which costs nothing.
@@ -210,7 +210,7 @@ class Gate:
             for curve, points in zip(alone, self.points, strict=True)
             for a, b in zip(curve, points, strict=True)
         ]
-        return Verdict(
+        return GateVerdict(
             added[0],
             self.loss(alone),
             self.loss(pair),

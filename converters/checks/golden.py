@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from edgecodec.bundle.reading import short_id
-from edgecodec.codec import DEFAULT_TILE
+from edgecodec.coding.layout import DEFAULT_TILE
 from edgecodec.coding.pixels import to_levels
 from edgecodec.converters.checks.parity import channels_first, channels_last
 from edgecodec.converters.graph.nodes import Graph

@@ -14,11 +14,11 @@ from itertools import product
 import numpy as np
 import numpy.typing as npt
 
-from edgecodec.coding.tiling import cut
+from edgecodec.coding.layout import Tile
+from edgecodec.coding.pixels import cut
 from edgecodec.converters.sources.photos import ENOUGH_PHOTOS, LEAST_CONTRAST
-from edgecodec.format.container import HYPER_STRIDE, Tile
+from edgecodec.format.strides import HYPER_STRIDE, LATENT_STRIDE
 from edgecodec.format.tables import Tables
-from edgecodec.runtimes.backends.checked_session import LATENT_STRIDE
 
 Float32Array = npt.NDArray[np.float32]
 UInt8Array = npt.NDArray[np.uint8]

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from edgecodec.bundle.manifest import ArtefactEntry
-from edgecodec.converters.checks.gate import Gate, Verdict
+from edgecodec.converters.checks.gate import Gate, GateVerdict
 from edgecodec.converters.checks.report import ConversionRow
 from edgecodec.converters.checks.run_artefact import analyser, running, synthesiser
 from edgecodec.converters.writers.targets import TARGETS
-from edgecodec.runtimes.backends.checked_session import LATENT_STRIDE
+from edgecodec.format.strides import LATENT_STRIDE
 from edgecodec.runtimes.base import Artefact, Session, StageName
 from edgecodec.runtimes.selection.timing import repeated, time_side_by_side
 
@@ -55,7 +55,7 @@ def judge_pairs(
     """
     checked = {(e.target, e.precision) for e, r in done if r.status == "ok"}
     entries = [e for e, _ in done if (e.target, e.precision) in checked]
-    verdicts: dict[Pair, Verdict] = {}
+    verdicts: dict[Pair, GateVerdict] = {}
     for pair in dict.fromkeys((e.target, e.precision) for e in entries if e.target != "torch"):
         if gate.photos:
             progress(f"{pair[0]} {pair[1]}: making files")
@@ -86,7 +86,7 @@ def _timed(entry: ArtefactEntry, row: ConversionRow, speeds: Mapping[str, float]
     return row
 
 
-def _judged(row: ConversionRow, verdict: Verdict, max_loss: float) -> ConversionRow:
+def _judged(row: ConversionRow, verdict: GateVerdict, max_loss: float) -> ConversionRow:
     loss, worst = verdict.analysis_loss, verdict.analysis_worst
     if row.stage == "synthesis":
         loss, worst = verdict.synthesis_loss, verdict.synthesis_worst
@@ -110,7 +110,7 @@ def _unjudged(row: ConversionRow, max_loss: float) -> ConversionRow:
     return replace(row, status="refused", reason=_NOT_JUDGED)
 
 
-def _verdict(folder: Path, gate: Gate, entries: Sequence[ArtefactEntry], pair: Pair) -> Verdict:
+def _verdict(folder: Path, gate: Gate, entries: Sequence[ArtefactEntry], pair: Pair) -> GateVerdict:
     with contextlib.ExitStack() as stack:
         opened = {
             entry.stage: stack.enter_context(_session(folder, entry))

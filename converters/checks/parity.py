@@ -47,7 +47,7 @@ _Pair = tuple[Float32Array, Float32Array]
 
 
 @dataclass(frozen=True)
-class Tolerance:
+class ParityLimits:
     """What an artefact may differ by.
 
     Attributes:
@@ -62,11 +62,11 @@ class Tolerance:
 
 
 TOLERANCES = {
-    "fp32": Tolerance(0.005, 1, 0.02),
-    "fp16": Tolerance(2.0, 8, 0.75),
-    "bf16": Tolerance(8.0, 8, 0.75),
+    "fp32": ParityLimits(0.005, 1, 0.02),
+    "fp16": ParityLimits(2.0, 8, 0.75),
+    "bf16": ParityLimits(8.0, 8, 0.75),
     # What int8 may cost is the gate's to say; here only what is no number is refused.
-    "int8": Tolerance(_LARGEST, 255, _LARGEST),
+    "int8": ParityLimits(_LARGEST, 255, _LARGEST),
 }
 
 

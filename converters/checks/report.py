@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecodec.bundle.manifest import ArtefactEntry
 from edgecodec.converters.checks.operators import OpReport
+from edgecodec.text_table import align
 
 if TYPE_CHECKING:
     from edgecodec.converters.checks.diagnosis import Diagnosis
@@ -180,7 +180,7 @@ class ConversionReport:
 
     def table(self) -> str:
         """Return a table for the terminal, and below it what it means and what went wrong."""
-        lines = _aligned([_HEAD, *(_cells(row) for row in self.rows)])
+        lines = align([_HEAD, *(_cells(row) for row in self.rows)], left=_LEFT)
         photos = self.calibration["judged"]
         lines += [
             "",
@@ -255,14 +255,3 @@ def _shown_ops(ops: OpReport | None) -> tuple[str, str]:
 
 
 _LEFT = {0, 1, 2, 10, 11}
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) if i in _LEFT else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]

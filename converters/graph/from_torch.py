@@ -81,7 +81,7 @@ def graph_from_module(
     except Exception as exc:  # torch.export raises whatever the module or its tracer raises
         reason = " ".join(str(exc).split())[:200]
         raise ConversionError(f"cannot be traced by torch.export ({reason})", stage) from exc
-    return simplify(_Reader(program, stage, inputs, outputs).read())
+    return simplify(_ProgramReader(program, stage, inputs, outputs).read())
 
 
 def _is_in_place(node: torch.fx.Node) -> bool:
@@ -105,7 +105,7 @@ def _place(node: torch.fx.Node) -> str:
     return f"{path} ({getattr(kind, '__name__', str(kind)).rpartition('.')[2]})"
 
 
-class _Reader:
+class _ProgramReader:
     """Walks an exported program once."""
 
     def __init__(

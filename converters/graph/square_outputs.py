@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from edgecodec.converters.graph.channel_order import with_dcr_order
 from edgecodec.converters.graph.nodes import DepthToSpace, Graph
-from edgecodec.runtimes.backends.checked_session import LATENT_STRIDE
+from edgecodec.format.strides import LATENT_STRIDE
 
 
 def with_square_output(graph: Graph) -> Graph:

@@ -12,11 +12,10 @@ from torch import Tensor, nn
 
 from edgecodec.converters.sources.own_codec import TrainedCodec, told
 from edgecodec.errors import BundleError, ConfigError, ConversionError
-from edgecodec.format.container import HYPER_STRIDE
-from edgecodec.format.tables import LATENTS_PER_HYPER, STEP_FRAC, Y_FRAC, Tables
+from edgecodec.format.strides import HYPER_STRIDE, LATENT_STRIDE, LATENTS_PER_HYPER
+from edgecodec.format.tables import STEP_FRAC, Y_FRAC, Tables
 from edgecodec.runtimes.base import StageName
 
-LATENT_STRIDE = HYPER_STRIDE // LATENTS_PER_HYPER
 _TRIED = (2 * HYPER_STRIDE, 3 * HYPER_STRIDE)
 """Height and width of what the networks are tried on; not square, so that swapped sides show."""
 

@@ -18,10 +18,10 @@ from edgecodec.converters.graph.from_torch import graph_from_module
 from edgecodec.converters.graph.nodes import Graph
 from edgecodec.converters.graph.receptive_field import halo
 from edgecodec.converters.sources.own_codec import load_own_codec, names_function
-from edgecodec.converters.sources.own_stages import LATENT_STRIDE, own_stages
+from edgecodec.converters.sources.own_stages import own_stages
 from edgecodec.errors import ConversionError
-from edgecodec.format.container import HYPER_STRIDE, padded_side
-from edgecodec.format.tables import LATENTS_PER_HYPER, Y_FRAC, Tables
+from edgecodec.format.strides import HYPER_STRIDE, LATENT_STRIDE, LATENTS_PER_HYPER, padded_side
+from edgecodec.format.tables import Y_FRAC, Tables
 from edgecodec.model.checkpoint import load_codec
 from edgecodec.model.export_tables import export_tables
 from edgecodec.model.stages import build_stages

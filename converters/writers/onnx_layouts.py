@@ -30,7 +30,7 @@ from edgecodec.converters.writers.onnx_model import (
     ChannelsFirst,
 )
 from edgecodec.errors import ConversionError
-from edgecodec.runtimes.backends.checked_session import ANALYSIS_MULTIPLE
+from edgecodec.format.strides import HYPER_STRIDE
 
 MICROSOFT = "com.microsoft"
 _AnyConvolution = TypeVar("_AnyConvolution", Conv2d, QuantizedConv2d)
@@ -288,7 +288,7 @@ def _read_as_patches(graph: Graph) -> set[str]:
 
 def _least_sizes(graph: Graph) -> dict[str, Size]:
     """Return sizes that those of all pictures a stage takes are multiples of, where that is so."""
-    unit = ANALYSIS_MULTIPLE if graph.stage == "analysis" else 1
+    unit = HYPER_STRIDE if graph.stage == "analysis" else 1
     try:
         least, twice = (
             infer_sizes(graph, dict.fromkeys(graph.inputs, (side, side)))

@@ -29,6 +29,7 @@ from edgecodec.device_tests.conformance.matrix import ALLOWED_LEVELS, open_backe
 from edgecodec.errors import EdgeCodecError
 from edgecodec.format.coder import core_available
 from edgecodec.format.container import read_container, write_container
+from edgecodec.text_table import align
 
 KIT = Path(__file__).parents[1] / "kit"
 BUNDLE = "model.zip"
@@ -53,13 +54,13 @@ def kit_model(folder: Path = KIT) -> Path:
     return folder / BUNDLE
 
 
-def open_pictures(folder: Path = KIT) -> dict[str, UInt8Array]:
+def open_pictures() -> dict[str, UInt8Array]:
     """Return the pictures that the golden files were made of, by name.
 
     Raises:
         BundleError: the kit's model is damaged.
     """
-    with Bundle(kit_model(folder)) as bundle:
+    with Bundle(kit_model()) as bundle:
         return kit_pictures(bundle.golden()["x"])
 
 
@@ -95,10 +96,12 @@ class KitReport:
         """Return a line per backend, and the problems."""
         coders = " and ".join(self.coders)
         lines = [f"conformance kit: {self.files} golden files, entropy coders {coders}"]
+        rows = []
         for name, worst in self.worst.items():
             allowed = ALLOWED_LEVELS[name.split()[-1]]
             what = f"pixels within {worst} levels, allowed {allowed}" if allowed else "exact"
-            lines.append(f"  {name:<18}{what}")
+            rows.append((name, what))
+        lines += align(rows, left=(0, 1), indent="  ")
         lines += [f"  {name}: not used ({reason})" for name, reason in self.skipped.items()]
         lines += self.problems
         lines.append("kit passed" if self.passed else "kit FAILED")

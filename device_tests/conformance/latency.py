@@ -20,6 +20,7 @@ from edgecodec.device_tests.measuring.sampling import summarise
 from edgecodec.device_tests.measuring.steady import Limits
 from edgecodec.device_tests.reports.bench_report import BenchReport
 from edgecodec.errors import BackendError
+from edgecodec.text_table import align
 
 
 @dataclass(frozen=True)
@@ -44,22 +45,20 @@ class Latency:
             return f"latency: not measured ({self.reason})"
         picture = self.bench.pictures[0]
         title = f"latency, {picture.name} ({picture.width} x {picture.height}), ms"
-        lines = [f"{title:<44}{'encode p50':>12}{'p90':>9}{'decode p50':>12}{'p90':>9}{'n':>6}"]
+        rows: list[tuple[str, ...]] = [(title, "encode p50", "p90", "decode p50", "p90", "n")]
         for contender in self.bench.contenders:
             encode, decode = (
                 summarise(self.bench.pooled(contender.name, action))
                 for action in ("encode", "decode")
             )
-            lines.append(
-                f"  {contender.name.replace(':', ' '):<42}"
-                f"{1e3 * encode.p50_s:>12.1f}{1e3 * encode.p90_s:>9.1f}"
-                f"{1e3 * decode.p50_s:>12.1f}{1e3 * decode.p90_s:>9.1f}{encode.n:>6}"
-            )
-        lines += [
+            seconds = (encode.p50_s, encode.p90_s, decode.p50_s, decode.p90_s)
+            name = f"  {contender.name.replace(':', ' ')}"
+            rows.append((name, *(f"{1e3 * s:.1f}" for s in seconds), str(encode.n)))
+        absent = [
             f"  {name.replace(':', ' ')}: not here ({reason})"
             for name, reason in self.bench.skipped.items()
         ]
-        return "\n".join(lines)
+        return "\n".join([*align(rows), *absent])
 
 
 def measure_latency(

@@ -10,7 +10,7 @@ and NumPy, must produce and read the same bytes.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,15 +21,18 @@ import numpy.typing as npt
 
 from edgecodec.bundle.reading import Bundle
 from edgecodec.codec import Codec
+from edgecodec.coding.layout import Layout
 from edgecodec.device_tests.measuring.contenders import open_stages
 from edgecodec.errors import EdgeCodecError
 from edgecodec.format.coder import LatentCoder, core_available
-from edgecodec.format.container import HYPER_STRIDE, read_container
+from edgecodec.format.container import read_container
+from edgecodec.format.strides import HYPER_STRIDE
 from edgecodec.format.tables import CELL_ORDER, SYMBOL_LIMIT
 from edgecodec.runtimes.base import STAGES, StageName
 from edgecodec.runtimes.device.probe import Device, probe_device
 from edgecodec.runtimes.registry import backend_names, get_backend
 from edgecodec.runtimes.selection.golden import TOLERANCES
+from edgecodec.text_table import align
 
 ALLOWED_LEVELS = {p: TOLERANCES[p].levels for p in ("fp32", "fp16", "bf16")} | {"int8": 0}
 """How far pixels may be from the first decoder's: none at all where the synthesis is exact."""
@@ -140,21 +143,16 @@ class ConformanceReport:
         names = list(dict.fromkeys((*encoders, *(p.decoder for p in self.pairs))))
         cells = {(p.encoder, p.decoder): p.cell for p in self.pairs}
         allowed = {p.decoder: f"0/{p.allowed}" for p in self.pairs}
-        wide = max(map(len, names)) + 4
         first = self.pairs[0]
-
-        def row(title: str, values: Iterable[object]) -> str:
-            return f"{title:<{wide}}" + "".join(f"{value!s:>7}" for value in values)
-
+        numbers = [str(n) for n in range(1, len(names) + 1)]
+        rows = [("made on, read on", *numbers)]
+        for number, name in zip(numbers, names, strict=True):
+            rows.append((f"{number} {name}", *(cells.get((name, other), "-") for other in names)))
+        rows.append(("allowed", *(allowed.get(name, "-") for name in names)))
         return [
             f"each cell: {first.files} files, {first.latents} latents; latents that differ / "
             "largest difference of a pixel in levels",
-            row("made on, read on", range(1, len(names) + 1)),
-            *(
-                row(f"{n:>2} {name}", (cells.get((name, other), "-") for other in names))
-                for n, name in enumerate(names, 1)
-            ),
-            row("allowed", (allowed.get(name, "-") for name in names)),
+            *align(rows),
         ]
 
 
@@ -324,17 +322,17 @@ def _differences(codecs: dict[str, Codec], data: bytes) -> dict[str, Shown]:
 def same_bytes(coders: Sequence[LatentCoder], data: bytes) -> bool:
     """Say whether each coder turns the symbols of a file back into exactly its substreams."""
     file = read_container(data)
-    quality = file.header.quality
-    for tile, substream in zip(file.header.tiles(), file.substreams, strict=True):
+    header = file.header
+    tiles = Layout(header.height, header.width, header.tile).tiles()
+    for tile, substream in zip(tiles, file.substreams, strict=True):
         if substream is None:
             return False
         for coder in coders:
             try:
-                z, y_hat = coder.decode(
-                    quality, tile.height // HYPER_STRIDE, tile.width // HYPER_STRIDE, substream
-                )
-                s, index = _symbols(coder, quality, z, y_hat)
-                if coder.encode(quality, z, index, s) != substream:
+                cells = tile.height // HYPER_STRIDE, tile.width // HYPER_STRIDE
+                z, y_hat = coder.decode(header.quality, *cells, substream)
+                s, index = _symbols(coder, header.quality, z, y_hat)
+                if coder.encode(header.quality, z, index, s) != substream:
                     return False
             except EdgeCodecError:
                 return False

@@ -68,11 +68,10 @@ class RobustnessReport:
         return "\n".join([*lines, f"robustness {'passed' if self.passed else 'FAILED'}"])
 
 
-def check_robustness(folder: Path = KIT, threads: int | None = None) -> RobustnessReport:
+def check_robustness(threads: int | None = None) -> RobustnessReport:
     """Offer damaged files to the first backend that works here.
 
     Args:
-        folder: the conformance kit.
         threads: for the runtimes; None leaves it to them.
 
     Raises:
@@ -80,13 +79,13 @@ def check_robustness(folder: Path = KIT, threads: int | None = None) -> Robustne
     """
     report = RobustnessReport()
     with ExitStack() as stack:
-        bundle = stack.enter_context(Bundle(kit_model(folder)))
+        bundle = stack.enter_context(Bundle(kit_model()))
         here = open_backends(bundle, stack, None, threads, stages=("synthesis",))
         if not here.decoders:
             report.skipped = "no backend works"
             return report
         read = next(iter(here.decoders.values())).decode
-        files = sorted(folder.glob("*.ecx"))
+        files = sorted(KIT.glob("*.ecx"))
         chosen = [path.read_bytes() for path in files[:: max(1, len(files) // FILES)]][:FILES]
         source = random.Random(1)  # the same on every device
         for data in chosen:
@@ -95,7 +94,7 @@ def check_robustness(folder: Path = KIT, threads: int | None = None) -> Robustne
         shipped = stack.enter_context(Bundle())
         foreign = stack.enter_context(Codec(shipped))
         _offer(report, "of another model", chosen[0], foreign.decode, ModelMismatchError)
-    _cut_a_bundle(kit_model(folder), report)
+    _cut_a_bundle(kit_model(), report)
     return report
 
 

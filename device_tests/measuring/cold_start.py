@@ -38,7 +38,7 @@ _PROGRAM = (
 
 
 @dataclass(frozen=True)
-class Job:
+class ColdStartJob:
     """What a child does.
 
     Attributes:
@@ -88,7 +88,7 @@ class ColdStart:
 
 
 def measure_cold_starts(
-    jobs: Sequence[Job], children: int, progress: Callable[[str], None] = lambda line: None
+    jobs: Sequence[ColdStartJob], children: int, progress: Callable[[str], None] = lambda line: None
 ) -> list[ColdStart]:
     """Run each job in processes of their own, jobs taking turns.
 
@@ -111,7 +111,7 @@ def _add(result: ColdStart, told: dict[str, Any]) -> None:
     result.peak_bytes.append(told["peak_bytes"])
 
 
-def run_child(job: Job, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
+def run_child(job: ColdStartJob, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
     """Run one job in a process of its own; return what it printed, the interpreter added.
 
     Raises:
@@ -149,7 +149,7 @@ def child(entered: float, text: str) -> None:
     """
     from edgecodec.device_tests.measuring.process import peak_bytes
 
-    job = Job(**json.loads(text))
+    job = ColdStartJob(**json.loads(text))
     if job.cores is not None and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, job.cores)
     with ExitStack() as stack:
@@ -171,13 +171,13 @@ def child(entered: float, text: str) -> None:
     sys.stdout.write(json.dumps(told) + "\n")
 
 
-def _read(job: Job) -> Any:
+def _read(job: ColdStartJob) -> Any:
     from edgecodec.coding.image_files import load_rgb
 
     return Path(job.input).read_bytes() if job.action == "decode" else load_rgb(Path(job.input))
 
 
-def _loaded(job: Job, stack: ExitStack) -> Callable[[Any], object]:
+def _loaded(job: ColdStartJob, stack: ExitStack) -> Callable[[Any], object]:
     """Make ready for the first call and return it."""
     if not job.backend:
         from edgecodec.evaluation.classical import classical_codec

@@ -29,14 +29,14 @@ CLASSICAL_QUALITY = {"jpeg": 80, "webp": 80, "avif": 60, "jxl": 78}
 
 
 @dataclass(frozen=True)
-class Request:
+class BackendRequest:
     """A backend and a precision, as `--backends` names them: `tflite` or `tflite:int8`."""
 
     backend: str
     precision: str = AUTO
 
     @classmethod
-    def parse(cls, text: str) -> Request:
+    def parse(cls, text: str) -> BackendRequest:
         """Return the request that a text names."""
         backend, _, precision = text.partition(":")
         return cls(backend, precision or AUTO)
@@ -81,7 +81,7 @@ class Contender:
     encode: Callable[..., bytes]
     decode: Callable[..., object]
     ours: bool = False
-    request: Request | None = None
+    request: BackendRequest | None = None
 
     def once(self, pixels: UInt8Array) -> Coded:
         """Encode and decode a picture once, timing all of it."""
@@ -116,18 +116,18 @@ def used_by(settings: Mapping[str, Any]) -> str:
     return " / ".join(used(settings[stage]) for stage in STAGES)
 
 
-def expand_requests(names: Sequence[str], bundle: Bundle) -> list[Request]:
+def expand_requests(names: Sequence[str], bundle: Bundle) -> list[BackendRequest]:
     """Return what `--backends` names; `all` is `auto` and each artefact on its backend."""
-    found: list[Request] = []
+    found: list[BackendRequest] = []
     for name in names:
         if name != ALL:
-            found.append(Request.parse(name))
+            found.append(BackendRequest.parse(name))
             continue
-        found.append(Request(AUTO))
+        found.append(BackendRequest(AUTO))
         for backend in backend_names():
             held = {e.precision for e in bundle.manifest.artefacts if e.target == _target(backend)}
             # What the bundle holds nothing for is named once, with that as the reason.
-            found += [Request(backend, p) for p in sorted(held) or ("fp32",)]
+            found += [BackendRequest(backend, p) for p in sorted(held) or ("fp32",)]
     return list(dict.fromkeys(found))
 
 
@@ -140,8 +140,8 @@ def _target(backend: str) -> str:
 
 
 def open_codecs(
-    requests: Sequence[Request], bundle: Bundle, threads: int | None, sessions: ExitStack
-) -> tuple[dict[Request, Codec], dict[str, str]]:
+    requests: Sequence[BackendRequest], bundle: Bundle, threads: int | None, sessions: ExitStack
+) -> tuple[dict[BackendRequest, Codec], dict[str, str]]:
     """Return a codec for each request that works here, and why the others do not.
 
     Args:
@@ -153,7 +153,7 @@ def open_codecs(
     Raises:
         UnknownPluginError: no backend of that name.
     """
-    codecs: dict[Request, Codec] = {}
+    codecs: dict[BackendRequest, Codec] = {}
     skipped: dict[str, str] = {}
     for request in requests:
         codec = Codec(bundle, request.backend, request.precision, threads)
@@ -181,7 +181,7 @@ def open_stages(codec: Codec, stages: Sequence[StageName] = STAGES) -> dict[Stag
     return problems
 
 
-def our_contender(request: Request, codec: Codec, quality: int) -> Contender:
+def our_contender(request: BackendRequest, codec: Codec, quality: int) -> Contender:
     """Return our codec as one that takes part."""
     settings: dict[str, Any] = {"quality": quality, "entropy_coder": codec.coder.implementation}
     for stage in STAGES:

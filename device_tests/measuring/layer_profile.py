@@ -14,6 +14,7 @@ from edgecodec.runtimes.layers.peak import Peak
 from edgecodec.runtimes.registry import get_backend
 from edgecodec.runtimes.selection.choice import Choice, describe
 from edgecodec.runtimes.selection.golden import Golden
+from edgecodec.text_table import align
 
 RUNS = 20
 SLOWEST = 10
@@ -88,19 +89,22 @@ class NetworkProfile:
             return f"{title}: not available ({self.reason})"
         runs = len(self.layers[0].samples_s)
         lines = [f"{title}: {1e3 * self.total_s:.2f} ms in layers, medians of {runs} runs"]
-        lines.append(_line("operator", "n", "ms", "share", "GMAC/s", "of peak"))
-        for operator, layers in self.kinds():
-            lines.append(self._row(operator, str(len(layers)), layers, peaks))
-        lines.append("slowest layers")
+        rows: list[tuple[str, ...] | str] = [
+            ("  operator", "n", "ms", "share", "GMAC/s", "of peak"),
+            *(self._row(name, str(len(las)), las, peaks) for name, las in self.kinds()),
+            "slowest layers",
+        ]
         ranked = sorted(self.layers, key=lambda layer: -layer.median_s)[:SLOWEST]
-        lines += [self._row(f"{la.name}: {la.operator}", "", [la], peaks) for la in ranked]
-        return "\n".join(line.rstrip() for line in lines)
+        rows += [self._row(f"{la.name}: {la.operator}", "", [la], peaks) for la in ranked]
+        return "\n".join([*lines, *align(rows)])
 
-    def _row(self, name: str, count: str, layers: list[Layer], peaks: Mapping[str, Peak]) -> str:
+    def _row(
+        self, name: str, count: str, layers: list[Layer], peaks: Mapping[str, Peak]
+    ) -> tuple[str, ...]:
         seconds = sum(layer.median_s for layer in layers)
         rate, share = speed(layers), of_peak(layers, peaks)
-        return _line(
-            name,
+        return (
+            f"  {name if len(name) <= 60 else name[:59] + '.'}",
             count,
             f"{1e3 * seconds:.3f}",
             f"{100 * seconds / self.total_s:.1f} %",
@@ -177,8 +181,3 @@ def of_peak(layers: Sequence[Layer], peaks: Mapping[str, Peak]) -> float | None:
     rate = speed(layers)
     peak = peaks.get(kinds.pop()) if len(kinds) == 1 else None
     return None if rate is None or peak is None else rate / peak.gmacs_per_s
-
-
-def _line(name: str, count: str, ms: str, share: str, rate: str, peak: str) -> str:
-    shown = name if len(name) <= 60 else name[:59] + "."
-    return f"  {shown:<62}{count:>4}{ms:>10}{share:>9}{rate:>9}{peak:>9}"

@@ -96,14 +96,14 @@ def resampled_medians(
     return np.asarray(np.median(values[places], axis=1), np.float64)
 
 
-def median_interval(samples: Sequence[float], level: float = 0.95, seed: int = 0) -> Interval:
-    """Return the median with a confidence interval by moving-block bootstrap.
+def median_interval(samples: Sequence[float]) -> Interval:
+    """Return the median with its 95 % confidence interval by moving-block bootstrap.
+
+    Equal samples give equal results.
 
     Args:
         samples: in the order in which they were taken, at least one.
-        level: of confidence, between 0 and 1.
-        seed: of the random blocks; equal arguments give equal results.
     """
-    medians = resampled_medians(samples, DRAWS, np.random.default_rng(seed))
-    low, high = np.quantile(medians, ((1 - level) / 2, (1 + level) / 2)).tolist()
+    medians = resampled_medians(samples, DRAWS, np.random.default_rng(0))
+    low, high = np.quantile(medians, (0.025, 0.975)).tolist()
     return Interval(low, float(np.median(np.asarray(samples, np.float64))), high)

@@ -20,7 +20,7 @@ EDGE = 0.1
 
 
 @dataclass(frozen=True)
-class Window:
+class SpeedWindow:
     """A part of a sustained run.
 
     Attributes:
@@ -67,7 +67,7 @@ class Sustained:
         """Energy of encoding and decoding a megapixel; None where unknown."""
         return None if self.joules is None else self.joules / sum(self.megapixels)
 
-    def windows(self, count: int = WINDOWS) -> list[Window]:
+    def windows(self, count: int = WINDOWS) -> list[SpeedWindow]:
         """Return the curve: up to `count` parts of equal time, those without a run left out."""
         starts = np.asarray(self.starts_s)
         end = self.starts_s[-1] + self.encode_s[-1] + self.decode_s[-1]
@@ -78,7 +78,7 @@ class Sustained:
             sensed = [c for t, c in self.sensors if number <= t / end * count < number + 1]
             temperatures = [c.hottest_c for c in sensed if c.hottest_c is not None]
             found.append(
-                Window(
+                SpeedWindow(
                     number * end / count,
                     self._speed(self.encode_s, inside),
                     self._speed(self.decode_s, inside),

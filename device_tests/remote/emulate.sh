@@ -11,7 +11,7 @@
 # TORCH_ARM64 is the torch that arm64 gets, torch==2.10.0.
 set -euo pipefail
 [ $# -ge 1 ] || { sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 2; }
-here=$(cd "$(dirname "$0")/.." && pwd)
+here=$(cd "$(dirname "$0")/../.." && pwd)
 mkdir -p "$1" && work=$(cd "$1" && pwd)
 shift
 [ $# -ge 1 ] || set -- cortex-a72 cortex-a76 Haswell Nehalem

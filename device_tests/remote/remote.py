@@ -39,7 +39,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Target:
+class Board:
     """The other machine.
 
     Attributes:
@@ -56,7 +56,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Job:
+class RemoteJob:
     """What to do there.
 
     Attributes:
@@ -83,7 +83,7 @@ class _Found:
     has_environment: bool
 
 
-def run_there(target: Target, job: Job, say: Say, show: Say) -> dict[str, Any]:
+def run_there(target: Board, job: RemoteJob, say: Say, show: Say) -> dict[str, Any]:
     """Run the test on another machine and return its report.
 
     Args:
@@ -125,7 +125,7 @@ def run_there(target: Target, job: Job, say: Say, show: Say) -> dict[str, Any]:
     return _report(target.host, out, connection)
 
 
-def _check(target: Target, job: Job) -> None:
+def _check(target: Board, job: RemoteJob) -> None:
     if not target.host or target.host.startswith("-"):
         raise ConfigError(f"--host {target.host}: not a host; give user@board")
     if not target.ssh:
@@ -191,7 +191,7 @@ def _command(words: Sequence[str]) -> str:
 class _Connection:
     """One ssh after the other to the same machine, and what the last said on standard error."""
 
-    def __init__(self, target: Target, say: Say) -> None:
+    def __init__(self, target: Board, say: Say) -> None:
         self.target, self.host, self.say = target, target.host, say
         program = shutil.which(target.ssh[0])
         if program is None:

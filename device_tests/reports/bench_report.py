@@ -17,6 +17,7 @@ from edgecodec.device_tests.measuring.steady import Steady
 from edgecodec.device_tests.measuring.sustained import Sustained
 from edgecodec.runtimes.device.probe import Device
 from edgecodec.runtimes.layers.peak import Peak
+from edgecodec.text_table import align
 
 KIND, FORMAT = "edgecodec bench", 1
 _DIGITS = 7  # of seconds: a tenth of a microsecond
@@ -27,7 +28,7 @@ _STAGES = (
 
 
 @dataclass(frozen=True)
-class Picture:
+class MeasuredPicture:
     """A picture that was coded.
 
     Attributes:
@@ -49,7 +50,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Conditions:
+class BenchConditions:
     """How it was measured.
 
     Attributes:
@@ -89,8 +90,8 @@ class BenchReport:
     """
 
     device: Device
-    conditions: Conditions
-    pictures: tuple[Picture, ...]
+    conditions: BenchConditions
+    pictures: tuple[MeasuredPicture, ...]
     contenders: tuple[Contender, ...]
     steady: Steady
     cold_starts: list[ColdStart] = field(default_factory=list)
@@ -238,21 +239,20 @@ class BenchReport:
 
     def _table(self) -> str:
         head = ("milliseconds", "n", "min", "mean", "p50", "p90", "p99", "MP/s", "bytes")
-        lines = [_row(head)]
+        rows: list[tuple[str, ...] | str] = [head]
         for contender in self.contenders:
-            lines += ["", _described(contender)]
-            for stage in self.stages(contender.name):
-                lines.append(self._line(contender.name, stage))
+            rows += ["", _described(contender)]
+            rows += [self._stage_row(contender.name, s) for s in self.stages(contender.name)]
             shares = [self.outside_networks(contender.name, a) for a in ("encode", "decode")]
             if None not in shares:
                 encode, decode = (f"{100 * (share or 0.0):.1f} %" for share in shares)
-                lines.append(f"  outside the networks: {encode} of encode, {decode} of decode")
+                rows.append(f"  outside the networks: {encode} of encode, {decode} of decode")
             energy = self.joules_per_megapixel(contender.name)
             known = "unknown" if energy is None else f"{energy:.3f} J per megapixel, by RAPL"
-            lines.append(f"  energy of both: {known}")
-        return "\n".join(lines)
+            rows.append(f"  energy of both: {known}")
+        return "\n".join(align(rows))
 
-    def _line(self, codec: str, stage: str) -> str:
+    def _stage_row(self, codec: str, stage: str) -> tuple[str, ...]:
         summary = summarise(self.pooled(codec, stage))
         values = (summary.min_s, summary.mean_s, summary.p50_s, summary.p90_s, summary.p99_s)
         cells = ["-" if v is None else f"{1e3 * v:.2f}" for v in values]
@@ -261,7 +261,7 @@ class BenchReport:
         size = sum(self.steady.series[codec, p.name].bytes for p in self.pictures)
         name = f"  {stage}" if whole else f"    {stage.partition('/')[2]}"
         shown = str(size) if stage == "encode" else ""
-        return _row((name, str(summary.n), *cells, speed, shown))
+        return name, str(summary.n), *cells, speed, shown
 
     def _ratio_table(self) -> str:
         lines = [
@@ -276,14 +276,14 @@ class BenchReport:
             return ""
         count = len(self.cold_starts[0].total_s)
         title = f"cold start, ms, median of {count} process{'es' if count > 1 else ''}"
-        lines = [_row((title, *PHASES, "total", "again", "peak MB"), 42, 12)]
+        rows: list[tuple[str, ...]] = [(title, *PHASES, "total", "again", "peak MB")]
         for start in self.cold_starts:
             spans = [*(start.phases_s[p] for p in PHASES), start.total_s, start.again_s]
             cells = [f"{1e3 * float(np.median(values)):.1f}" for values in spans]
             peak = max(start.peak_bytes)
             memory = f"{peak / 1e6:.0f}" if peak else "unknown"
-            lines.append(_row((f"  {start.codec} {start.action}", *cells, memory), 42, 12))
-        return "\n".join(lines)
+            rows.append((f"  {start.codec} {start.action}", *cells, memory))
+        return "\n".join(align(rows))
 
     def _peaks_text(self) -> str:
         found = [f"{kind} {p.gmacs_per_s:.1f} GMAC/s" for kind, p in self.peaks.items()]
@@ -326,10 +326,6 @@ def _described(contender: Contender) -> str:
     if not contender.ours:
         return f"{contender.name}: quality {settings['quality']}, {settings['library']}"
     return f"{contender.name}: {used_by(settings)}"
-
-
-def _row(cells: Sequence[str], first: int = 22, width: int = 9) -> str:
-    return (f"{cells[0]:<{first}}" + "".join(f"{cell:>{width}}" for cell in cells[1:])).rstrip()
 
 
 def _numbers(cores: Sequence[int]) -> str:

@@ -182,8 +182,8 @@ def _vertical(values: Sequence[float], x: _Scale, bottom: float, unit: str) -> l
     return out
 
 
-def _few(values: Sequence[float], most: int = 9) -> list[float]:
+def _few(values: Sequence[float]) -> list[float]:
     """Thin out numbers that would overlap, keeping powers of ten."""
-    if len(values) <= most:
+    if len(values) <= 9:
         return list(values)
     return [value for value in values if math.isclose(math.log10(value) % 1.0, 0.0, abs_tol=1e-9)]

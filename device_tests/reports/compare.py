@@ -30,6 +30,7 @@ from edgecodec.device_tests.reports.bench_report import FORMAT, KIND
 from edgecodec.device_tests.reports.check import check_report
 from edgecodec.errors import ConfigError
 from edgecodec.files import refuse_device
+from edgecodec.text_table import align
 
 LEVEL = 0.99
 MARGIN = 0.05
@@ -44,7 +45,7 @@ Samples = dict[str, list[tuple[float, float]]]
 
 
 @dataclass(frozen=True)
-class Row:
+class StageComparison:
     """One stage of one contender.
 
     Attributes:
@@ -65,16 +66,14 @@ class Row:
     verdict: str
     reason: str = ""
 
-    def text(self) -> str:
-        """Return a line of the table."""
+    def cells(self) -> tuple[str, ...]:
+        """Return a row of the table."""
         a, b = ("-" if s is None else f"{1e3 * s:.3f}" for s in (self.a_s, self.b_s))
         r = self.ratio
         ratio = "-" if r is None else f"{r.value:.3f}"
         interval = "" if r is None else f"{r.low:.3f} to {r.high:.3f}"
         verdict = f"{self.verdict}: {self.reason}" if self.reason else self.verdict
-        return (
-            f"{f'{self.codec} {self.stage}':<34}{a:>10}{b:>10}{ratio:>8}  {interval:<18}{verdict}"
-        )
+        return f"{self.codec} {self.stage}", a, b, ratio, interval, verdict
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ class Comparison:
     differences: tuple[str, ...]
     yardsticks: dict[str, Interval]
     band: tuple[float, float]
-    rows: tuple[Row, ...]
+    rows: tuple[StageComparison, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON-compatible values."""
@@ -110,8 +109,7 @@ class Comparison:
         low, high = self.band
         lines += [f"no difference: {low:.3f} to {high:.3f}, or under {1e6 * RESOLUTION_S:g} us", ""]
         head = ("", "A ms", "B ms", "B / A", "99 % interval", "verdict")
-        lines.append("{:<34}{:>10}{:>10}{:>8}  {:<18}{}".format(*head))
-        lines += [row.text() for row in self.rows]
+        lines += align([head, *(row.cells() for row in self.rows)], left=(0, 4, 5))
         counts = {v: sum(row.verdict == v for row in self.rows) for v in (FASTER, SLOWER, SAME)}
         if left := sum(row.verdict == INCOMPARABLE for row in self.rows):
             counts[INCOMPARABLE] = left
@@ -161,32 +159,32 @@ def compare(a: Report, b: Report, names: tuple[str, str] = ("A", "B")) -> Compar
     return Comparison(names, tuple(_differences(a, b)), fixed, band, tuple(rows))
 
 
-def _row(a: Report, b: Report, codec: str, stage: str, band: tuple[float, float]) -> Row:
+def _row(
+    a: Report, b: Report, codec: str, stage: str, band: tuple[float, float]
+) -> StageComparison:
     of_a, of_b = _samples(a, codec, stage), _samples(b, codec, stage)
     a_s, b_s = _median(of_a), _median(of_b)
     if reason := _obstacle(a, b, codec) or ("" if of_a and of_b else "in one report only"):
-        return Row(codec, stage, a_s, b_s, None, INCOMPARABLE, reason)
+        return StageComparison(codec, stage, a_s, b_s, None, INCOMPARABLE, reason)
     ratio = ratio_of(of_a, of_b)
     verdict = SAME
     if a_s is not None and b_s is not None and abs(b_s - a_s) > RESOLUTION_S:
         verdict = FASTER if ratio.high < band[0] else SLOWER if ratio.low > band[1] else SAME
-    return Row(codec, stage, a_s, b_s, ratio, verdict)
+    return StageComparison(codec, stage, a_s, b_s, ratio, verdict)
 
 
-def ratio_of(a: Samples, b: Samples, level: float = LEVEL, seed: int = 0) -> Interval:
+def ratio_of(a: Samples, b: Samples) -> Interval:
     """Return the ratio of medians, second over first, with its interval.
 
     Args:
         a: samples by picture, of the first run.
         b: of the second run, on the same pictures.
-        level: of confidence.
-        seed: of the random blocks.
     """
     references = {name: max(_LEAST_S, _median({"": [*a[name], *b[name]]}) or 0.0) for name in a}
     series = [_in_time(samples, references) for samples in (a, b)]
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     of_a, of_b = (resampled_medians(values, DRAWS, generator) for values in series)
-    low, high = np.quantile(of_b / of_a, ((1 - level) / 2, (1 + level) / 2)).tolist()
+    low, high = np.quantile(of_b / of_a, ((1 - LEVEL) / 2, (1 + LEVEL) / 2)).tolist()
     value = float(np.median(series[1]) / np.median(series[0]))
     return Interval(min(low, value), value, max(high, value))
 

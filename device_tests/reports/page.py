@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from statistics import median
 from typing import Any
@@ -20,7 +20,7 @@ from edgecodec.device_tests.reports.charts import (
     range_chart,
     short,
 )
-from edgecodec.evaluation.html_page import html_page
+from edgecodec.evaluation.html_page import card, folded, html_page, html_table
 
 Report = Mapping[str, Any]
 NETWORK, ENTROPY, PIXELS, CONTAINER, OTHER = range(5)
@@ -45,13 +45,13 @@ def render_page(report: Report, title: str = "Latency") -> str:
         title: heading and window title, plain text.
     """
     cards = [
-        _card("Where the time goes", "median of each stage, milliseconds", _stage_bars(report)),
-        _card(
+        card("Where the time goes", _stage_bars(report), "median of each stage, milliseconds"),
+        card(
             "How steady it is",
-            "line from the least to p99 (p90 with under 100 samples), box from p50 to p90",
             _ranges(report),
+            "line from the least to p99 (p90 with under 100 samples), box from p50 to p90",
         ),
-        _card("Over the run", "each encoding, milliseconds; seconds across", _drift(report)),
+        card("Over the run", _drift(report), "each encoding, milliseconds; seconds across"),
         *_cold(report),
         *_sustained(report),
     ]
@@ -60,18 +60,11 @@ def render_page(report: Report, title: str = "Latency") -> str:
         f'<p class="soft">{escape(_headline(report))}</p>'
         f"{legend(_KINDS)}"
         f'<div class="grid charts">{"".join(cards)}</div>'
-        f'<section class="card"><h2>All stages, milliseconds</h2>{tables}</section><p></p>'
+        f"{card('All stages, milliseconds', tables)}<p></p>"
         f"{_layers(report)}"
         f'<section class="card small soft"><h2>Where and how</h2>{_facts(report)}</section>'
     )
     return html_page(title, body)
-
-
-def _card(title: str, note: str, chart: str) -> str:
-    return (
-        f'<section class="card"><h2>{escape(title)} <span class="soft small">{escape(note)}</span>'
-        f"</h2>{chart}</section>"
-    )
 
 
 def _summary(report: Report, codec: str) -> dict[str, Mapping[str, Any]]:
@@ -132,7 +125,7 @@ def _cold(report: Report) -> list[str]:
     if not bars:
         return []
     chart = bar_chart("Cold start", bars, "ms") + legend(list(_PHASE_COLORS.items()))
-    return [_card("Cold start", "from the start of a process to its first picture", chart)]
+    return [card("Cold start", chart, "from the start of a process to its first picture")]
 
 
 def _sustained(report: Report) -> list[str]:
@@ -148,11 +141,11 @@ def _sustained(report: Report) -> list[str]:
     chart += legend([(curve.name, curve.color) for curve in curves])
     kept = ", ".join(f"{name} {100 * value:.0f} %" for name, value in run["kept"].items())
     note = f"{run['codec']}, megapixels per second; kept to the end: {kept}"
-    cards = [_card("Sustained", note, chart)]
+    cards = [card("Sustained", chart, note)]
     heat = [(w["start_s"] / 60, w["hottest_c"]) for w in windows if w["hottest_c"] is not None]
     if heat:
         chart = line_chart("Temperature", [Curve("hottest sensor", heat, 3)], "minutes", "C")
-        cards.append(_card("Temperature", "hottest sensor, degrees Celsius", chart))
+        cards.append(card("Temperature", chart, "hottest sensor, degrees Celsius"))
     return cards
 
 
@@ -163,22 +156,8 @@ def _table(report: Report, contender: Mapping[str, Any]) -> str:
         cells = ["-" if v is None else f"{1e3 * v:.2f}" for v in values]
         rows.append((stage, str(s["n"]), *cells))
     speed = ", ".join(f"{a} {v:.2f} MP/s" for a, v in contender["megapixels_per_second"].items())
-    unfolded = " open" if contender["ours"] else ""
-    return (
-        f"<details{unfolded}><summary>{escape(contender['codec'])} "
-        f'<span class="soft small">{escape(speed)}</span></summary>'
-        f"{_html_table(_HEAD, rows)}</details>"
-    )
-
-
-def _html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    first = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    )
-    return (
-        f'<div class="scroll"><table><thead><tr>{first}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
+    return folded(
+        contender["codec"], html_table(_HEAD, rows), speed, unfolded=bool(contender["ours"])
     )
 
 
@@ -205,11 +184,8 @@ def _layers(report: Report) -> str:
             for layer in profile["layers"]
         ]
         note = f"{len(rows)} layers, {1e3 * profile['total_s']:.2f} ms"
-        parts.append(
-            f'<details><summary>{escape(title)} <span class="soft small">{note}</span></summary>'
-            f"{_html_table(head, rows)}</details>"
-        )
-    return f'<section class="card"><h2>Layers</h2>{"".join(parts)}</section><p></p>'
+        parts.append(folded(title, html_table(head, rows), note))
+    return f"{card('Layers', ''.join(parts))}<p></p>"
 
 
 def _headline(report: Report) -> str:

@@ -1,1 +1,4 @@
-"""Long measurements behind figures of the docs, each a command."""
+"""Long measurements behind figures of the docs, each a command of the source tree.
+
+A wheel does not hold them.
+"""

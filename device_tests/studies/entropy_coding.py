@@ -24,9 +24,10 @@ from edgecodec.bundle.reading import Bundle
 from edgecodec.cli.common import whole_numbers
 from edgecodec.codec import Codec
 from edgecodec.coding.image_files import expand_images, load_rgb
-from edgecodec.coding.tiling import read_padded, window_of
+from edgecodec.coding.layout import Layout
+from edgecodec.coding.pixels import read_padded
 from edgecodec.format.coder import LatentCoder
-from edgecodec.format.container import Header
+from edgecodec.format.container import MAX_TILE
 from edgecodec.format.tables import scale_of
 
 RUNS = 15
@@ -64,8 +65,9 @@ def measure_image(
 ) -> list[dict[str, Any]]:
     """Return one row per quality for an image of a single tile."""
     pixels = load_rgb(path)
-    header = Header(pixels.shape[1], pixels.shape[0], "RGB", 1, 4096, "00" * 8)
-    window = window_of(header.tiles()[0], 0, *header.padded)
+    height, width = pixels.shape[:2]
+    layout = Layout(height, width, MAX_TILE)
+    window = layout.analysis_window(layout.tile_at(0))
     out = codec.run_stage("analysis", {"x": read_padded(pixels, window)})
     y, z_raw = out["y"][0], out["z"][0]
     rows = []

@@ -22,7 +22,7 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
@@ -39,6 +39,7 @@ from edgecodec.errors import BackendError, BundleError, EdgeCodecError
 from edgecodec.runtimes.device.facts import SystemFiles, whole
 from edgecodec.runtimes.device.probe import Device, probe_device
 from edgecodec.runtimes.registry import backend_names
+from edgecodec.text_table import align
 
 UInt8Array = npt.NDArray[np.uint8]
 
@@ -72,7 +73,7 @@ ALLOWED_THREADS = 0
 
 
 @dataclass(frozen=True)
-class Job:
+class CodingJob:
     """A cycle: what is encoded how, and who reads it.
 
     Attributes:
@@ -91,7 +92,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Sample:
+class ProcessSample:
     """The process at one moment; None where the system does not tell.
 
     Attributes:
@@ -114,7 +115,7 @@ class Sample:
     blocks: int
 
 
-def sample(cycles: int, seconds: float) -> Sample:
+def sample(cycles: int, seconds: float) -> ProcessSample:
     """Look at this process."""
     rss = _status("VmRSS")
     gc.collect()
@@ -124,7 +125,7 @@ def sample(cycles: int, seconds: float) -> Sample:
         with contextlib.suppress(OSError):
             files = len(list(Path(folder).iterdir())) - 1  # without the one that lists them
             break
-    return Sample(
+    return ProcessSample(
         cycles,
         seconds,
         None if rss is None else 1024 * rss,
@@ -174,7 +175,7 @@ class LongRun:
     cycles: int = 0
     reopened: int = 0
     differences: list[str] = field(default_factory=list)
-    samples: list[Sample] = field(default_factory=list)
+    samples: list[ProcessSample] = field(default_factory=list)
 
     def growth(self, name: str) -> int | None:
         """Return how much more of something there was late than early, by medians.
@@ -217,15 +218,15 @@ class LongRun:
         lines = [f"{self.date} UTC", self.device.text(), packages]
         lines += [f"{self.cycles} cycles of {self.jobs} jobs on {', '.join(self.codecs)}"]
         lines += [f"{name}: takes no part ({reason})" for name, reason in self.skipped.items()]
-        lines.append(f"{'cycles':>7}{'seconds':>9}{'RSS MB':>9}{'held MB':>9}{'files':>7}"
-                     f"{'threads':>9}{'blocks':>9}")  # fmt: skip
+        table = [("cycles", "seconds", "RSS MB", "held MB", "files", "threads", "blocks")]
         last = len(self.samples) - 1
         shown = sorted({round(last * k / (rows - 1)) for k in range(rows)}) if last > 0 else [last]
         for s in (self.samples[k] for k in shown if k >= 0):
-            lines.append(
-                f"{s.cycles:>7}{s.seconds:>9.0f}{_mb(s.rss_bytes):>9}{_mb(s.held_bytes):>9}"
-                f"{'?' if s.files is None else s.files:>7}{s.threads:>9}{s.blocks:>9}"
-            )
+            files = "?" if s.files is None else str(s.files)
+            memory = (_mb(s.rss_bytes), _mb(s.held_bytes))
+            counts = (files, str(s.threads), str(s.blocks))
+            table.append((str(s.cycles), f"{s.seconds:.0f}", *memory, *counts))
+        lines += align(table, left=())
         lines.append(
             f"growth after the warm-up: {_mb(self.growth('rss_bytes'))} MB RSS, "
             f"{_mb(self.growth('held_bytes'))} MB held, "
@@ -293,8 +294,8 @@ def make_pictures() -> list[UInt8Array]:
     return pictures
 
 
-def make_jobs(codecs: Sequence[str], seed: int = 0) -> list[Job]:
-    """Return every picture on every encoder, in an order that the seed gives.
+def make_jobs(codecs: Sequence[str]) -> list[CodingJob]:
+    """Return every picture on every encoder, shuffled, always alike.
 
     Qualities and decoders take turns, so that each encoder meets all of them.
     """
@@ -304,12 +305,12 @@ def make_jobs(codecs: Sequence[str], seed: int = 0) -> list[Job]:
             decoder = codecs[(number + picture) % len(codecs)]
             quality = QUALITIES[(number + picture) % len(QUALITIES)]
             effort = 3 if picture == 3 else 1
-            jobs.append(Job(picture, quality, effort, encoder, decoder))
-    random.Random(seed).shuffle(jobs)
+            jobs.append(CodingJob(picture, quality, effort, encoder, decoder))
+    random.Random(0).shuffle(jobs)
     return jobs
 
 
-def run_job(crew: Crew, job: Job, pixels: UInt8Array) -> tuple[str, str]:
+def run_job(crew: Crew, job: CodingJob, pixels: UInt8Array) -> tuple[str, str]:
     """Encode and decode; return hashes of the file and of the pixels."""
     data = crew.codecs[job.encoder].encode(
         pixels, job.quality, effort=job.effort, tile=SHAPES[job.picture][2]
@@ -323,7 +324,6 @@ def long_run(
     cycles: int,
     backends: Sequence[str] | None = None,
     reopen: int = 100,
-    clock: Callable[[], float] = time.perf_counter,
 ) -> LongRun:
     """Do the cycles.
 
@@ -332,15 +332,14 @@ def long_run(
         cycles: how many; the first round only sets what the others are compared with.
         backends: names; None takes all there are.
         reopen: cycles after which the next codec is closed and made anew; 0 leaves all open.
-        clock: source of seconds.
     """
     crew = Crew(bundle, backends or backend_names())
     try:
         names = list(crew.codecs)
         jobs, pictures = make_jobs(names), make_pictures()
         result = LongRun(names, len(jobs), skipped=crew.skipped)
-        first: dict[Job, tuple[str, str]] = {}
-        begin = clock()
+        first: dict[CodingJob, tuple[str, str]] = {}
+        begin = time.perf_counter()
         for number in range(cycles if jobs else 0):
             job = jobs[number % len(jobs)]
             try:
@@ -357,7 +356,7 @@ def long_run(
                 crew.reopen(names[result.reopened % len(names)])
                 result.reopened += 1
             if result.cycles % max(1, cycles // SAMPLES) == 0:
-                result.samples.append(sample(result.cycles, clock() - begin))
+                result.samples.append(sample(result.cycles, time.perf_counter() - begin))
         return result
     finally:
         crew.close()

@@ -25,7 +25,7 @@ from typing import Any
 
 from edgecodec.bundle.reading import Bundle
 from edgecodec.codec import Codec
-from edgecodec.device_tests.measuring.contenders import Request, expand_requests, open_codecs
+from edgecodec.device_tests.measuring.contenders import BackendRequest, expand_requests, open_codecs
 from edgecodec.runtimes.base import STAGES
 from edgecodec.runtimes.selection.golden import Golden
 from edgecodec.runtimes.selection.selector import DEFAULT_SIZE, choose
@@ -98,7 +98,7 @@ def measure_start(bundle: Bundle, threads: int | None, size: tuple[int, int]) ->
     with ExitStack() as sessions:
         requests = [r for r in expand_requests(("all",), bundle) if r.backend != "torch"]
         codecs, _ = open_codecs(requests, bundle, threads, sessions)
-        auto = Request("auto")
+        auto = BackendRequest("auto")
         for stage in STAGES:
             work = golden.workload(stage, size)
             runs = {str(r): _run(codec, stage, work, size) for r, codec in codecs.items()}

@@ -34,8 +34,8 @@ from edgecodec.converters.sources.source import Source, read_source
 from edgecodec.converters.writers.targets import TARGETS
 from edgecodec.evaluation.metrics import bd_rate
 from edgecodec.format import tables as fixed
-from edgecodec.model import network
-from edgecodec.model.config import HYPER_STRIDE, CodecConfig
+from edgecodec.format.strides import HYPER_STRIDE, LATENT_STRIDE
+from edgecodec.model.config import CodecConfig
 from edgecodec.model.network import IntegerHyperSynthesis, NeuralCodec, multiply_accumulates
 from edgecodec.model.quantizers import round_clip
 from edgecodec.runtimes.base import STAGES, Artefact, StageName
@@ -114,7 +114,7 @@ def train_design(
     codec: NeuralCodec = trainer.codec
     cost = {
         "g_a": multiply_accumulates(codec.g_a, 1),
-        "g_s": multiply_accumulates(codec.g_s, network.fmt.LATENT_STRIDE),
+        "g_s": multiply_accumulates(codec.g_s, LATENT_STRIDE),
     }
     return {"validation": result, "seconds": trainer.seconds, "mac_per_pixel": cost}
 

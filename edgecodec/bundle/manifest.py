@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 from unicodedata import normalize
 
 from edgecodec.errors import BundleError
-from edgecodec.format.container import HYPER_STRIDE
-from edgecodec.format.tables import LATENTS_PER_HYPER
+from edgecodec.format.strides import HYPER_STRIDE, LATENT_STRIDE
 
+MANIFEST = "manifest.json"
+MANIFEST_LIMIT = 1 << 20
 FORMAT_VERSION = 1
 
 Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8"]
@@ -113,6 +115,26 @@ class Manifest:
         return manifest
 
 
+def manifest_text(folder: Path, bundle: Path) -> str:
+    """Return what `manifest.json` in a folder holds.
+
+    Args:
+        folder: where it lies.
+        bundle: what it is of, for errors.
+
+    Raises:
+        BundleError: missing, too large, or not text.
+    """
+    path = folder / MANIFEST
+    try:
+        # A link to a device or a pipe would never end.
+        if path.exists() and not (path.is_file() and path.stat().st_size <= MANIFEST_LIMIT):
+            raise BundleError(f"{bundle}: not a bundle, its {MANIFEST} is too large")
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise BundleError(f"{bundle}: not a bundle, {MANIFEST} cannot be read") from exc
+
+
 _KINDS = {"str": str, "int": int, "bool": bool}
 
 
@@ -129,13 +151,12 @@ def _wrong_kinds(record: Manifest | ArtefactEntry) -> list[str]:
 
 def _wrong_values(m: Manifest) -> list[str]:
     """Name the fields whose values no bundle of this format has."""
-    hyper_stride = HYPER_STRIDE
     checks = {
         "latent_channels": m.latent_channels > 0,
         "hyper_channels": m.hyper_channels > 0,
-        "latent_stride": m.latent_stride * LATENTS_PER_HYPER == hyper_stride,
-        "hyper_stride": m.hyper_stride == hyper_stride,
-        "analysis_halo": m.analysis_halo >= 0 and m.analysis_halo % hyper_stride == 0,
+        "latent_stride": m.latent_stride == LATENT_STRIDE,
+        "hyper_stride": m.hyper_stride == HYPER_STRIDE,
+        "analysis_halo": m.analysis_halo >= 0 and m.analysis_halo % HYPER_STRIDE == 0,
         "synthesis_halo": m.synthesis_halo >= 0,
         # Names must stay different where a file system knows no case, or composes letters.
         "files": all(isinstance(value, str) for value in m.files.values())

@@ -18,7 +18,6 @@ import contextlib
 import errno
 import functools
 import hashlib
-import os
 import threading
 import zipfile
 from pathlib import Path, PurePosixPath
@@ -26,24 +25,26 @@ from typing import Any
 
 import numpy.typing as npt
 
-from edgecodec.bundle.manifest import ArtefactEntry, Manifest
+from edgecodec.bundle.embedded import default_bundle_path, find_bundle
+from edgecodec.bundle.manifest import (
+    MANIFEST,
+    MANIFEST_LIMIT,
+    ArtefactEntry,
+    Manifest,
+    manifest_text,
+)
 from edgecodec.bundle.npz import read_npz
 from edgecodec.bundle.parts import SUFFIX, Parts
 from edgecodec.bundle.predictions import Predictions
 from edgecodec.bundle.scratch import Scratch
 from edgecodec.errors import BundleError, ScratchError
 
-MANIFEST = "manifest.json"
 TABLES = "tables.bin"
 GOLDEN = "golden.npz"
 WEIGHTS = "weights.bin"
 PREDICTIONS = "predictions.bin"
 UNPACKED_LIMIT = 256 << 20
 """Bytes that the files of a zipped bundle may have in all, and those put together of parts."""
-DEFAULT = "default"
-EMBEDDED = Path(__file__).parents[1] / "data"
-"""Where the bundles lie that ship with the package, each in `<name>.bundle`."""
-_MANIFEST_LIMIT = 1 << 20
 _BLOCK = 1 << 20
 _GOLDEN_LIMIT = 64 << 20
 _GOLDEN_KINDS = {
@@ -68,48 +69,6 @@ def short_id(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
 
 
-def default_bundle_path(embedded: Path | None = None) -> Path:
-    """Return the folder of the bundle that is used where none is named."""
-    return (embedded or EMBEDDED) / f"{DEFAULT}.bundle"
-
-
-def embedded_bundles(embedded: Path | None = None) -> dict[str, Path]:
-    """Return the bundles that can be named, the default one first.
-
-    Args:
-        embedded: folder they lie in; None is that of the package.
-    """
-    found = {path.stem: path for path in sorted((embedded or EMBEDDED).glob("*.bundle"))}
-    return dict(sorted(found.items(), key=lambda item: item[0] != DEFAULT))
-
-
-def find_bundle(name_or_path: str | Path, embedded: Path | None = None) -> Path:
-    """Return the path of a bundle: one that exists, else the embedded bundle of that name.
-
-    Raises:
-        BundleError: neither; lists the names there are.
-    """
-    known = embedded_bundles(embedded)
-    path = Path(name_or_path)
-    if os.path.lexists(path):
-        return path
-    if str(name_or_path) in known:
-        return known[str(name_or_path)]
-    raise BundleError(
-        f"{name_or_path}: no such bundle; give its path, or the name of an embedded one: "
-        f"{', '.join(known) or 'none'}"
-    )
-
-
-def bundle_with_tables(tables_id: str, embedded: Path | None = None) -> Path | None:
-    """Return the embedded bundle with these tables, from the manifests alone; None without one."""
-    for path in embedded_bundles(embedded).values():
-        with contextlib.suppress(BundleError), Bundle(path) as bundle:
-            if bundle.manifest.tables_id == tables_id:
-                return path
-    return None
-
-
 def _inside(name: str) -> bool:
     """Say whether a relative path stays within a folder, on any system."""
     parts = PurePosixPath(name)
@@ -124,14 +83,13 @@ class Bundle:
 
     Args:
         path: folder or zip file, or the name of an embedded bundle; None takes the default one.
-        embedded: folder of the embedded bundles; None is that of the package.
 
     Raises:
         BundleError: nothing there, or not a bundle.
     """
 
-    def __init__(self, path: str | Path | None = None, *, embedded: Path | None = None) -> None:
-        self.path = default_bundle_path(embedded) if path is None else find_bundle(path, embedded)
+    def __init__(self, path: str | Path | None = None) -> None:
+        self.path = default_bundle_path() if path is None else find_bundle(path)
         self._lock = threading.RLock()
         self._scratch: Scratch | None = None
         self._paths: dict[str, Path] = {}
@@ -160,16 +118,8 @@ class Bundle:
         self.close()
 
     def _read_manifest(self) -> Manifest:
-        path = self.root / MANIFEST
-        try:
-            # A link to a device or a pipe would never end.
-            if path.exists() and not (path.is_file() and path.stat().st_size <= _MANIFEST_LIMIT):
-                raise BundleError(f"{self.path}: not a bundle, its {MANIFEST} is too large")
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as exc:
-            raise BundleError(f"{self.path}: not a bundle, {MANIFEST} cannot be read") from exc
-        self._manifest_text = text
-        return Manifest.from_json(text, str(self.path))
+        self._manifest_text = manifest_text(self.root, self.path)
+        return Manifest.from_json(self._manifest_text, str(self.path))
 
     def _temporary(self, name: str) -> Path:
         """Return a folder that vanishes with this bundle."""
@@ -210,7 +160,7 @@ class Bundle:
         members = {member.filename: member for member in archive.infolist()}
         if MANIFEST not in members:
             raise BundleError(f"{self.path}: not a bundle, it holds no {MANIFEST}")
-        if members[MANIFEST].file_size > _MANIFEST_LIMIT:
+        if members[MANIFEST].file_size > MANIFEST_LIMIT:
             raise BundleError(f"{self.path}: not a bundle, its {MANIFEST} is too large")
         archive.extract(members[MANIFEST], self.root)
         manifest = self._read_manifest()

@@ -9,7 +9,8 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from edgecodec.bundle.reading import MANIFEST, sha256_of
+from edgecodec.bundle.manifest import MANIFEST
+from edgecodec.bundle.reading import sha256_of
 from edgecodec.errors import BundleError
 
 ZIP = ".zip"

@@ -110,8 +110,8 @@ def naming(name: str) -> Iterator[None]:
         raise EdgeCodecError(f"{name}: {exc}") from exc
 
 
-def show_numbers(numbers: Sequence[int], most: int = 10) -> str:
-    """Return ascending numbers as `1-3, 7`, cut off after `most` runs."""
+def show_numbers(numbers: Sequence[int]) -> str:
+    """Return ascending numbers as `1-3, 7`, cut off after ten runs."""
     runs: list[list[int]] = []
     if len(numbers) > 1 and numbers[-1] - numbers[0] == len(numbers) - 1:
         # A hostile file has half a million tiles, all of them damaged.
@@ -121,8 +121,8 @@ def show_numbers(numbers: Sequence[int], most: int = 10) -> str:
             runs[-1][1] = number
         else:
             runs.append([number, number])
-    parts = [str(a) if a == b else f"{a}-{b}" for a, b in runs[:most]]
-    return ", ".join([*parts, "..."] if len(runs) > most else parts)
+    parts = [str(a) if a == b else f"{a}-{b}" for a, b in runs[:10]]
+    return ", ".join([*parts, "..."] if len(runs) > 10 else parts)
 
 
 def show_profile(profile: Profile) -> str:

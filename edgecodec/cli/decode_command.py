@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from typing import Any
 
 from edgecodec.cli.common import (
@@ -40,8 +41,12 @@ def add_parser(sub: Any) -> None:
     parser.set_defaults(run=run)
 
 
+_log = logging.getLogger(__name__)
+
+
 def run(args: argparse.Namespace) -> int:
     """Decode."""
+    from edgecodec.bundle.embedded import bundles_with_tables
     from edgecodec.coding.image_files import check_output, image_bytes, quality_of
     from edgecodec.coding.profiling import Profile
     from edgecodec.files import read_input, write_output
@@ -55,8 +60,15 @@ def run(args: argparse.Namespace) -> int:
             codec = made.for_file(data)
             image = codec.decode(data, keep_going=args.keep_going, profile=profile)
         damaged = image.info.pop("damaged_tiles", [])
-        used = codec.choice("synthesis")
+        used, path, own = codec.choice("synthesis"), codec.bundle.path, codec.bundle.manifest
     write_output(args.output, image_bytes(image, args.output, args.quality))
+    _log.info("decoded with the bundle %s: tables %s, model %s", path, own.tables_id, own.model_id)
+    known = bundles_with_tables(own.tables_id)
+    if others := [name for name, other in known.items() if other.model_id != own.model_id]:
+        tell(
+            f"edgecodec: {args.input}: decoded with {path.stem}; of the same tables, with other "
+            f"networks: {', '.join(others)} (the file does not say which made it; --bundle chooses)"
+        )
     if damaged:
         tell(f"edgecodec: {args.input}: damaged tiles shown in grey: {show_numbers(damaged)}")
     quality = quality_of(args.output, args.quality)

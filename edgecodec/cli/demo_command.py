@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecodec.bundle.reading import default_bundle_path
+from edgecodec.bundle.embedded import default_bundle_path
 from edgecodec.errors import ConfigError
 
 if TYPE_CHECKING:

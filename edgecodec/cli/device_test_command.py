@@ -88,68 +88,39 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_here(args: argparse.Namespace) -> int:
-    from edgecodec.bundle.manifest import PRECISIONS
     from edgecodec.coding.image_files import expand_images
-    from edgecodec.device_tests.bench import DEMO_PHOTO, load_pictures
-    from edgecodec.device_tests.conformance.kit import check_kit, kit_model, open_pictures
-    from edgecodec.device_tests.conformance.kit_pictures import extreme_pictures
-    from edgecodec.device_tests.conformance.latency import measure_latency
-    from edgecodec.device_tests.conformance.matrix import check_conformance
-    from edgecodec.device_tests.conformance.robustness import check_robustness
+    from edgecodec.device_tests.conformance.suite import SuiteOptions, run_suite
 
-    unknown = set(args.precision or ()) - set(PRECISIONS)
-    if unknown:
-        raise ConfigError(f"precision {', '.join(sorted(unknown))}: {', '.join(PRECISIONS)} exist")
-    paths = expand_images(args.images) if args.images else [DEMO_PHOTO]
-    bundle, tile = args.bundle, 1536
-    if args.matrix and not args.images and bundle is None:
-        images, bundle, tile = open_pictures(), kit_model(), 64
-    else:
-        images = load_pictures(paths)
-    if args.extremes:
-        images |= extreme_pictures(512, 768)
-    kit = check_kit(threads=args.threads)
-    report = check_conformance(
-        images,
-        args.qualities,
-        bundle=bundle,
-        precisions=args.precision or (PRECISIONS if args.matrix else ("fp32",)),
-        tile=tile,
-        threads=args.threads,
+    options = SuiteOptions(
+        qualities=args.qualities,
+        matrix=args.matrix,
+        precisions=args.precision,
+        extremes=args.extremes,
         twin=not args.fast,
+        bundle=args.bundle,
+        threads=args.threads,
+        runs=args.runs,
     )
-    robustness = check_robustness(threads=args.threads)
-    latency = measure_latency(paths[:1], args.runs, args.bundle, args.threads)
-    passed = kit.passed and report.passed and robustness.passed
+    report = run_suite(expand_images(args.images) if args.images else (), options)
     if args.json:
-        values = {
-            **report.to_dict(),
-            "kit": kit.to_dict(),
-            "robustness": robustness.to_dict(),
-            "bench": latency.to_dict(),
-            "passed": passed,
-        }
-        write_json(args.json, values)
+        write_json(args.json, report.to_dict())
     if args.json != "-":
-        parts = (kit.text(), report.text(), robustness.text(), latency.text())
-        print("\n\n".join((*parts, f"device test {'passed' if passed else 'FAILED'}")))
-    return 0 if passed else 1
+        print(report.text())
+    return 0 if report.passed else 1
 
 
 def _run_there(args: argparse.Namespace) -> int:
-    from edgecodec.device_tests.remote.remote import REMOTE_FOLDER, Job, Target, run_there
+    from edgecodec.device_tests.remote.remote import REMOTE_FOLDER, Board, RemoteJob, run_there
 
     quiet = args.json == "-"
-    target = Target(
-        args.host, tuple(args.ssh), args.remote_python, args.remote_dir or REMOTE_FOLDER
-    )
+    target = Board(args.host, tuple(args.ssh), args.remote_python, args.remote_dir or REMOTE_FOLDER)
     wheels = None
     if args.wheels is not None:
         wheels = Path(args.wheels)
         if not wheels.is_dir():
             raise ConfigError(f"{args.wheels}: no such folder")
     arguments, files = _arguments_there(args)
-    job = Job(arguments, files, args.extras, wheels)
+    job = RemoteJob(arguments, files, args.extras, wheels)
     report = run_there(target, job, _say, (lambda line: None) if quiet else print)
     if args.json:
         write_json(args.json, report)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from edgecodec.codec import Codec
-    from edgecodec.evaluation.evaluate import Row
+    from edgecodec.evaluation.evaluate import ImageResult
     from edgecodec.evaluation.metrics import Uint8Image
 
 
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     targets = {"--json": args.json, "--csv": args.csv, "--html": args.html}
     check_outputs(targets, [*images, args.cache])
 
-    def progress(row: Row) -> None:
+    def progress(row: ImageResult) -> None:
         psnr = "identical" if row.psnr is None else f"{row.psnr:.2f} dB"
         print(
             f"{row.image} {row.codec} q{row.quality}: {row.bpp:.3f} bpp, {psnr}",

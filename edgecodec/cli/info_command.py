@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from edgecodec.cli.common import naming, show_numbers
+from edgecodec.text_table import align
 
 
 def add_parser(sub: Any) -> None:
@@ -21,6 +22,7 @@ def add_parser(sub: Any) -> None:
 
 def describe(data: bytes) -> dict[str, Any]:
     """Return the facts of a file as JSON-compatible values."""
+    from edgecodec.bundle.embedded import bundles_with_tables
     from edgecodec.format.container import MIME_TYPE, read_container
 
     file = read_container(data, keep_going=True)
@@ -32,6 +34,7 @@ def describe(data: bytes) -> dict[str, Any]:
         "mode": h.mode,
         "quality": h.quality,
         "tables_id": h.tables_id,
+        "bundles": list(bundles_with_tables(h.tables_id)),
         "tile": h.tile,
         "tiles": len(file.substreams),
         "damaged_tiles": [n + 1 for n, s in enumerate(file.substreams) if s is None],
@@ -39,6 +42,13 @@ def describe(data: bytes) -> dict[str, Any]:
         "bpp": 8 * file.size / (h.width * h.height),
         "metadata": {name: len(value) for name, value in file.metadata.items()},
     }
+
+
+def _whose(bundles: list[str]) -> str:
+    """Say which embedded bundles can read a file."""
+    if len(bundles) < 2:
+        return f"of the embedded bundle {bundles[0]}" if bundles else "of no embedded bundle"
+    return f"of the embedded bundles {', '.join(bundles)}; whose networks made it, no file says"
 
 
 def run(args: argparse.Namespace) -> int:
@@ -53,12 +63,14 @@ def run(args: argparse.Namespace) -> int:
         return 0
     meta = ", ".join(f"{name} ({size} bytes)" for name, size in facts["metadata"].items())
     damaged = show_numbers(facts["damaged_tiles"])
-    print(f"size      {facts['width']} x {facts['height']} pixels, {facts['mode']}")
-    print(f"file      {facts['bytes']} bytes, {facts['bpp']:.3f} bits per pixel")
-    print(f"quality   {facts['quality']}")
-    print(f"model     tables {facts['tables_id']}")
-    print(f"tiles     {facts['tiles']} of at most {facts['tile']} x {facts['tile']} pixels")
-    print(f"metadata  {meta or 'none'}")
-    if damaged:
-        print(f"damaged   tile {damaged}")
+    rows = [
+        ("size", f"{facts['width']} x {facts['height']} pixels, {facts['mode']}"),
+        ("file", f"{facts['bytes']} bytes, {facts['bpp']:.3f} bits per pixel"),
+        ("quality", str(facts["quality"])),
+        ("model", f"tables {facts['tables_id']}, {_whose(facts['bundles'])}"),
+        ("tiles", f"{facts['tiles']} of at most {facts['tile']} x {facts['tile']} pixels"),
+        ("metadata", meta or "none"),
+    ]
+    rows += [("damaged", f"tile {damaged}")] if damaged else []
+    print("\n".join(align(rows, left=(0, 1))))
     return 0

@@ -9,15 +9,15 @@ from contextlib import ExitStack
 import numpy as np
 import numpy.typing as npt
 
-from edgecodec.bundle.manifest import Manifest
+from edgecodec.coding.layout import Layout, Tile, Window
 from edgecodec.coding.overlap import Ahead
-from edgecodec.coding.pixels import pack, square_side
+from edgecodec.coding.pixels import cut, pack, square_side
 from edgecodec.coding.profiling import Profile, stage
 from edgecodec.coding.spare_memory import SpareMemory
-from edgecodec.coding.tiling import Window, cut, views, window_of
 from edgecodec.errors import BitstreamError
 from edgecodec.format.coder import LatentCoder
-from edgecodec.format.container import ContainerFile, Tile
+from edgecodec.format.container import ContainerFile
+from edgecodec.format.strides import HYPER_STRIDE, LATENT_STRIDE
 
 Float32Array = npt.NDArray[np.float32]
 Int16Array = npt.NDArray[np.int16]
@@ -35,8 +35,8 @@ class TileDecoder:
 
     Args:
         coder: layer 1.
-        manifest: of the bundle whose tables made the file.
         file: the container.
+        layout: of its picture.
         memory: where the picture gets its memory from.
         keep_going: note damaged tiles instead of refusing the file.
         profile: collects times, or None.
@@ -48,8 +48,8 @@ class TileDecoder:
     def __init__(
         self,
         coder: LatentCoder,
-        manifest: Manifest,
         file: ContainerFile,
+        layout: Layout,
         memory: SpareMemory,
         *,
         keep_going: bool,
@@ -58,7 +58,7 @@ class TileDecoder:
         self._there = [n for n, data in enumerate(file.substreams) if data is not None]
         if not self._there:
             raise BitstreamError("no tile of the file is intact")
-        self._coder, self._manifest, self._file = coder, manifest, file
+        self._coder, self._file, self.layout = coder, file, layout
         self._memory = memory
         self._keep_going, self._profile = keep_going, profile
         self._order = self._reading_order()
@@ -72,7 +72,7 @@ class TileDecoder:
     @property
     def damaged(self) -> set[int]:
         """Numbers of the tiles, from 0, that have been found to be damaged or missing."""
-        return set(range(self._file.header.tile_count)) - self._intact
+        return set(range(len(self._file.substreams))) - self._intact
 
     def latents(self) -> Int16Array:
         """Return the latents of all tiles, (h, w, M) in units of 1/16.
@@ -97,7 +97,7 @@ class TileDecoder:
         places = {number: place for place, number in enumerate(self._order)}
         with Ahead(self._read, len(self._order)) as reading:
             for number, part, window in self._parts():
-                reading.wait_for(max(places.get(n, 0) for n in self._seen_by(window)))
+                reading.wait_for(max(places.get(n, 0) for n in self.layout.tiles_under(window)))
                 if not self._keep_going or number in self._intact:
                     self._show(number, part, window, lend)
             reading.wait_for(len(self._order) - 1)
@@ -111,21 +111,16 @@ class TileDecoder:
         Tiles, where some may be lost and others are to be shown all the same. Else what suits the
         synthesis, however the picture was cut for coding.
         """
-        header, m = self._file.header, self._manifest
-        parts: Iterable[tuple[int, Tile]]
+        parts: Iterable[tuple[int, Tile]] = enumerate(self.layout.views)
         if self._keep_going:
-            parts = ((number, header.tile_at(number)) for number in self._there)
-        else:
-            parts = enumerate(views(*header.padded, m.synthesis_halo * m.latent_stride))
+            parts = ((number, self.layout.tile_at(number)) for number in self._there)
         for number, part in parts:
-            window = window_of(part, m.synthesis_halo, *header.padded, m.latent_stride)
-            yield number, part, window
+            yield number, part, self.layout.synthesis_window(part)
 
     def _show(self, number: int, part: Tile, window: Window, lend: Lend) -> None:
         """Synthesise a part; what comes of it becomes pixels where it lies."""
-        pixels, m = self._picture(), self._manifest
-        place = pixels[_area(part)]
-        top, left = window.inner_top * m.latent_stride, window.inner_left * m.latent_stride
+        place = self._picture()[part.slices()]
+        top, left = window.inner_top * LATENT_STRIDE, window.inner_left * LATENT_STRIDE
         with ExitStack() as synthesis:
             synthesis.enter_context(stage(self._profile, "synthesis", number))
             y_hat = self._visible(self._found(), window, part)[None].astype(np.float32)
@@ -146,41 +141,31 @@ class TileDecoder:
             return self._there
         there, order = set(self._there), dict[int, None]()
         for _, _, window in self._parts():
-            order.update((n, None) for n in self._seen_by(window) if n in there)
+            order.update((n, None) for n in self.layout.tiles_under(window) if n in there)
         return list(order)
-
-    def _seen_by(self, window: Window) -> list[int]:
-        """Return the numbers of the tiles that a window of latents reaches into."""
-        header, stride = self._file.header, self._manifest.latent_stride
-        across = -(-header.padded[1] // header.tile)
-        rows, columns = (
-            range(part.start * stride // header.tile, (part.stop - 1) * stride // header.tile + 1)
-            for part in window.slices()
-        )
-        return [row * across + column for row in rows for column in columns]
 
     def _read(self, index: int) -> None:
         """Fill in the latents of a tile that is there; may run in several threads."""
-        header, m, number = self._file.header, self._manifest, self._order[index]
-        tile, substream = header.tile_at(number), self._file.substreams[number]
-        zh, zw = tile.height // m.hyper_stride, tile.width // m.hyper_stride
+        layout, number = self.layout, self._order[index]
+        tile, substream = layout.tile_at(number), self._file.substreams[number] or b""
+        zh, zw = tile.height // HYPER_STRIDE, tile.width // HYPER_STRIDE
         try:
             with stage(self._profile, "entropy", number):
-                y_hat = self._coder.decode(header.quality, zh, zw, substream or b"")[1]
+                y_hat = self._coder.decode(self._file.header.quality, zh, zw, substream)[1]
         except BitstreamError:
             if not self._keep_going:
                 raise
             return
-        if header.tile_count == 1:
+        if len(self._file.substreams) == 1:
             self._latents, self._lost = y_hat, np.zeros(y_hat.shape[:2], bool)
             self._intact.add(number)
             return
         with self._lock:
             if self._latents is None:
-                height, width = (side // m.latent_stride for side in header.padded)
-                self._lost = np.ones((height, width), bool)
-                self._latents = np.zeros((height, width, m.latent_channels), np.int16)
-        area = _area(tile, m.latent_stride)
+                self._lost = np.ones(layout.latents, bool)
+                shape = (*layout.latents, self._coder.latent_channels)
+                self._latents = np.zeros(shape, np.int16)
+        area = tile.slices(LATENT_STRIDE)
         self._latents[area] = y_hat
         self._lost[area] = False
         self._intact.add(number)
@@ -199,7 +184,7 @@ class TileDecoder:
         gone = self._lost[rows, columns, None]
         if not gone.any():
             return latents[rows, columns]
-        own_rows, own_columns = _area(tile, self._manifest.latent_stride)
+        own_rows, own_columns = tile.slices(LATENT_STRIDE)
         near_rows = np.clip(np.arange(rows.start, rows.stop), own_rows.start, own_rows.stop - 1)
         near_columns = np.clip(
             np.arange(columns.start, columns.stop), own_columns.start, own_columns.stop - 1
@@ -209,8 +194,7 @@ class TileDecoder:
     def _picture(self) -> UInt8Array:
         """Return the picture as far as it is there, made when it is first asked for."""
         if self._pixels is None:
-            header = self._file.header
-            self._pixels = self._memory.take((header.height, header.width, 4))
+            self._pixels = self._memory.take((self.layout.height, self.layout.width, 4))
         return self._pixels
 
     def _completed(self) -> UInt8Array:
@@ -218,13 +202,5 @@ class TileDecoder:
         pixels = self._picture()
         if self._keep_going and self._lost.any():
             for number in self.damaged:
-                tile = self._file.header.tile_at(number)
-                pixels[_area(tile)] = GREY
+                pixels[self.layout.tile_at(number).slices()] = GREY
         return pixels
-
-
-def _area(tile: Tile, stride: int = 1) -> tuple[slice, slice]:
-    return (
-        slice(tile.top // stride, (tile.top + tile.height) // stride),
-        slice(tile.left // stride, (tile.left + tile.width) // stride),
-    )

@@ -36,7 +36,7 @@ too coarse, d/dstep of `-log2(step) + weight * step**2 / 12` is zero."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class EffortPlan:
     """What an effort does.
 
     Attributes:
@@ -51,15 +51,15 @@ class Plan:
 
 
 PLANS = {
-    1: Plan(),
-    2: Plan(loops=1, reluctance=0.1),
-    3: Plan(loops=1, reluctance=0.1, passes=1),
-    4: Plan(loops=2, reluctance=0.1, passes=1),
-    5: Plan(loops=3, reluctance=0.1, passes=2),
-    6: Plan(loops=4, reluctance=0.1, passes=2),
-    7: Plan(loops=5, reluctance=0.1, passes=3),
-    8: Plan(loops=6, reluctance=0.1, passes=4),
-    9: Plan(loops=8, reluctance=0.1, passes=6),
+    1: EffortPlan(),
+    2: EffortPlan(loops=1, reluctance=0.1),
+    3: EffortPlan(loops=1, reluctance=0.1, passes=1),
+    4: EffortPlan(loops=2, reluctance=0.1, passes=1),
+    5: EffortPlan(loops=3, reluctance=0.1, passes=2),
+    6: EffortPlan(loops=4, reluctance=0.1, passes=2),
+    7: EffortPlan(loops=5, reluctance=0.1, passes=3),
+    8: EffortPlan(loops=6, reluctance=0.1, passes=4),
+    9: EffortPlan(loops=8, reluctance=0.1, passes=6),
 }
 
 
@@ -92,7 +92,7 @@ def decide(
     """
     plan = PLANS[effort]
     z_hat = coder.quantize_hyper(quality, z)
-    if plan == Plan():
+    if plan == EffortPlan():
         return Decision(z_hat, y, None)
     thresholds = thresholds_of(coder.tables, plan.reluctance)
     target = y = np.ascontiguousarray(y)
@@ -125,7 +125,7 @@ def thresholds_of(tables: Tables, reluctance: float) -> Float32Array:
 
     Args:
         tables: with the frequencies that say what a symbol costs.
-        reluctance: see Plan.
+        reluctance: see EffortPlan.
 
     Returns:
         (levels, 4) float32, for `LatentCoder.quantize`: half the bits saved by k - 1 instead of k,

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edgecodec.bundle.manifest import Manifest
 from edgecodec.coding.effort import decide
+from edgecodec.coding.layout import Layout, Tile, Window
 from edgecodec.coding.overlap import in_two_steps
+from edgecodec.coding.pixels import Pixels, cut, read_padded, to_levels
 from edgecodec.coding.profiling import Profile, stage
-from edgecodec.coding.tiling import Pixels, Window, cut, read_padded, window_of
 from edgecodec.format.coder import LatentCoder
-from edgecodec.format.container import MAX_TILE, Header, Tile
+from edgecodec.format.container import MAX_TILE
+from edgecodec.format.strides import HYPER_STRIDE, LATENT_STRIDE
 
 Float32Array = npt.NDArray[np.float32]
 Int16Array = npt.NDArray[np.int16]
@@ -48,17 +49,17 @@ class TileEncoder:
 
     Attributes:
         coder: layer 1.
-        manifest: of the bundle.
         run_stage: layer 2.
-        header: of the file.
+        layout: of the picture.
+        quality: 1 to 100.
         effort: 1 to 9.
         profile: collects times, or None.
     """
 
     coder: LatentCoder
-    manifest: Manifest
     run_stage: RunStage
-    header: Header
+    layout: Layout
+    quality: int
     effort: int
     profile: Profile | None
 
@@ -66,10 +67,10 @@ class TileEncoder:
         """Return the substream of each tile; the next tile's network runs beside the coder.
 
         Args:
-            pixels: of the size that the header says.
+            pixels: of the size that the layout says.
         """
-        tiles = self.header.tiles()
-        windows = [window_of(t, self.manifest.analysis_halo, *self.header.padded) for t in tiles]
+        tiles = self.layout.tiles()
+        windows = [self.layout.analysis_window(tile) for tile in tiles]
         # One for all: new memory for each would cost more than filling it.
         space = np.empty(3 * max(window.height * window.width for window in windows), np.float32)
         parts = list(zip(range(len(tiles)), tiles, windows, strict=True))
@@ -78,7 +79,6 @@ class TileEncoder:
     def _analyse(
         self, pixels: Pixels, space: Float32Array, number: int, tile: Tile, window: Window
     ) -> _Latents:
-        m = self.manifest
         with stage(self.profile, "unpack", number):
             x = read_padded(pixels, window, space)
         with stage(self.profile, "analysis", number):
@@ -86,20 +86,20 @@ class TileEncoder:
         top, left = window.inner_top, window.inner_left
         y, z = out["y"][0], out["z"][0]
         if self.effort == 1:
-            y, z = cut(y, top, left, tile, m.latent_stride), cut(z, top, left, tile, m.hyper_stride)
+            y, z = cut(y, top, left, tile, LATENT_STRIDE), cut(z, top, left, tile, HYPER_STRIDE)
             return _Latents(number, y, z)
         if max(window.height, window.width) > MAX_TILE:  # more than the coder takes at once
-            y, z = cut(y, top, left, tile, m.latent_stride), cut(z, top, left, tile, m.hyper_stride)
+            y, z = cut(y, top, left, tile, LATENT_STRIDE), cut(z, top, left, tile, HYPER_STRIDE)
             top = left = 0
         with stage(self.profile, "optimisation", number):
             # With the halo where possible, as the errors of neighbours count.
-            choice = decide(self.coder, self.header.quality, y, z, self.effort, self._reanalyse)
-        y = np.ascontiguousarray(cut(choice.y, top, left, tile, m.latent_stride))
-        z_hat = np.ascontiguousarray(cut(choice.z, top, left, tile, m.hyper_stride))
+            choice = decide(self.coder, self.quality, y, z, self.effort, self._reanalyse)
+        y = np.ascontiguousarray(cut(choice.y, top, left, tile, LATENT_STRIDE))
+        z_hat = np.ascontiguousarray(cut(choice.z, top, left, tile, HYPER_STRIDE))
         return _Latents(number, y, z, z_hat, choice.reluctance)
 
     def _code(self, latents: _Latents) -> bytes:
-        quality, z_hat = self.header.quality, latents.z_hat
+        quality, z_hat = self.quality, latents.z_hat
         with stage(self.profile, "hyper", latents.number):
             if z_hat is None:
                 z_hat = self.coder.quantize_hyper(quality, latents.z)
@@ -110,6 +110,6 @@ class TileEncoder:
     def _reanalyse(self, y_hat: Int16Array) -> Float32Array:
         """Return the y of the picture that y_hat decodes to, both (h, w, M)."""
         shown = self.run_stage("synthesis", {"y_hat": y_hat[None].astype(np.float32)})["x_hat"]
-        x = np.floor(np.clip(shown + np.float32(0.5), 0, 255))
+        x = to_levels(shown).astype(np.float32)
         y: Float32Array = self.run_stage("analysis", {"x": x})["y"][0]
         return y

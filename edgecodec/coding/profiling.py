@@ -63,10 +63,10 @@ class Profile:
 
     def stage(self, name: str, tile: int | None = None) -> AbstractContextManager[None]:
         """Record a block as a stage."""
-        return _Stage(self.spans, name, tile)
+        return _TimedStage(self.spans, name, tile)
 
 
-class _Stage:
+class _TimedStage:
     def __init__(self, spans: list[Span], name: str, tile: int | None) -> None:
         self._spans, self._name, self._tile = spans, name, tile
 

@@ -13,13 +13,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import io
-import json
 import os
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 import PIL
@@ -33,11 +29,6 @@ from edgecodec.errors import (
     UnknownPluginError,
 )
 from edgecodec.evaluation.metrics import Uint8Image
-from edgecodec.files import refuse_device, write_output
-
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
-_CACHE_FORMAT = 1
 
 
 class ImageCodec(Protocol):
@@ -201,53 +192,3 @@ def classical_codec(name: str) -> ClassicalCodec:
         raise UnknownPluginError("classical codec", name, tuple(CLASSICAL)) from None
     codec.require()
     return codec
-
-
-def timed(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> tuple[_T, float]:
-    """Call a function; return its result and the wall-clock seconds it took."""
-    start = time.perf_counter_ns()
-    result = function(*args, **kwargs)
-    return result, (time.perf_counter_ns() - start) * 1e-9
-
-
-class ResultCache:
-    """Results kept in a JSON file between runs, because AVIF is slow.
-
-    A key names all that a result depends on, so an entry is never stale. Safe for use from
-    several threads: every method does a single operation on the entries.
-    """
-
-    def __init__(self, path: Path | None) -> None:
-        """Read the file when it exists; None keeps nothing beyond this object.
-
-        Raises:
-            ConfigError: the file is something else.
-        """
-        self._path = path
-        self._entries: dict[str, dict[str, Any]] = {}
-        if path is not None and path.exists():
-            refuse_device(path)
-            try:
-                data = json.loads(path.read_text(encoding="utf-8"))
-                if data["format"] != _CACHE_FORMAT:
-                    raise KeyError("format")
-                self._entries = {key: dict(entry) for key, entry in data["results"].items()}
-            except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
-                raise ConfigError(
-                    f"{path} is not a cache of this version; delete it or name another file"
-                ) from exc
-
-    def get(self, key: str) -> dict[str, Any] | None:
-        """Return the entry of that key, if any."""
-        return self._entries.get(key)
-
-    def put(self, key: str, entry: dict[str, Any]) -> None:
-        """Add an entry; it must be JSON-serialisable."""
-        self._entries[key] = entry
-
-    def save(self) -> None:
-        """Write the file, where there is one."""
-        if self._path is not None:
-            # A copy: other threads may add entries while this one writes.
-            content = {"format": _CACHE_FORMAT, "results": dict(self._entries)}
-            write_output(str(self._path), (json.dumps(content, indent=0) + "\n").encode())

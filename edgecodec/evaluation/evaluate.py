@@ -14,24 +14,25 @@ import json
 import math
 import os
 import platform
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import chain
 from pathlib import Path
 from statistics import fmean, median
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 
 from edgecodec.coding.image_files import load_rgb
 from edgecodec.errors import BackendError, ConfigError
+from edgecodec.evaluation.cache import ResultCache
 from edgecodec.evaluation.classical import (
     ClassicalCodec,
     ImageCodec,
-    ResultCache,
     classical_codec,
-    timed,
 )
 from edgecodec.evaluation.metrics import (
     MS_SSIM_MIN_SIDE,
@@ -44,13 +45,14 @@ from edgecodec.evaluation.metrics import (
     quality_overlap,
 )
 
-Progress = Callable[["Row"], None]
+Progress = Callable[["ImageResult"], None]
+_T = TypeVar("_T")
 METRICS = ("psnr", "ms_ssim")
 _FORMAT = 2
 
 
 @dataclass(frozen=True)
-class Row:
+class ImageResult:
     """One image at one quality.
 
     Attributes:
@@ -80,15 +82,15 @@ class Row:
     decode_s: float | None
 
 
-_FIELDS = {f.name for f in fields(Row)}
+_FIELDS = {f.name for f in fields(ImageResult)}
 
 
 @dataclass(frozen=True)
 class Average:
     """One quality over all images; None where an image has no such value.
 
-    Attributes are those of `Row`, and `images` counts them. Rate and distortion are means; times
-    are medians, because the first call of many codecs is a slow one.
+    Attributes are those of `ImageResult`, and `images` counts them. Rate and distortion are means;
+    times are medians, because the first call of many codecs is a slow one.
     """
 
     codec: str
@@ -149,7 +151,7 @@ class Evaluation:
     anchors: tuple[str, ...]
     variants: tuple[str, ...]
     settings: dict[str, str]
-    rows: tuple[Row, ...]
+    rows: tuple[ImageResult, ...]
     averages: tuple[Average, ...]
     bd_rates: tuple[BdRate, ...]
     failures: dict[str, str] = field(default_factory=dict)
@@ -164,37 +166,13 @@ class Evaluation:
         return tuple(sorted((a for a in self.averages if a.codec == codec), key=lambda a: a.bpp))
 
     def to_json(self) -> str:
-        """Return everything as JSON text; `from_json` reads it back."""
+        """Return everything as JSON text."""
         return json.dumps({"format": _FORMAT, **asdict(self)}, indent=1, allow_nan=False) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str) -> Evaluation:
-        """Read what `to_json` wrote.
-
-        Raises:
-            ConfigError: it is something else.
-        """
-        try:
-            data = json.loads(text)
-            if data["format"] != _FORMAT:
-                raise ConfigError(f"evaluation of format {data['format']}, this reads {_FORMAT}")
-            return cls(
-                codec=data["codec"],
-                anchors=tuple(data["anchors"]),
-                variants=tuple(data["variants"]),
-                settings=dict(data["settings"]),
-                rows=tuple(Row(**row) for row in data["rows"]),
-                averages=tuple(Average(**average) for average in data["averages"]),
-                bd_rates=tuple(BdRate(**rate) for rate in data["bd_rates"]),
-                failures=dict(data.get("failures", {})),
-            )
-        except (json.JSONDecodeError, KeyError, TypeError) as exc:
-            raise ConfigError(f"not a saved evaluation: {exc}") from exc
 
     def to_csv(self) -> str:
         """Return the rows as CSV text with a header line; empty where there is no value."""
         text = io.StringIO()
-        writer = csv.DictWriter(text, [f.name for f in fields(Row)], lineterminator="\n")
+        writer = csv.DictWriter(text, [f.name for f in fields(ImageResult)], lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(row) for row in self.rows)
         return text.getvalue()
@@ -247,7 +225,7 @@ def evaluate(
     anchors = {anchor: classical_codec(anchor) for anchor in against}
     results = ResultCache(cache)
 
-    def measure(picture: tuple[str, Path]) -> list[Row]:
+    def measure(picture: tuple[str, Path]) -> list[ImageResult]:
         """All rows of one image, so that no more than `workers` images are in memory."""
         source = _Source(picture[0], load_rgb(picture[1]))
         done = []
@@ -306,11 +284,11 @@ def _named(paths: Sequence[Path]) -> list[tuple[str, Path]]:
 
 
 def _map_images(
-    measure: Callable[[tuple[str, Path]], list[Row]],
+    measure: Callable[[tuple[str, Path]], list[ImageResult]],
     pictures: Sequence[tuple[str, Path]],
     workers: int,
     results: ResultCache,
-) -> tuple[tuple[Row, ...], dict[str, str]]:
+) -> tuple[tuple[ImageResult, ...], dict[str, str]]:
     """Do the images in order and save the cache after each, for when a later one fails.
 
     Returns:
@@ -319,7 +297,7 @@ def _map_images(
     Raises:
         ConfigError: none has any.
     """
-    rows: list[Row] = []
+    rows: list[ImageResult] = []
     failures: dict[str, str] = {}
     pool = ThreadPoolExecutor(max(1, workers))
     try:
@@ -347,25 +325,25 @@ class _Source:
 
 def _measure_cached(
     codec: ClassicalCodec, source: _Source, quality: int, results: ResultCache
-) -> Row:
+) -> ImageResult:
     key = f"{codec.settings} q={quality} {source.digest}"
     found = results.get(key)
     if found is not None and found.keys() == _FIELDS:
-        return Row(**{**found, "image": source.name})
+        return ImageResult(**{**found, "image": source.name})
     row = _measure(codec.name, codec, source, quality)
     results.put(key, asdict(replace(row, encode_s=None, decode_s=None)))
     return row
 
 
-def _measure(name: str, codec: ImageCodec, source: _Source, quality: int) -> Row:
+def _measure(name: str, codec: ImageCodec, source: _Source, quality: int) -> ImageResult:
     image = source.pixels
-    data, encode_s = timed(codec.encode, image, quality=quality)
-    decoded, decode_s = timed(_decode, codec, data)
+    data, encode_s = _timed(lambda: codec.encode(image, quality=quality))
+    decoded, decode_s = _timed(lambda: _decode(codec, data))
     if decoded.shape != image.shape:
         raise BackendError(name, f"decoded {source.name} to {decoded.shape}, not {image.shape}")
     height, width = image.shape[:2]
     psnr = psnr_rgb(image, decoded)
-    return Row(
+    return ImageResult(
         codec=name,
         image=source.name,
         quality=quality,
@@ -380,6 +358,13 @@ def _measure(name: str, codec: ImageCodec, source: _Source, quality: int) -> Row
     )
 
 
+def _timed(work: Callable[[], _T]) -> tuple[_T, float]:
+    """Return a result and the wall-clock seconds it took."""
+    start = time.perf_counter_ns()
+    result = work()
+    return result, (time.perf_counter_ns() - start) * 1e-9
+
+
 def _decode(codec: ImageCodec, data: bytes) -> Uint8Image:
     """Decode to an array; a lazy PIL image is loaded here, within the time that is taken."""
     decoded = codec.decode(data)
@@ -388,13 +373,13 @@ def _decode(codec: ImageCodec, data: bytes) -> Uint8Image:
     return decoded
 
 
-def _average(rows: Iterable[Row]) -> tuple[Average, ...]:
+def _average(rows: Iterable[ImageResult]) -> tuple[Average, ...]:
     """Summarise per codec and quality, codecs in order of appearance.
 
     MS-SSIM is averaged over the images that are large enough for it, the same for every codec.
     A lossless result has no finite PSNR, so neither has an average that it belongs to.
     """
-    groups: dict[tuple[str, int], list[Row]] = {}
+    groups: dict[tuple[str, int], list[ImageResult]] = {}
     for row in rows:
         groups.setdefault((row.codec, row.quality), []).append(row)
     averages = []
@@ -415,7 +400,9 @@ def _average(rows: Iterable[Row]) -> tuple[Average, ...]:
     return tuple(averages)
 
 
-def _over(summary: Callable[[list[float]], float], group: Sequence[Row], name: str) -> float | None:
+def _over(
+    summary: Callable[[list[float]], float], group: Sequence[ImageResult], name: str
+) -> float | None:
     """Summarise one field of some rows; None where a row has no such value."""
     values = [getattr(row, name) for row in group]
     return None if None in values else summary(values)

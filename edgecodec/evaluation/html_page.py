@@ -6,6 +6,7 @@ Light and dark. Classes k0..k4 colour strokes, m0..m4 fills.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from html import escape
 
 CSS = """
@@ -61,6 +62,39 @@ def html_page(title: str, body: str) -> str:
 {body}
 </main></body></html>
 """
+
+
+def card(title: str, body: str, note: str = "") -> str:
+    """Return a framed part of a page.
+
+    Args:
+        title: heading, plain text.
+        body: HTML below it.
+        note: small beside the heading, plain text.
+    """
+    return f'<section class="card"><h2>{escape(title)}{_beside(note)}</h2>{body}</section>'
+
+
+def folded(title: str, body: str, note: str = "", *, unfolded: bool = False) -> str:
+    """Return a part that shows its title alone until it is unfolded; arguments as for `card`."""
+    state = " open" if unfolded else ""
+    return f"<details{state}><summary>{escape(title)}{_beside(note)}</summary>{body}</details>"
+
+
+def html_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table of plain text."""
+    first = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+    )
+    return (
+        f'<div class="scroll"><table><thead><tr>{first}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def _beside(note: str) -> str:
+    return f' <span class="soft small">{escape(note)}</span>' if note else ""
 
 
 def ticks(low: float, high: float, count: int = 9) -> list[float]:

@@ -11,9 +11,11 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import chain
 
 from edgecodec.evaluation.evaluate import Average, BdRate, Evaluation
-from edgecodec.evaluation.html_page import html_page, log_ticks, ticks
+from edgecodec.evaluation.html_page import card, folded, html_page, html_table, log_ticks, ticks
+from edgecodec.text_table import align
 
 _WIDTH, _HEIGHT = 640, 440
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 14, 14, 50
@@ -48,33 +50,35 @@ class _Axes:
 
 def text_table(evaluation: Evaluation) -> str:
     """Return averages and BD-rates as text for a terminal, without a final newline."""
-    lines = ["{:<10} {:>7} {:>7} {:>8} {:>8} {:>8} {:>8}".format("codec", *_HEAD)]
-    lines += [
-        "{:<10} {:>7} {:>7} {:>8} {:>8} {:>8} {:>8}".format(average.codec, *_cells(average))
-        for average in evaluation.averages
-    ]
+    lines = align(
+        [("codec", *_HEAD), *((average.codec, *_cells(average)) for average in evaluation.averages)]
+    )
     if evaluation.bd_rates:
         what = f"BD-rate of {evaluation.codec} over {_images(evaluation)}"
         lines += ["", f"{what}: bits at equal quality (negative: fewer)"]
+    rows: list[tuple[str, ...] | str] = []
     for anchor in evaluation.anchors:
         rates = _rates(evaluation, anchor)
-        values = [f"{_METRIC_NAMES[rate.metric]} {_percent(rate):>9}" for rate in rates]
-        lines.append(f"  vs {anchor:<7} " + "   ".join(values))
-        lines += [f"     {reason}" for reason in _reasons(rates)]
+        rows.append(_rate_cells(anchor, rates))
+        rows += [f"     {reason}" for reason in _reasons(rates)]
     for variant in evaluation.variants:
-        lines += ["", f"BD-rate of {variant}"]
+        rows += ["", f"BD-rate of {variant}"]
         for anchor in (evaluation.codec, *evaluation.anchors):
-            rates = _rates(evaluation, anchor, variant)
-            values = [f"{_METRIC_NAMES[rate.metric]} {_percent(rate):>9}" for rate in rates]
-            lines.append(f"  vs {anchor:<9} " + "   ".join(values))
-    return "\n".join(lines)
+            rows.append(_rate_cells(anchor, _rates(evaluation, anchor, variant)))
+    return "\n".join([*lines, *align(rows)])
+
+
+def _rate_cells(anchor: str, rates: Iterable[BdRate]) -> tuple[str, ...]:
+    shown = {rate.metric: _percent(rate) for rate in rates}
+    cells = ((name, shown.get(metric, "-")) for metric, name in _METRIC_NAMES.items())
+    return (f"  vs {anchor}", *chain.from_iterable(cells))
 
 
 def render_page(evaluation: Evaluation, title: str = "Rate and distortion") -> str:
     """Return a self-contained HTML page with curves, BD-rates and all averages.
 
     Args:
-        evaluation: what `evaluate` returned or `Evaluation.from_json` read.
+        evaluation: what `evaluate` returned.
         title: heading and window title, plain text.
 
     Returns:
@@ -96,7 +100,7 @@ whole files, distortion of decoded 8-bit pictures, averaged over the images.</p>
 <div class="grid cards">{cards}</div>
 {_legend(names)}
 <div class="grid charts">{charts}</div>
-<section class="card"><h2>All averages</h2>{tables}</section>
+{card("All averages", tables)}
 <p></p><section class="card small soft"><h2>How this was measured</h2>
 <p>BD-rate: percent of bits at equal quality, negative is fewer; log-rate interpolated by a
 piecewise-cubic (PCHIP) over the range of quality that both codecs cover. MS-SSIM is compared on
@@ -136,10 +140,7 @@ def _chart_card(evaluation: Evaluation, metric: str) -> str:
     else:
         body = _chart(evaluation, metric, _axes(ours, metric))
     unit = "dB" if metric == "psnr" else "-10 log10(1 - MS-SSIM), dB"
-    return (
-        f'<section class="card"><h2>{name} <span class="soft small">{unit}, higher is better'
-        f"</span></h2>{body}</section>"
-    )
+    return card(name, body, f"{unit}, higher is better")
 
 
 def _chart(evaluation: Evaluation, metric: str, axes: _Axes) -> str:
@@ -217,23 +218,12 @@ def _anchor_card(evaluation: Evaluation, anchor: str, codec: str) -> str:
             f'<div class="small soft">at equal {_METRIC_NAMES[rate.metric]}{covered}</div></div>'
         )
     reasons = "".join(f'<p class="small soft">{escape(r)}</p>' for r in _reasons(rates))
-    return (
-        f'<section class="card"><h2>{escape(title)}</h2>'
-        f'<div class="pair">{"".join(values)}</div>{reasons}</section>'
-    )
+    return card(title, f'<div class="pair">{"".join(values)}</div>{reasons}')
 
 
 def _codec_table(evaluation: Evaluation, name: str) -> str:
-    head = "".join(f'<th scope="col">{title}</th>' for title in _HEAD)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{cell}</td>" for cell in _cells(average)) + "</tr>"
-        for average in evaluation.curve(name)
-    )
-    unfolded = " open" if name == evaluation.codec else ""
-    return (
-        f'<details{unfolded}><summary>{escape(name)}</summary><div class="scroll"><table>'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></details>"
-    )
+    table = html_table(_HEAD, map(_cells, evaluation.curve(name)))
+    return folded(name, table, unfolded=name == evaluation.codec)
 
 
 def _cells(average: Average) -> tuple[str, ...]:

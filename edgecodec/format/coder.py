@@ -23,10 +23,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edgecodec.errors import BitstreamError, BundleError, ConfigError, TruncatedBitstreamError
+from edgecodec.format.strides import LATENTS_PER_HYPER
 from edgecodec.format.tables import (
     ESCAPE_BITS,
     HYPER_LIMIT,
-    LATENTS_PER_HYPER,
     MAX_SIDE,
     QUALITIES,
     RELUCTANCES,

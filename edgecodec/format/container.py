@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from edgecodec.errors import BitstreamError, TruncatedBitstreamError, UnsupportedVersionError
+from edgecodec.format.strides import HYPER_STRIDE
 
 MAGIC = b"\x89ECX\r\n\x1a\n"
 VERSION = 1
@@ -21,29 +22,11 @@ MODES = ("RGB", "L")
 MAX_SIDE = 65535
 MAX_PIXELS = 1 << 29
 """Half a gigapixel: what a header may ask for before anything is allocated."""
-HYPER_STRIDE = 32
 MAX_TILE = 4096
 METADATA = {"ICCP": "icc_profile", "EXIF": "exif", "XMP ": "xmp"}
 _HEAD = struct.Struct("<BBBBHHH8s")
 _CHUNK = struct.Struct("<4sI")
 _CRC = struct.Struct("<I")
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A rectangle of the padded image, in pixels; all four are multiples of 32.
-
-    Attributes:
-        top: first row.
-        left: first column.
-        height: rows.
-        width: columns.
-    """
-
-    top: int
-    left: int
-    height: int
-    width: int
 
 
 @dataclass(frozen=True)
@@ -67,26 +50,9 @@ class Header:
     tables_id: str
 
     @property
-    def padded(self) -> tuple[int, int]:
-        """Height and width rounded up to a multiple of 32."""
-        return padded_side(self.height), padded_side(self.width)
-
-    @property
     def tile_count(self) -> int:
         """How many tiles there are; costs nothing even where a header names a great many."""
-        height, width = self.padded
-        return -(-height // self.tile) * -(-width // self.tile)
-
-    def tile_at(self, number: int) -> Tile:
-        """Return a tile by its place in the file, from 0: rows from the top, each from the left."""
-        height, width = self.padded
-        row, column = divmod(number, -(-width // self.tile))
-        top, left = row * self.tile, column * self.tile
-        return Tile(top, left, min(self.tile, height - top), min(self.tile, width - left))
-
-    def tiles(self) -> list[Tile]:
-        """Return all tiles in the order of the file."""
-        return [self.tile_at(number) for number in range(self.tile_count)]
+        return -(-self.height // self.tile) * -(-self.width // self.tile)
 
 
 @dataclass(frozen=True)
@@ -104,15 +70,6 @@ class ContainerFile:
     substreams: tuple[bytes | None, ...]
     metadata: dict[str, bytes] = field(default_factory=dict)
     size: int = 0
-
-
-def padded_side(side: int) -> int:
-    """Return a side in pixels rounded up to whole cells of 32.
-
-    >>> padded_side(1), padded_side(64), padded_side(65)
-    (32, 64, 96)
-    """
-    return -(-side // HYPER_STRIDE) * HYPER_STRIDE
 
 
 def check_size(width: int, height: int) -> None:

@@ -185,7 +185,7 @@ class NumpyImplementation:
     def decode(self, quality: int, zh: int, zw: int, data: bytes) -> tuple[Int16Array, Int16Array]:
         """Read one substream."""
         t, row = self._t, quality - 1
-        reader = _Reader(data)
+        reader = _RansReader(data)
         levels = t.index_z[row].tolist() * (zh * zw)
         z = np.array([self._read(reader, level, HYPER_LIMIT) for level in levels], np.int16)
         z = z.reshape(zh, zw, -1)
@@ -193,7 +193,7 @@ class NumpyImplementation:
         reader.finish()
         return z, np.concatenate(rows)
 
-    def _read_row(self, reader: _Reader, quality: int, z: Int16Array) -> Int16Array:
+    def _read_row(self, reader: _RansReader, quality: int, z: Int16Array) -> Int16Array:
         """Read the symbols of one row of cells; return y_hat, (2, 2 zw, M)."""
 
         def symbols(_: _Place, __: Int16Array, index: UInt8Array) -> npt.NDArray[np.int32]:
@@ -206,7 +206,7 @@ class NumpyImplementation:
         y_hat: Int16Array = np.clip(self._residual(quality, s) + mu, -32768, 32767).astype(np.int16)
         return y_hat
 
-    def _read(self, reader: _Reader, level: int, limit: int) -> int:
+    def _read(self, reader: _RansReader, level: int, limit: int) -> int:
         cdf, half = self._cdf[level], self._half[level]
         k = bisect_right(cdf, reader.current & _MASK) - 1
         reader.advance(cdf[k], cdf[k + 1] - cdf[k])
@@ -215,7 +215,7 @@ class NumpyImplementation:
             raise ValueError("corrupt")
         return value
 
-    def _read_escape(self, reader: _Reader, half: int) -> int:
+    def _read_escape(self, reader: _RansReader, half: int) -> int:
         count = reader.nibble()
         if count > 4:
             raise ValueError("corrupt")
@@ -272,7 +272,7 @@ def _write(ops: list[tuple[int, int]]) -> bytes:
     return np.array(state, "<u4").tobytes() + np.array(words[::-1], "<u2").tobytes()
 
 
-class _Reader:
+class _RansReader:
     """The decoder's two states, which take turns."""
 
     def __init__(self, data: bytes) -> None:

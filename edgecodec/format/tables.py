@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgecodec.errors import BundleError, ConfigError
-from edgecodec.format.container import HYPER_STRIDE, MAX_TILE
+from edgecodec.format.container import MAX_TILE
+from edgecodec.format.strides import HYPER_STRIDE, LATENTS_PER_HYPER
 
 MAGIC = b"\x89ECT\r\n\x1a\n"
 VERSION = 2
@@ -38,7 +39,6 @@ RESIDUAL_FRAC = 2
 """Fractional bits of y_hat - mu where it enters the context of later latents of a cell."""
 RESIDUAL_LIMIT = 511
 """Its largest magnitude there, in units of 2**-RESIDUAL_FRAC."""
-LATENTS_PER_HYPER = 2
 CELL_ORDER = ((0, 0), (1, 1), (0, 1), (1, 0))
 """Order of coding within the 2x2 latents of a hyper-latent, as (dy, dx)."""
 SYMBOL_LIMIT = 8191

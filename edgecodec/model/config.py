@@ -5,12 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-LATENT_STRIDE = 16
-"""Pixels per latent in each direction."""
-
-HYPER_STRIDE = 32
-"""Pixels per hyper-latent in each direction; images are padded to a multiple of it."""
-
 PIXEL_UNIT = 256.0
 PIXEL_OFFSET = 127.5
 """Networks see (level - 127.5) / 256: a power of two, so that folding it into weights is exact."""

@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from edgecodec.format.strides import HYPER_STRIDE
 from edgecodec.model.checkpoint import build_codec, check_target, fill_codec, save_checkpoint
-from edgecodec.model.config import HYPER_STRIDE, CodecConfig
+from edgecodec.model.config import CodecConfig
 from edgecodec.model.network import NeuralCodec
 from edgecodec.training.initialisation import start_from_photos
 from edgecodec.training.loss import Losses, rate_distortion_loss

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from edgecodec.evaluation.metrics import MS_SSIM_MIN_SIDE
-from edgecodec.model.config import HYPER_STRIDE
+from edgecodec.format.strides import HYPER_STRIDE
 from edgecodec.model.network import NeuralCodec
 from edgecodec.training.distortion import ms_ssim
 from edgecodec.training.photos import UInt8Array, to_images
@@ -42,7 +42,7 @@ def validate(
             x = to_images(crop[None], device)
             with torch.inference_mode():
                 x_hat, bits_y, bits_z = codec(x, torch.tensor([float(q)], device=device))
-                x_hat = x_hat.clamp(0, 255).round()
+                x_hat = (x_hat + 0.5).clamp(0, 255).floor()  # as `to_levels`
                 if min(h, w) >= MS_SSIM_MIN_SIDE:
                     similarities.append(float(ms_ssim(x, x_hat)))
             error = x_hat - x

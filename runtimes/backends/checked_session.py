@@ -18,19 +18,13 @@ import numpy.typing as npt
 from edgecodec.bundle.manifest import Manifest
 from edgecodec.coding.pixels import as_picture, square_side
 from edgecodec.errors import BackendError
+from edgecodec.format.strides import HYPER_STRIDE, LATENT_STRIDE
 from edgecodec.runtimes.base import Artefact, Float32Array, StageName
 from edgecodec.runtimes.vendor import one_line
 
 _Result = TypeVar("_Result")
 Dims = tuple[int | None, ...]
 """Shape of an input; None where any size goes."""
-
-ANALYSIS_MULTIPLE = 32
-"""Height and width of an image must be multiples of this (see edgecodec.runtimes.base)."""
-
-
-LATENT_STRIDE = 16
-"""Pixels per latent in each direction."""
 
 
 def _text(shape: tuple[int | None, ...]) -> str:
@@ -76,7 +70,7 @@ def checked_inputs(
     if set(inputs) != set(dims):
         want, got = ", ".join(sorted(dims)), ", ".join(sorted(inputs)) or "none"
         raise BackendError(backend, f"{stage} takes {want}; given: {got}")
-    multiple = ANALYSIS_MULTIPLE if stage == "analysis" else 1
+    multiple = HYPER_STRIDE if stage == "analysis" else 1
     return {n: check_input(backend, n, inputs[n], dims[n], multiple) for n in dims}
 
 
@@ -95,7 +89,7 @@ def stage_outputs(
     if stage == "synthesis":
         return {"x_hat": (1, LATENT_STRIDE * height, LATENT_STRIDE * width, 3)}
     latents = (height // LATENT_STRIDE, width // LATENT_STRIDE)
-    hyper = (height // ANALYSIS_MULTIPLE, width // ANALYSIS_MULTIPLE)
+    hyper = (height // HYPER_STRIDE, width // HYPER_STRIDE)
     return {
         "y": (1, *latents, manifest.latent_channels),
         "z": (1, *hyper, manifest.hyper_channels),

@@ -6,12 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgecodec.errors import BackendError, BackendUnavailableError
-from edgecodec.runtimes.backends.checked_session import (
-    LATENT_STRIDE,
-    CheckedSession,
-    Dims,
-    load_error,
-)
+from edgecodec.format.strides import LATENT_STRIDE
+from edgecodec.runtimes.backends.checked_session import CheckedSession, Dims, load_error
 from edgecodec.runtimes.backends.onnx_references import refers_to_files
 from edgecodec.runtimes.base import Artefact, Availability, Float32Array, Session, SessionOptions
 from edgecodec.runtimes.layers.base import Layer

@@ -15,6 +15,7 @@ from edgecodec.runtimes.device.linux import linux_conditions, linux_facts
 from edgecodec.runtimes.device.macos import macos_facts, read_sysctl
 from edgecodec.runtimes.device.windows import Kernel32, windows_facts
 from edgecodec.runtimes.vendor import metadata_line
+from edgecodec.text_table import align
 
 PACKAGES = (
     "numpy", "pillow", "pillow-jxl-plugin", "onnxruntime", "openvino",
@@ -108,7 +109,7 @@ class Device:
                     f"frequency {f'{ghz:.2f} GHz' if ghz else UNKNOWN}"),
             ("system", f"{self.system}, Python {self.python}"),
         )  # fmt: skip
-        return "\n".join(f"{name:<10}{value}" for name, value in rows)
+        return "\n".join(align(rows, left=(0, 1)))
 
     def _features_text(self) -> str:
         parts = []

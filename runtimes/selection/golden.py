@@ -17,7 +17,7 @@ import numpy.typing as npt
 from edgecodec.bundle.reading import Bundle
 from edgecodec.coding.pixels import as_picture, to_levels
 from edgecodec.errors import BundleError
-from edgecodec.runtimes.backends.checked_session import ANALYSIS_MULTIPLE, LATENT_STRIDE
+from edgecodec.format.strides import HYPER_STRIDE, LATENT_STRIDE
 from edgecodec.runtimes.base import Float32Array, StageName
 from edgecodec.runtimes.selection.timing import repeated
 
@@ -77,8 +77,8 @@ class Golden:
             fits = (
                 x.ndim == 3
                 and y_hat.ndim == 3
-                and x.shape[0] % ANALYSIS_MULTIPLE == 0
-                and x.shape[1] % ANALYSIS_MULTIPLE == 0
+                and x.shape[0] % HYPER_STRIDE == 0
+                and x.shape[1] % HYPER_STRIDE == 0
                 and {"x_hat", "y", "z"} <= set(arrays)
                 and (f"y_hat{EXTREME}" in arrays) == (f"x_hat{EXTREME}" in arrays)
             )
@@ -118,7 +118,7 @@ class Golden:
             size: height and width in pixels; rounded up to what the stage takes.
         """
         name, value = self._given(stage)
-        pixels = [-(-side // ANALYSIS_MULTIPLE) * ANALYSIS_MULTIPLE for side in size]
+        pixels = [-(-side // HYPER_STRIDE) * HYPER_STRIDE for side in size]
         height, width = (s if stage == "analysis" else s // LATENT_STRIDE for s in pixels)
         return {name: repeated(value, height, width)}
 

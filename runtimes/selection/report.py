@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ from edgecodec.runtimes.registry import backend_names
 from edgecodec.runtimes.selection.candidates import probe
 from edgecodec.runtimes.selection.choice import Choice, StageVerdict
 from edgecodec.runtimes.selection.selector import DEFAULT_SIZE, choose
+from edgecodec.text_table import align
 
 REPORT_BUDGET_S = 1.5
 """Seconds of timing per stage: a report may take longer than the start of a command."""
@@ -57,7 +57,7 @@ class DevicesReport:
         reported = [
             f"{n} reports: {', '.join(f.devices)}" for n, f in self.backends.items() if f.devices
         ]
-        parts = [self.device.text(), _table(rows), "\n".join(reported)]
+        parts = [self.device.text(), "\n".join(align(rows, left=range(5))), "\n".join(reported)]
         parts += [_verdict_text(verdict) for verdict in self.verdicts]
         parts += [f"{stage}: {reason}" for stage, reason in self.problems]
         return "\n\n".join(filter(None, parts))
@@ -109,14 +109,6 @@ def devices_report(
     return DevicesReport(probe_device(), backends, tuple(verdicts), tuple(problems))
 
 
-def _table(rows: Sequence[Sequence[str]], indent: str = "") -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        indent + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
-
-
 def _verdict_text(verdict: StageVerdict) -> str:
     asked = [f"backend {verdict.backend}"] if verdict.backend != AUTO else []
     asked += [] if verdict.threads is None else [f"threads {verdict.threads}"]
@@ -125,7 +117,7 @@ def _verdict_text(verdict: StageVerdict) -> str:
     head = f"{what}, measured {verdict.measured_at}:"
     rows = [_row(choice, "->" if choice is verdict.best else "") for choice in verdict.ranked]
     rows += [_row(choice, "x") for choice in verdict.rejected]
-    return head + "\n" + _table(rows, "  ")
+    return "\n".join([head, *align(rows, left=range(7), indent="  ")])
 
 
 def _row(choice: Choice, mark: str) -> tuple[str, ...]:

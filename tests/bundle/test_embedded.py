@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +14,14 @@ from PIL import Image
 
 import edgecodec
 from edgecodec import codec as codec_module
-from edgecodec.bundle.reading import (
-    MANIFEST,
-    Bundle,
-    bundle_with_tables,
+from edgecodec.bundle.embedded import (
+    bundles_with_tables,
     default_bundle_path,
     embedded_bundles,
     find_bundle,
 )
+from edgecodec.bundle.manifest import MANIFEST
+from edgecodec.bundle.reading import Bundle
 from edgecodec.cli import main
 from edgecodec.codec import Codec
 from edgecodec.errors import BundleError, ConfigError, ModelMismatchError
@@ -44,14 +46,14 @@ def data(tmp_path_factory: pytest.TempPathFactory, other_bundle: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def other_file(data: Path, small: UInt8Array) -> bytes:
-    with Codec("other", "onnxruntime", "fp32", 1, embedded=data) as other:
+    with Codec(data / "other.bundle", "onnxruntime", "fp32", 1) as other:
         return other.encode(small, 50)
 
 
 @pytest.fixture
 def only_data(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder in place of the package's, and a working folder."""
-    monkeypatch.setattr("edgecodec.bundle.reading.EMBEDDED", data)
+    monkeypatch.setattr("edgecodec.bundle.embedded.EMBEDDED", data)
     monkeypatch.chdir(tmp_path)
     return data
 
@@ -62,12 +64,12 @@ def test_default_is_embedded_and_first() -> None:
         assert first.path == second.path == default_bundle_path()
 
 
-def test_names_are_those_of_the_folder(data: Path) -> None:
-    assert list(embedded_bundles(data)) == ["default", "broken", "other"]
-    with Bundle("other", embedded=data) as bundle:
-        assert bundle.path == data / "other.bundle"
-    with Bundle(embedded=data) as bundle:
-        assert bundle.path == data / "default.bundle"
+def test_names_are_those_of_the_folder(only_data: Path) -> None:
+    assert list(embedded_bundles()) == ["default", "broken", "other"]
+    with Bundle("other") as bundle:
+        assert bundle.path == only_data / "other.bundle"
+    with Bundle() as bundle:
+        assert bundle.path == only_data / "default.bundle"
 
 
 def test_path_that_exists_comes_before_a_name(only_data: Path) -> None:
@@ -83,37 +85,38 @@ def test_unknown_name_lists_those_there_are(only_data: Path, name: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_folder_without_bundles_says_so(tmp_path: Path) -> None:
+def test_folder_without_bundles_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgecodec.bundle.embedded.EMBEDDED", tmp_path)
     with pytest.raises(BundleError, match=r"none$"):
-        Bundle("default", embedded=tmp_path)
+        Bundle("default")
     with pytest.raises(BundleError, match="no such bundle"):
-        Bundle(embedded=tmp_path)
-    assert bundle_with_tables("0" * 16, tmp_path) is None
+        Bundle()
+    assert not bundles_with_tables("0" * 16)
 
 
-def test_tables_are_found_by_their_manifest(data: Path) -> None:
+def test_tables_are_found_by_their_manifest(only_data: Path) -> None:
     """And a broken bundle beside them does no harm."""
     for name in ("default", "other"):
-        with Bundle(name, embedded=data) as bundle:
-            found = bundle_with_tables(bundle.manifest.tables_id, data)
-            assert found == data / f"{name}.bundle"
-    assert bundle_with_tables("0" * 16, data) is None
+        with Bundle(name) as bundle:
+            found = bundles_with_tables(bundle.manifest.tables_id)
+            assert found == {name: bundle.manifest}
+    assert not bundles_with_tables("0" * 16)
 
 
 def test_decode_takes_the_bundle_that_the_file_names(
-    data: Path, other_file: bytes, small_file: bytes
+    only_data: Path, other_file: bytes, small_file: bytes
 ) -> None:
-    with Codec(None, "onnxruntime", "fp32", 1, embedded=data) as codec:
+    with Codec(None, "onnxruntime", "fp32", 1) as codec:
         assert codec.for_file(small_file) is codec
         assert codec.decode_latents(other_file).dtype == np.int16
         other = codec.for_file(other_file)
         assert other is not codec
         assert other is codec.for_file(other_file)
         assert (other.backend, other.precision, other.threads) == ("onnxruntime", "fp32", 1)
-        assert other.bundle.path == data / "other.bundle"
+        assert other.bundle.path == only_data / "other.bundle"
         assert not codec._runners
         assert not other._runners
-        with Codec("other", "onnxruntime", "fp32", 1, embedded=data) as named:
+        with Codec("other", "onnxruntime", "fp32", 1) as named:
             assert named.for_file(other_file) is named
             expected = np.asarray(named.decode(other_file))
         assert (np.asarray(codec.decode(other_file)) == expected).all()
@@ -125,11 +128,11 @@ def test_decode_takes_the_bundle_that_the_file_names(
 
 
 def test_bundle_that_was_named_is_the_only_one(
-    data: Path, other_file: bytes, small_file: bytes
+    only_data: Path, other_file: bytes, small_file: bytes
 ) -> None:
-    with Bundle(data / "default.bundle") as opened:
-        for bundle in ("default", data / "default.bundle", opened):
-            with Codec(bundle, "onnxruntime", embedded=data) as codec:
+    with Bundle(only_data / "default.bundle") as opened:
+        for bundle in ("default", only_data / "default.bundle", opened):
+            with Codec(bundle, "onnxruntime") as codec:
                 with pytest.raises(ModelMismatchError) as caught:
                     codec.decode(other_file)
                 assert caught.value.expected == read_header(other_file).tables_id
@@ -171,3 +174,40 @@ def test_functions_of_the_package_decode_any_embedded_model(
     with Codec(None, "onnxruntime", "fp32", 1) as codec:
         monkeypatch.setattr(codec_module, "_default", {"codec": codec})
         assert edgecodec.decode(other_file).size == small.shape[1::-1]
+
+
+def test_bundles_of_equal_tables_are_named(
+    only_data: Path,
+    small_file: bytes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    Path("x.ecx").write_bytes(small_file)
+    assert main(["info", "x.ecx"]) == 0
+    assert "of the embedded bundle default\n" in capfd.readouterr().out
+    with Bundle() as default:
+        own = default.manifest
+    with caplog.at_level("INFO"):
+        assert main(["-v", "decode", "x.ecx", "x.png", *FAST]) == 0
+    assert f"tables {own.tables_id}, model {own.model_id}" in caplog.text
+    assert "same tables" not in capfd.readouterr().err
+
+    data = tmp_path / "data"
+    shutil.copytree(only_data / "default.bundle", data / "default.bundle")
+    twin = data / "twin.bundle"
+    shutil.copytree(only_data / "default.bundle", twin)
+    manifest = replace(own, model_id="f" * 16)
+    (twin / MANIFEST).write_text(manifest.to_json())
+    monkeypatch.setattr("edgecodec.bundle.embedded.EMBEDDED", data)
+    assert main(["info", "x.ecx"]) == 0
+    assert "of the embedded bundles default, twin; " in capfd.readouterr().out
+    assert main(["info", "--json", "x.ecx"]) == 0
+    assert json.loads(capfd.readouterr().out)["bundles"] == ["default", "twin"]
+    for chosen, other in (("default", "twin"), ("twin", "default")):
+        command = ["decode", "-f", "x.ecx", "x.png", "--bundle", chosen, *FAST]
+        assert main(command) == 0
+        (line,) = [n for n in capfd.readouterr().err.splitlines() if "same tables" in n]
+        assert f"decoded with {chosen}; " in line
+        assert f"networks: {other} (" in line

@@ -19,9 +19,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgecodec.bundle.manifest import ArtefactEntry
+from edgecodec.bundle.embedded import default_bundle_path
+from edgecodec.bundle.manifest import MANIFEST, ArtefactEntry
 from edgecodec.bundle.parts import SUFFIX, Parts, Slice, to_planes
-from edgecodec.bundle.reading import MANIFEST, WEIGHTS, Bundle, default_bundle_path
+from edgecodec.bundle.reading import WEIGHTS, Bundle
 from edgecodec.bundle.writing import hash_files
 from edgecodec.errors import BundleError, ScratchError
 

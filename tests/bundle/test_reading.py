@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from edgecodec.bundle.manifest import ArtefactEntry, Manifest
+from edgecodec.bundle.embedded import default_bundle_path
+from edgecodec.bundle.manifest import MANIFEST, ArtefactEntry, Manifest
 from edgecodec.bundle.parts import SUFFIX
-from edgecodec.bundle.reading import MANIFEST, TABLES, Bundle, default_bundle_path, short_id
+from edgecodec.bundle.reading import TABLES, Bundle, short_id
 from edgecodec.bundle.writing import hash_files, writing_bundle
 from edgecodec.codec import Codec
 from edgecodec.errors import BundleError

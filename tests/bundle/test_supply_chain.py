@@ -23,8 +23,8 @@ import onnx
 import pytest
 import torch
 
-from edgecodec.bundle.manifest import ArtefactEntry, Manifest
-from edgecodec.bundle.reading import GOLDEN, MANIFEST, TABLES, Bundle, short_id
+from edgecodec.bundle.manifest import MANIFEST, ArtefactEntry, Manifest
+from edgecodec.bundle.reading import GOLDEN, TABLES, Bundle, short_id
 from edgecodec.codec import Codec
 from edgecodec.errors import BackendError, BundleError, ConversionError, EdgeCodecError
 from edgecodec.model.checkpoint import FORMAT as CHECKPOINT_FORMAT

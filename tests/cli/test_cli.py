@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,71 +16,13 @@ import pytest
 from PIL import Image
 
 from edgecodec._version import __version__
-from edgecodec.bundle import manifest
 from edgecodec.bundle.reading import Bundle
-from edgecodec.cli import COMMANDS, main
+from edgecodec.cli import COMMANDS
 from edgecodec.codec import Codec
-from edgecodec.coding.image_files import expand_images
-from edgecodec.converters.checks.report import ConversionReport
-from edgecodec.errors import ConfigError
 from edgecodec.format.container import read_container, read_header
+from tests.support.commands import FAST, Call, names
 
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
-FAST = ("--backend", "onnxruntime", "--precision", "fp32", "--threads", "1")
-
-
-@pytest.fixture
-def folder(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    small: npt.NDArray[np.uint8],
-    small_file: bytes,
-) -> Path:
-    """A working folder with a picture, a file of four tiles, and damaged ones."""
-    Image.fromarray(small).save(tmp_path / "photo.png")
-    (tmp_path / "good.ecx").write_bytes(small_file)
-    (tmp_path / "cut.ecx").write_bytes(small_file[:-9])
-    flipped = bytearray(small_file)
-    flipped[-9] ^= 4
-    (tmp_path / "flipped.ecx").write_bytes(flipped)
-    (tmp_path / "text.txt").write_text("no picture\n")
-    (tmp_path / "empty").write_bytes(b"")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-class Call:
-    """Runs the command line in this process."""
-
-    def __init__(self, capfd: pytest.CaptureFixture[str]) -> None:
-        self._capfd = capfd
-        self.out = self.err = ""
-
-    def __call__(self, *args: object) -> int:
-        try:
-            code = main([str(a) for a in args])
-        except SystemExit as exc:
-            code = int(exc.code or 0)
-        self.out, self.err = self._capfd.readouterr()
-        return code
-
-    def fails(self, *args: object, code: int = 1) -> str:
-        """Expect an exit code and a single line on stderr, and return it."""
-        assert self(*args) == code
-        lines = self.err.splitlines()
-        assert len(lines) == 1, self.err
-        assert lines[0].startswith("edgecodec: ")
-        assert self.out == ""
-        return lines[0]
-
-
-@pytest.fixture
-def call(capfd: pytest.CaptureFixture[str]) -> Call:
-    return Call(capfd)
-
-
-def names(folder: Path) -> set[str]:
-    return {p.name for p in folder.iterdir()}
 
 
 # -- the way through -------------------------------------------------------------------------------
@@ -121,6 +61,17 @@ def test_decode_writes_the_format_of_the_extension(folder: Path, call: Call, suf
         assert image.format == expected
 
 
+def test_decode_says_which_quality_it_writes(folder: Path, call: Call) -> None:
+    sizes = {}
+    for quality in ((), ("--quality", "95"), ("--quality", "30")):
+        assert call("decode", "good.ecx", "out.jpg", "-f", *quality, *FAST) == 0
+        assert f"quality {(*quality, '95')[1 if quality else 0]}, " in call.err
+        sizes[quality] = (folder / "out.jpg").stat().st_size
+    assert sizes[()] == sizes["--quality", "95"] > sizes["--quality", "30"]
+    assert call("decode", "good.ecx", "out.bmp", *FAST) == 0
+    assert "quality" not in call.err
+
+
 def test_info_json_has_the_facts(folder: Path, call: Call, shipped: Bundle) -> None:
     assert call("info", "good.ecx", "--json") == 0
     facts = json.loads(call.out)
@@ -132,6 +83,7 @@ def test_info_json_has_the_facts(folder: Path, call: Call, shipped: Bundle) -> N
         "mode": "RGB",
         "quality": 50,
         "tables_id": shipped.manifest.tables_id,
+        "bundles": ["default"],
         "tile": 32,
         "tiles": 4,
         "damaged_tiles": [],
@@ -255,40 +207,6 @@ def test_failure_is_one_line_and_leaves_nothing(
     before = names(folder)
     assert words in call.fails(*args)
     assert names(folder) == before
-
-
-def test_convert_of_no_checkpoint_ends_in_one_line(folder: Path, call: Call) -> None:
-    before = names(folder)
-    assert call("convert", "text.txt", "-o", "x.bundle") == 1
-    assert call.err.splitlines()[-1].startswith("edgecodec: text.txt: not a readable checkpoint")
-    assert names(folder) == before
-
-
-def convert_nothing(monkeypatch: pytest.MonkeyPatch, bundle: str) -> None:
-    """Let a conversion take no time."""
-    report = ConversionReport(
-        Path(bundle), "n", "m", "t", {"judged": 1}, 1, 1, (), 0.0, math.inf, "psnr"
-    )
-    monkeypatch.setattr("edgecodec.converters.convert.convert_checkpoint", lambda *_, **__: report)
-
-
-def test_convert_shows_its_table_when_the_report_cannot_be_written(
-    folder: Path, call: Call, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object) -> None:
-        raise ConfigError("r.json: cannot be written (No space left on device)")
-
-    convert_nothing(monkeypatch, "x.bundle")
-    monkeypatch.setattr("edgecodec.cli.convert_command.write_json", full)
-    assert call("convert", "text.txt", "-o", "x.bundle", "--json", "r.json") == 1
-    assert "written to x.bundle" in call.out
-    assert "No space left" in call.err
-
-
-@pytest.mark.parametrize("loss", ["-1", "-inf", "nan", "four"])
-def test_convert_allows_no_loss_below_none(folder: Path, call: Call, loss: str) -> None:
-    assert call("convert", "text.txt", "-o", "x.bundle", f"--max-bd-loss={loss}") == 2
-    assert "is no percentage from 0" in call.err
 
 
 def test_names_that_are_no_text_are_printed_all_the_same(environment: dict[str, str]) -> None:
@@ -447,119 +365,6 @@ def test_reader_that_goes_away_is_no_traceback(folder: Path, environment: dict[s
     assert result.stderr == b""
 
 
-# -- commands that measure -------------------------------------------------------------------------
-
-
-def test_device_test_checks_and_writes_json(folder: Path, call: Call) -> None:
-    args = ("device-test", "photo.png", "--qualities", "40", "--threads", "1", "--runs", "1")
-    assert call(*args, "--json", "report.json") == 0
-    assert call.out.endswith("passed\n")
-    report = json.loads((folder / "report.json").read_text())
-    assert report["passed"] is True
-    assert report["golden_mismatches"] == 0
-    assert report["kit"]["passed"] is True
-
-
-def test_device_test_fails_where_a_golden_file_does(
-    folder: Path, call: Call, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from edgecodec.device_tests.conformance import kit
-
-    broken = kit.KitReport(1, ["numpy"], {"onnxruntime fp32": 0}, {}, ["format break: x.ecx"])
-    monkeypatch.setattr(kit, "check_kit", lambda **_: broken)
-    assert call("device-test", "photo.png", "--qualities", "40", "--threads", "1") == 1
-    assert "format break: x.ecx\nkit FAILED" in call.out
-
-
-def test_matrix_is_of_the_kit_where_nothing_is_named(
-    folder: Path, call: Call, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from edgecodec.device_tests.conformance import kit, matrix
-
-    seen: dict[str, Any] = {}
-
-    def check(images: Any, qualities: Any, **options: Any) -> Any:
-        seen.update(options, images=list(images))
-        return matrix.ConformanceReport(list(images), list(qualities))
-
-    monkeypatch.setattr(matrix, "check_conformance", check)
-    monkeypatch.setattr(kit, "check_kit", lambda **_: kit.KitReport())
-    assert call("device-test", "--matrix", "--runs", "0") == 1  # nothing compared is not a pass
-    assert seen["bundle"] == kit.kit_model()
-    assert seen["images"] == list(kit.open_pictures())
-    assert seen["precisions"] == manifest.PRECISIONS
-    assert call("device-test", "--matrix", "--bundle", "default", "photo.png") == 1
-    assert (seen["bundle"], seen["images"]) == ("default", ["photo.png"])
-    assert seen["twin"] is True
-    options = ("--matrix", "--precision", "int8", "--extremes", "--fast", "photo.png")
-    assert call("device-test", *options) == 1
-    assert (seen["precisions"], seen["twin"]) == (("int8",), False)
-    assert seen["images"] == ["photo.png", "black", "white", "noise", "saturated"]
-
-
-BENCH = ("--backends", "onnxruntime", "--runs", "3", "--seconds", "0", "--cold-starts", "0")
-
-
-def test_bench_measures_and_writes_its_reports(folder: Path, call: Call) -> None:
-    args = ("bench", "photo.png", *BENCH, "--against", "jpeg", "--threads", "1")
-    assert call(*args, "--json", "a.json", "--html", "a.html", "--trace", "a.trace") == 0
-    assert "outside the networks" in call.out
-    report = json.loads((folder / "a.json").read_text())
-    stages = {(s["codec"], s["stage"]) for s in report["summaries"]}
-    assert {("onnxruntime", "decode/synthesis"), ("jpeg", "encode")} <= stages
-    assert {len(m["starts_s"]) for m in report["measurements"]} == {3}
-    assert (folder / "a.html").read_text().startswith("<!doctype html>")
-    names = {event["name"] for event in json.loads((folder / "a.trace").read_text())["traceEvents"]}
-    assert {"encode", "analysis", "decode"} <= names
-    assert call("bench", "--compare", "a.json", "a.json") == 0
-    assert call.out.splitlines()[-1].startswith("0 faster, 0 slower")
-    assert call("bench", "--compare", "a.json", "a.json", "--json", "-") == 0
-    rows = json.loads(call.out)["rows"]
-    assert {row["verdict"] for row in rows} == {"no difference"}
-    assert call(*args, "--trace", "-") == 0
-    assert json.loads(call.out)["traceEvents"]
-
-
-def test_eval_prints_a_table(folder: Path, call: Call) -> None:
-    args = ("eval", "photo.png", "--qualities", "20,60", "--against", "jpeg", "--csv", "x.csv")
-    assert call(*args, *FAST) == 0
-    assert "edgecodec" in call.out
-    assert len((folder / "x.csv").read_text().splitlines()) > 3
-
-
-def test_eval_goes_on_behind_a_photo_that_is_cut(folder: Path, call: Call) -> None:
-    whole = (folder / "photo.png").read_bytes()
-    (folder / "a.png").write_bytes(whole[: len(whole) // 2])
-    args = ("eval", "a.png", "photo.png", "--qualities", "20", "--against", "jpeg")
-    assert call(*args, *FAST) == 1
-    assert "over 1 image" in call.out
-    assert call.err.startswith("edgecodec: left out: a.png: the image is damaged")
-
-
-def test_decode_says_which_quality_it_writes(folder: Path, call: Call) -> None:
-    sizes = {}
-    for quality in ((), ("--quality", "95"), ("--quality", "30")):
-        assert call("decode", "good.ecx", "out.jpg", "-f", *quality, *FAST) == 0
-        assert f"quality {(*quality, '95')[1 if quality else 0]}, " in call.err
-        sizes[quality] = (folder / "out.jpg").stat().st_size
-    assert sizes[()] == sizes["--quality", "95"] > sizes["--quality", "30"]
-    assert call("decode", "good.ecx", "out.bmp", *FAST) == 0
-    assert "quality" not in call.err
-
-
-def test_eval_of_several_efforts_compares_them(folder: Path, call: Call) -> None:
-    args = ("eval", "photo.png", "--qualities", "20,60", "--against", "jpeg", "-e", "1,3")
-    assert call(*args, "--json", "x.json", "--html", "x.html", *FAST) == 0
-    assert "BD-rate of effort 3" in call.out
-    result = json.loads((folder / "x.json").read_text())
-    assert result["variants"] == ["effort 3"]
-    pairs = {(r["codec"], r["anchor"]) for r in result["bd_rates"]}
-    assert pairs == {("edgecodec", "jpeg"), ("effort 3", "jpeg"), ("effort 3", "edgecodec")}
-    sizes = {(r["codec"], r["quality"]): r["bytes"] for r in result["rows"]}
-    assert sizes["effort 3", 20] != sizes["edgecodec", 20]
-    assert "bits of effort 3 vs edgecodec" in (folder / "x.html").read_text()
-
-
 def test_encode_takes_an_effort(folder: Path, call: Call) -> None:
     assert call("encode", "photo.png", "a.ecx", *FAST) == 0
     assert call("encode", "photo.png", "b.ecx", "-e", "3", *FAST) == 0
@@ -583,17 +388,3 @@ def _words(value: object) -> list[str]:
     if isinstance(value, list):
         return [w for v in value for w in _words(v)]
     return [value] if isinstance(value, str) else []
-
-
-def test_show_numbers_joins_runs() -> None:
-    from edgecodec.cli.common import show_numbers
-
-    assert show_numbers([]) == ""
-    assert show_numbers([1, 2, 3, 7, 9, 10]) == "1-3, 7, 9-10"
-    assert show_numbers(range(1, 100, 2), most=2) == "1, 3, ..."
-
-
-def test_folder_that_is_named_like_a_picture_is_none(tmp_path: Path) -> None:
-    (tmp_path / "a.png").mkdir()
-    (tmp_path / "b.png").write_bytes(b"")
-    assert expand_images([str(tmp_path)]) == [tmp_path / "b.png"]

@@ -261,3 +261,9 @@ def register():
     Image.register_save("HEIF", save)
     Image.register_extension("HEIF", ".heic")
 """
+
+
+def test_folder_that_is_named_like_a_picture_is_none(tmp_path: Path) -> None:
+    (tmp_path / "a.png").mkdir()
+    (tmp_path / "b.png").write_bytes(b"")
+    assert expand_images([str(tmp_path)]) == [tmp_path / "b.png"]

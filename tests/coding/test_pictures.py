@@ -11,11 +11,12 @@ import numpy.typing as npt
 import pytest
 from PIL import Image, TiffImagePlugin, TiffTags
 
+from edgecodec.coding.layout import Window
 from edgecodec.coding.pictures import (
     from_samples,
     to_picture,
 )
-from edgecodec.coding.tiling import Window, read_padded
+from edgecodec.coding.pixels import read_padded
 from edgecodec.errors import ConfigError
 
 UInt8Array = npt.NDArray[np.uint8]

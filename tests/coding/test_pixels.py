@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from edgecodec.coding.pixels import as_picture, pack, pack_numpy, square_side
+from edgecodec.coding.layout import Window
+from edgecodec.coding.pixels import (
+    as_picture,
+    pack,
+    pack_numpy,
+    read_padded,
+    square_side,
+    to_levels,
+)
 from edgecodec.format.coder import core_available
 
 needs_core = pytest.mark.skipif(not core_available(), reason="the C core is not built here")
@@ -60,6 +68,7 @@ def test_halves_round_up_and_the_rest_to_the_nearest() -> None:
     mine, _ = both(wide, *wide.shape[:2])
     expected = np.clip(np.floor(wide + 0.5), 0, 255).astype(np.uint8)
     np.testing.assert_array_equal(mine[..., :3], expected)
+    np.testing.assert_array_equal(to_levels(wide), expected)
     assert (mine[..., 3] == 255).all()
 
 
@@ -164,3 +173,26 @@ def test_core_refuses_samples_that_must_not_change() -> None:
     with pytest.raises((BufferError, ValueError)):
         pack(np.ones((2, 2, 3), np.float32), samples)
     assert not samples.any()
+
+
+@given(st.integers(1, 70), st.integers(1, 70), st.booleans())
+def test_read_padded_repeats_the_last_row_and_column(height: int, width: int, whole: bool) -> None:
+    rng = np.random.default_rng(height * 100 + width)
+    pixels = rng.integers(0, 256, (height, width, 3), np.uint8)
+    padded = -(-height // 32) * 32, -(-width // 32) * 32
+    expected = np.pad(pixels, ((0, padded[0] - height), (0, padded[1] - width), (0, 0)), "edge")
+    window = Window(0, 0, *padded, 0, 0)
+    if not whole:
+        window = Window(padded[0] - 32, padded[1] - 32, 32, 32, 0, 0)
+    found = read_padded(pixels, window)
+    assert found.dtype == np.float32
+    assert found.shape == (1, window.height, window.width, 3)
+    assert (found[0] == expected[window.slices()]).all()
+
+
+@pytest.mark.parametrize("source", ["view", "read-only"])
+def test_read_padded_leaves_its_input_alone(source: str) -> None:
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    pixels.flags.writeable = source != "read-only"
+    read_padded(pixels, Window(0, 0, 64, 64, 0, 0))[...] = 7
+    assert not pixels.any()

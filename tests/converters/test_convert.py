@@ -191,11 +191,11 @@ def test_bf16_is_not_written_where_nothing_can_judge_it(
 def test_bf16_that_is_something_else_is_left_out(
     checkpoint: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgecodec.converters.checks.parity import TOLERANCES, Tolerance
+    from edgecodec.converters.checks.parity import TOLERANCES, ParityLimits
 
     if OpenVinoBackend().lacks("bf16"):
         pytest.skip("this processor has no bfloat16")
-    monkeypatch.setitem(TOLERANCES, "bf16", Tolerance(8.0, -1, 0.0))
+    monkeypatch.setitem(TOLERANCES, "bf16", ParityLimits(8.0, -1, 0.0))
     options: dict[str, Any] = {"targets": ["openvino"], "precisions": ["fp32", "bf16"]}
     report = convert(checkpoint, photos, tmp_path / "b", **options)
     (row,) = report.refused
@@ -315,9 +315,9 @@ def test_weights_that_are_no_numbers_are_refused(
 def test_nothing_is_left_when_an_artefact_is_wrong(
     checkpoint: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgecodec.converters.checks.parity import TOLERANCES, Tolerance
+    from edgecodec.converters.checks.parity import TOLERANCES, ParityLimits
 
-    monkeypatch.setitem(TOLERANCES, "fp32", Tolerance(-1.0, -1, -1.0))
+    monkeypatch.setitem(TOLERANCES, "fp32", ParityLimits(-1.0, -1, -1.0))
     before = sorted(tmp_path.iterdir())
     with pytest.raises(ParityError, match="analysis: torch fp32 output y differs"):
         convert(checkpoint, photos, tmp_path / "b")

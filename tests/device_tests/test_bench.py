@@ -24,8 +24,8 @@ from edgecodec.device_tests.bench import DEMO_PHOTO, Options, benchmark, load_pi
 from edgecodec.device_tests.measuring import steady
 from edgecodec.device_tests.measuring.cold_start import PHASES, ColdStart
 from edgecodec.device_tests.measuring.contenders import (
+    BackendRequest,
     Contender,
-    Request,
     expand_requests,
     our_contender,
 )
@@ -100,7 +100,7 @@ def test_layers_are_in_the_report(photo_file: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_stages_of_the_bench_make_up_its_whole(codec: Codec, photo: UInt8Array) -> None:
-    contender = our_contender(Request("onnxruntime"), codec, 60)
+    contender = our_contender(BackendRequest("onnxruntime"), codec, 60)
     contender.once(photo)
     best = {"encode": 1.0, "decode": 1.0}
     for _ in range(3):
@@ -129,17 +129,17 @@ def test_summaries_pool_pictures_in_the_order_of_time(photo_file: Path) -> None:
 
 
 def test_requests_name_backends_and_precisions(shipped: Bundle) -> None:
-    assert Request.parse("tflite:int8") == Request("tflite", "int8")
-    assert str(Request.parse("tflite")) == "tflite"
+    assert BackendRequest.parse("tflite:int8") == BackendRequest("tflite", "int8")
+    assert str(BackendRequest.parse("tflite")) == "tflite"
     everything = expand_requests(("all", "auto"), shipped)
-    assert everything[0] == Request("auto")
-    assert Request("openvino", "fp32") in everything
+    assert everything[0] == BackendRequest("auto")
+    assert BackendRequest("openvino", "fp32") in everything
     assert len(set(everything)) == len(everything)
-    assert Request("torch", "int8") not in everything  # the bundle has none
+    assert BackendRequest("torch", "int8") not in everything  # the bundle has none
     kept = [e for e in shipped.manifest.artefacts if e.target != "tflite"]
     few = SimpleNamespace(manifest=replace(shipped.manifest, artefacts=tuple(kept)))
     found = [r for r in expand_requests(("all",), cast("Bundle", few)) if r.backend == "tflite"]
-    assert found == [Request("tflite", "fp32")]  # which says why it does not take part
+    assert found == [BackendRequest("tflite", "fp32")]  # which says why it does not take part
 
 
 def test_backend_that_does_not_work_is_skipped_with_its_reason(photo_file: Path) -> None:

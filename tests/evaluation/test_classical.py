@@ -1,4 +1,4 @@
-"""The classical codecs through Pillow, the result cache, reading and writing of files."""
+"""The classical codecs through Pillow, and the reading of pictures."""
 
 import io
 import subprocess
@@ -23,9 +23,7 @@ from edgecodec.evaluation.classical import (
     JPEG,
     JXL,
     ClassicalCodec,
-    ResultCache,
     classical_codec,
-    timed,
 )
 from edgecodec.evaluation.metrics import Uint8Image, psnr_rgb
 
@@ -117,30 +115,6 @@ def test_plugin_that_is_missing_or_broken_is_named(
     (tmp_path / "edgecodec_broken_plugin.py").write_text("raise OSError('no library')\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     assert not replace(JXL, plugin=Plugin("edgecodec_broken_plugin", "x")).available()
-
-
-def test_timed_returns_result_and_seconds() -> None:
-    result, seconds = timed(sorted, [2, 1], reverse=False)
-    assert result == [1, 2]
-    assert 0 <= seconds < 5
-
-
-def test_result_cache_keeps_entries_between_runs(tmp_path: Path) -> None:
-    path = tmp_path / "cache.json"
-    cache = ResultCache(path)
-    assert cache.get("key") is None
-    cache.put("key", {"bytes": 3})
-    cache.save()
-    assert ResultCache(path).get("key") == {"bytes": 3}
-    assert [p.name for p in tmp_path.iterdir()] == ["cache.json"]
-
-
-@pytest.mark.parametrize("content", ["", "[]", '{"format": 99, "results": {}}', '{"format": 1}'])
-def test_result_cache_refuses_other_files(tmp_path: Path, content: str) -> None:
-    path = tmp_path / "cache.json"
-    path.write_text(content)
-    with pytest.raises(ConfigError, match=r"cache\.json"):
-        ResultCache(path)
 
 
 def test_device_side_modules_import_no_heavy_package() -> None:

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import xml.etree.ElementTree as ET
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from PIL import Image
 
 from edgecodec.errors import BackendError, ConfigError, UnknownPluginError
 from edgecodec.evaluation.classical import JPEG, WEBP, ClassicalCodec
-from edgecodec.evaluation.evaluate import Average, Evaluation, Row, compare, evaluate
+from edgecodec.evaluation.evaluate import Average, Evaluation, ImageResult, compare, evaluate
 from edgecodec.evaluation.metrics import Uint8Image, ms_ssim, psnr_rgb
 from edgecodec.evaluation.page import render_page, text_table
 
@@ -98,7 +98,7 @@ def test_evaluate_gives_the_same_with_threads(evaluation: Evaluation, images: li
         images, StubCodec(), QUALITIES, name="stub", against=("jpeg", "webp"), workers=2
     )
 
-    def timeless(rows: tuple[Row, ...]) -> list[Row]:
+    def timeless(rows: tuple[ImageResult, ...]) -> list[ImageResult]:
         return [replace(row, encode_s=None, decode_s=None) for row in rows]
 
     assert timeless(threaded.rows) == timeless(evaluation.rows)
@@ -181,7 +181,7 @@ def test_evaluate_reports_progress_and_tells_equal_names_apart(
 ) -> None:
     twin = tmp_path / "bird.png"
     twin.write_bytes(images[1].read_bytes())
-    seen: list[Row] = []
+    seen: list[ImageResult] = []
     found = evaluate([images[0], twin], StubCodec(), (50,), against=(), progress=seen.append)
     assert tuple(seen) == found.rows
     assert found.images == (str(images[0]), str(twin))
@@ -197,11 +197,10 @@ def test_compare_says_why_there_is_no_number() -> None:
     assert compare(averages, "a", "b", "ms_ssim").percent is None
 
 
-def test_evaluation_survives_json(evaluation: Evaluation) -> None:
-    assert Evaluation.from_json(evaluation.to_json()) == evaluation
-    for text in ("", "{}", "[1]", json.dumps({"format": 99})):
-        with pytest.raises(ConfigError):
-            Evaluation.from_json(text)
+def test_json_has_everything(evaluation: Evaluation) -> None:
+    found = json.loads(evaluation.to_json())
+    assert found.pop("format") == 2
+    assert found == json.loads(json.dumps(asdict(evaluation)))
 
 
 def test_csv_has_one_line_per_row(evaluation: Evaluation) -> None:
@@ -259,7 +258,7 @@ def test_an_image_that_cannot_be_read_or_coded_is_named_and_the_others_are_measu
     assert list(found.failures) == ["cut.png", "wide.png"]
     assert f"{cut}: the image is damaged" in found.failures["cut.png"]
     assert "16384" in found.failures["wide.png"]
-    assert Evaluation.from_json(found.to_json()) == found
+    assert json.loads(found.to_json())["failures"] == found.failures
 
 
 def test_evaluate_has_nothing_to_say_where_every_image_fails(tmp_path: Path) -> None:

@@ -110,26 +110,6 @@ def test_container_round_trip(
     assert file.size == len(data)
 
 
-@given(
-    width=st.integers(1, 300), height=st.integers(1, 300), tile=st.integers(1, 5).map((32).__mul__)
-)
-def test_tiles_cover_the_padded_image_once_in_raster_order(
-    width: int, height: int, tile: int
-) -> None:
-    header = Header(width, height, "RGB", 1, tile, TABLES_ID)
-    padded_height, padded_width = header.padded
-    tiles = header.tiles()
-    assert len(tiles) == header.tile_count
-    assert [(t.top, t.left) for t in tiles] == sorted((t.top, t.left) for t in tiles)
-    assert sum(t.height * t.width for t in tiles) == padded_height * padded_width
-    for t in tiles:
-        assert all(v % 32 == 0 for v in (t.top, t.left, t.height, t.width))
-        assert 0 < t.height <= tile
-        assert 0 < t.width <= tile
-        assert t.top < height
-        assert t.left < width
-
-
 def test_write_container_refuses_a_wrong_number_of_substreams(header: Header) -> None:
     with pytest.raises(ValueError, match="1 substreams for 6 tiles"):
         write_container(header, [b"x"])

@@ -24,8 +24,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from edgecodec.bundle.manifest import MANIFEST
 from edgecodec.bundle.parts import SUFFIX, Parts, Slice
-from edgecodec.bundle.reading import GOLDEN, MANIFEST, TABLES, WEIGHTS, Bundle, short_id
+from edgecodec.bundle.reading import GOLDEN, TABLES, WEIGHTS, Bundle, short_id
 from edgecodec.codec import Codec
 from edgecodec.errors import BundleError
 from edgecodec.format.coder import LatentCoder

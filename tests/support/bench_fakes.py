@@ -11,7 +11,11 @@ import numpy.typing as npt
 from edgecodec.device_tests.measuring.contenders import Coded, Contender
 from edgecodec.device_tests.measuring.sampling import Float64Array
 from edgecodec.device_tests.measuring.steady import Series, Steady, YardstickSeries
-from edgecodec.device_tests.reports.bench_report import BenchReport, Conditions, Picture
+from edgecodec.device_tests.reports.bench_report import (
+    BenchConditions,
+    BenchReport,
+    MeasuredPicture,
+)
 from edgecodec.runtimes.device.probe import probe_device
 
 UInt8Array = npt.NDArray[np.uint8]
@@ -78,8 +82,8 @@ def report_of(
     starts = list(np.arange(len(fixed), dtype=float))
     return BenchReport(
         probe_device(),
-        Conditions(**conditions),
-        (Picture("p.png", 1000, 500, "ab"),),
+        BenchConditions(**conditions),
+        (MeasuredPicture("p.png", 1000, 500, "ab"),),
         tuple(contenders),
         Steady(found, [YardstickSeries("serial", "fixed", starts, fixed)] if fixed else []),
     )

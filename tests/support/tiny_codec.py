@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edgecodec.bundle.manifest import Manifest
-from edgecodec.bundle.reading import GOLDEN, MANIFEST, TABLES, Bundle, short_id
+from edgecodec.bundle.manifest import MANIFEST, Manifest
+from edgecodec.bundle.reading import GOLDEN, TABLES, Bundle, short_id
 from edgecodec.bundle.writing import hash_files
 from edgecodec.codec import Codec
 from edgecodec.converters.checks.golden import save_golden

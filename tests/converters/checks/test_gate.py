@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgecodec.converters.checks.gate import Gate, Verdict
+from edgecodec.converters.checks.gate import Gate, GateVerdict
 from edgecodec.converters.checks.run_artefact import Int16Array, UInt8Array
 from edgecodec.converters.graph.nodes import Float32Array
 from edgecodec.converters.sources.source import Source, read_source
@@ -106,7 +106,7 @@ def test_a_worse_analysis_is_told_from_a_worse_synthesis(gate: Gate) -> None:
 
 @pytest.mark.parametrize("value", [0.0, 1e9, -1e9])
 def test_a_destroyed_picture_is_beyond_any_limit(gate: Gate, value: float) -> None:
-    verdict: Verdict = gate.judge(means, lambda y_hat: np.full_like(paint(y_hat), value))
+    verdict: GateVerdict = gate.judge(means, lambda y_hat: np.full_like(paint(y_hat), value))
     assert verdict.synthesis_loss > 1000
     assert verdict.synthesis_worst >= verdict.synthesis_loss
     assert verdict.pair_loss == math.inf

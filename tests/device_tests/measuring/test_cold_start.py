@@ -17,7 +17,7 @@ from edgecodec.codec import Codec
 from edgecodec.device_tests.measuring import cold_start
 from edgecodec.device_tests.measuring.cold_start import (
     PHASES,
-    Job,
+    ColdStartJob,
     child,
     measure_cold_starts,
     run_child,
@@ -28,13 +28,15 @@ UInt8Array = npt.NDArray[np.uint8]
 
 
 @pytest.fixture
-def job(tmp_path: Path, small: UInt8Array) -> Job:
+def job(tmp_path: Path, small: UInt8Array) -> ColdStartJob:
     Image.fromarray(small).save(tmp_path / "photo.png")
-    return Job("ours", "encode", str(tmp_path / "photo.png"), 60, "onnxruntime", "fp32", threads=1)
+    return ColdStartJob(
+        "ours", "encode", str(tmp_path / "photo.png"), 60, "onnxruntime", "fp32", threads=1
+    )
 
 
 def test_phases_make_up_the_time_of_the_process(
-    job: Job, tmp_path: Path, small_file: bytes
+    job: ColdStartJob, tmp_path: Path, small_file: bytes
 ) -> None:
     (tmp_path / "photo.ecx").write_bytes(small_file)
     decode = replace(job, action="decode", input=str(tmp_path / "photo.ecx"))
@@ -54,7 +56,7 @@ def test_phases_make_up_the_time_of_the_process(
 
 
 def test_child_runs_classical_codecs(
-    job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    job: ColdStartJob, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Image.open(job.input) as image:
         image.save(tmp_path / "photo.jpg")
@@ -66,7 +68,7 @@ def test_child_runs_classical_codecs(
         assert all(s >= 0 for s in told["phases"].values())
 
 
-def test_child_that_fails_or_hangs_is_an_error_of_ours(job: Job) -> None:
+def test_child_that_fails_or_hangs_is_an_error_of_ours(job: ColdStartJob) -> None:
     with pytest.raises(BackendError, match=r"ours: a cold start failed: .*absent"):
         run_child(replace(job, input="absent.png"))
     with pytest.raises(BackendError, match=r"over 0\.01 s"):
@@ -80,7 +82,7 @@ def test_what_is_loaded_is_what_runs_a_picture_of_that_size(
     asked: list[object] = []
     monkeypatch.setattr(Codec, "choice", lambda self, *what: asked.append(what))
     for action in ("encode", "decode"):
-        job = Job("auto", action, "x", 60, backend="auto", size=(3000, 4000))
+        job = ColdStartJob("auto", action, "x", 60, backend="auto", size=(3000, 4000))
         with ExitStack() as stack:
             cold_start._loaded(job, stack)
     assert asked == [("analysis", (3000, 4000)), ("synthesis", (3000, 4000))]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from edgecodec.device_tests.remote import far_side, remote
-from edgecodec.device_tests.remote.remote import Job, Target, run_there
+from edgecodec.device_tests.remote.remote import Board, RemoteJob, run_there
 from edgecodec.errors import ConfigError, EdgeCodecError
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs sh")
@@ -39,9 +39,9 @@ def small_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "pack_wheel", lambda core: ("edgecodec-1-py3-none-any.whl", b"x"))
 
 
-def said(target: Target, job: Job | None = None) -> str:
+def said(target: Board, job: RemoteJob | None = None) -> str:
     with pytest.raises(EdgeCodecError) as caught:
-        run_there(target, job or Job(), lambda line: None, lambda line: None)
+        run_there(target, job or RemoteJob(), lambda line: None, lambda line: None)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -66,8 +66,8 @@ def test_takes_the_report_and_shows_what_is_said(local: str, tmp_path: Path) -> 
     photo.write_text("pixels\n")
     shown: list[str] = []
     told: list[str] = []
-    target = Target("me@board", (local, "-p", "22"), sys.executable, str(tmp_path / "there"))
-    job = Job(("images/a.png",), {"images/a.png": photo})
+    target = Board("me@board", (local, "-p", "22"), sys.executable, str(tmp_path / "there"))
+    job = RemoteJob(("images/a.png",), {"images/a.png": photo})
     assert run_there(target, job, told.append, shown.append) == {"passed": True, "host": "me@board"}
     assert "me@board: progress" in told
     assert "pixels" in shown
@@ -80,7 +80,7 @@ def test_takes_the_report_and_shows_what_is_said(local: str, tmp_path: Path) -> 
 
 def test_test_without_a_report(local: str, tmp_path: Path) -> None:
     fake_environment(tmp_path / "there", "exit 7")
-    target = Target("board", (local,), sys.executable, str(tmp_path / "there"))
+    target = Board("board", (local,), sys.executable, str(tmp_path / "there"))
     assert "ended with 7 and left no report" in said(target)
 
 
@@ -93,13 +93,13 @@ def test_test_without_a_report(local: str, tmp_path: Path) -> None:
 )
 def test_why_there_is_no_report(local: str, tmp_path: Path, test: str, why: str) -> None:
     fake_environment(tmp_path / "there", test)
-    target = Target("board", (local,), sys.executable, str(tmp_path / "there"))
+    target = Board("board", (local,), sys.executable, str(tmp_path / "there"))
     assert why in said(target)
 
 
 def test_folder_that_cannot_be_made(local: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    line = said(Target("board", (local,), sys.executable, str(tmp_path / "file" / "there")))
+    line = said(Board("board", (local,), sys.executable, str(tmp_path / "file" / "there")))
     assert "file/there" in line
     assert "--remote-dir" in line
 
@@ -108,7 +108,7 @@ def test_connection_lost_halfway(local: str, tmp_path: Path) -> None:
     long = json.dumps({"passed": True, "samples": [0.1] * 1000})
     fake_environment(tmp_path / "there", f'echo {shlex.quote(long)} >"$5"')
     cut = program(tmp_path / "cut", f'{local} "$@" | head -c 1000')
-    target = Target("board", (cut,), sys.executable, str(tmp_path / "there"))
+    target = Board("board", (cut,), sys.executable, str(tmp_path / "there"))
     assert "the connection was lost before the report was here" in said(target)
 
 
@@ -125,19 +125,19 @@ def test_connection_lost_halfway(local: str, tmp_path: Path) -> None:
 )
 def test_every_failure_of_ssh_says_what_to_do(tmp_path: Path, message: str, hint: str) -> None:
     failing = program(tmp_path / "ssh", f"echo {shlex.quote(message)} >&2; exit 255")
-    line = said(Target("board", (failing,)))
+    line = said(Board("board", (failing,)))
     assert message in line
     assert hint in line
 
 
 def test_no_ssh() -> None:
-    assert "install an OpenSSH client" in said(Target("board", ("no-such-ssh",)))
+    assert "install an OpenSSH client" in said(Board("board", ("no-such-ssh",)))
 
 
 def test_no_python_and_one_that_is_too_old(local: str, tmp_path: Path) -> None:
-    assert "no Python" in said(Target("board", (local,), "/no/python"))
+    assert "no Python" in said(Board("board", (local,), "/no/python"))
     old = program(tmp_path / "python", '[ "$1" = -V ] && echo Python 3.9.2; exit 1')
-    line = said(Target("board", (local,), old))
+    line = said(Board("board", (local,), old))
     assert "Python 3.9.2 is too old; install Python 3.11" in line
 
 
@@ -145,24 +145,24 @@ def test_python_without_venv(local: str, tmp_path: Path) -> None:
     (tmp_path / "lib" / "venv").mkdir(parents=True)
     (tmp_path / "lib" / "venv" / "__init__.py").write_text("raise ImportError\n")
     bare = program(tmp_path / "python", f'PYTHONPATH={tmp_path}/lib exec {sys.executable} "$@"')
-    target = Target("board", (local,), bare, str(tmp_path / "there"))
+    target = Board("board", (local,), bare, str(tmp_path / "there"))
     assert "python3-venv" in said(target)
 
 
 def test_shell_that_talks_and_one_that_runs_nothing(local: str, tmp_path: Path) -> None:
     fake_environment(tmp_path / "there", f'echo {shlex.quote(PASSED)} >"$5"')
     noisy = program(tmp_path / "noisy", f'echo welcome; exec {local} "$@"')
-    target = Target("board", (noisy,), sys.executable, str(tmp_path / "there"))
-    assert run_there(target, Job(), lambda line: None, lambda line: None)["passed"]
+    target = Board("board", (noisy,), sys.executable, str(tmp_path / "there"))
+    assert run_there(target, RemoteJob(), lambda line: None, lambda line: None)["passed"]
     router = program(tmp_path / "router", "echo command not known >&2; exit 1")
-    assert "cannot run commands there (command not known)" in said(Target("board", (router,)))
+    assert "cannot run commands there (command not known)" in said(Board("board", (router,)))
 
 
 def test_what_cannot_be_asked_for(local: str, tmp_path: Path) -> None:
     for target, job, what in (
-        (Target("-oProxyCommand=x", (local,)), Job(), "not a host"),
-        (Target("board", (local,)), Job(extras=("cuda",)), "--extras cuda: there are"),
-        (Target("board", (local,)), Job(wheels=tmp_path), "no wheels there"),
+        (Board("-oProxyCommand=x", (local,)), RemoteJob(), "not a host"),
+        (Board("board", (local,)), RemoteJob(extras=("cuda",)), "--extras cuda: there are"),
+        (Board("board", (local,)), RemoteJob(wheels=tmp_path), "no wheels there"),
     ):
         with pytest.raises(ConfigError, match=what):
             run_there(target, job, lambda line: None, lambda line: None)
@@ -172,7 +172,7 @@ def test_what_cannot_be_asked_for(local: str, tmp_path: Path) -> None:
 def test_failed_installation_leaves_nothing(local: str, tmp_path: Path) -> None:
     """The wheel of these tests is none; pip says so."""
     there = tmp_path / "there"
-    line = said(Target("board", (local,), sys.executable, str(there)))
+    line = said(Board("board", (local,), sys.executable, str(there)))
     assert "pip failed" in line
     assert not list(there.glob("run-*"))
     assert not list(there.glob("env-*/complete"))
@@ -235,8 +235,8 @@ def test_nothing_leads_python_out_of_its_environment(
     fake_environment(there, f'echo "path=$PYTHONPATH"; echo {shlex.quote(PASSED)} >"$5"')
     monkeypatch.setenv("PYTHONPATH", "/elsewhere")
     shown: list[str] = []
-    target = Target("board", (local,), sys.executable, str(there))
-    run_there(target, Job(), lambda line: None, shown.append)
+    target = Board("board", (local,), sys.executable, str(there))
+    run_there(target, RemoteJob(), lambda line: None, shown.append)
     assert "path=" in shown
 
 

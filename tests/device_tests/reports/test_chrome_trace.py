@@ -11,7 +11,7 @@ import pytest
 
 from edgecodec.codec import Codec
 from edgecodec.coding.profiling import DECODE_STAGES, ENCODE_STAGES, Span
-from edgecodec.device_tests.measuring.contenders import Request, our_contender
+from edgecodec.device_tests.measuring.contenders import BackendRequest, our_contender
 from edgecodec.device_tests.reports.chrome_trace import chrome_trace
 
 
@@ -53,7 +53,7 @@ def check_nesting(events: list[dict[str, Any]]) -> None:
 
 
 def test_trace_of_a_picture(codec: Codec, small: npt.NDArray[np.uint8]) -> None:
-    contender = our_contender(Request("onnxruntime"), codec, 50)
+    contender = our_contender(BackendRequest("onnxruntime"), codec, 50)
     contender.once(small)  # loads the networks, which is no stage
     coded = contender.once(small)
     trace = chrome_trace(coded.spans, "a picture", {"cpu": "some"})

@@ -15,7 +15,7 @@ from edgecodec.device_tests.studies.long_run import (
     ALLOWED_HELD,
     SHAPES,
     LongRun,
-    Sample,
+    ProcessSample,
     long_run,
     main,
     make_jobs,
@@ -44,7 +44,7 @@ def bundle(tiny: Path) -> Iterator[Bundle]:
 
 
 def flat(count: int = 100) -> LongRun:
-    samples = [Sample(n, n, 500 << 20, 300 << 20, 20, 9, 10**6) for n in range(count)]
+    samples = [ProcessSample(n, n, 500 << 20, 300 << 20, 20, 9, 10**6) for n in range(count)]
     return LongRun(["a fp32"], 3, cycles=count, samples=samples)
 
 

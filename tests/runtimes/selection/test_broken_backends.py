@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgecodec.bundle.reading import MANIFEST, Bundle
+from edgecodec.bundle.manifest import MANIFEST
+from edgecodec.bundle.reading import Bundle
 from edgecodec.bundle.writing import hash_files
 from tests.support.tiny_codec import write_tiny_codec
 
@@ -76,7 +77,7 @@ def break_session(module):
 class Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, fullname, path=None, target=None):
         missing = fullname == VENDOR and KIND == "broken library"
-        if fullname != f"edgecodec.runtimes.{{NAME}}_backend" and not missing:
+        if fullname != f"edgecodec.runtimes.backends.{{NAME}}_backend" and not missing:
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(fullname)

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgecodec.bundle.manifest import ArtefactEntry
-from edgecodec.bundle.reading import GOLDEN, MANIFEST, Bundle
+from edgecodec.bundle.manifest import MANIFEST, ArtefactEntry
+from edgecodec.bundle.reading import GOLDEN, Bundle
 from edgecodec.bundle.writing import hash_files
 from edgecodec.coding.pixels import to_levels
 from edgecodec.errors import (

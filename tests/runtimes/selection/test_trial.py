@@ -146,7 +146,7 @@ def test_trial_ends_itself_when_nobody_is_left_to_end_it(
     job = {"bundle": str(bundle.path), "stage": "synthesis", "backend": "mine",
            "precision": "fp32", "threads": 1, "size": SIZE}  # fmt: skip
     code = (
-        "import sys; from edgecodec.runtimes import trial; trial.LIMIT_S, trial.GRACE_S = 1, 0.5; "
+        "from edgecodec.runtimes.selection import trial; trial.LIMIT_S, trial.GRACE_S = 1, 0.5; "
         f"trial.main([{json.dumps([job])!r}])"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
