@@ -8,6 +8,7 @@ import json
 import pkgutil
 import subprocess
 import sys
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 from types import ModuleType
@@ -111,6 +112,7 @@ def test_every_exported_name_exists() -> None:
             assert hasattr(module, exported), f"{name}.{exported}"
 
 
+@cache
 def sources() -> list[Path]:
     """All modules, also behind the links of a source tree."""
     folders = [PACKAGE, *(PACKAGE / name for name in ("converters", "runtimes", "device_tests"))]
@@ -127,6 +129,7 @@ def test_every_class_has_a_name_of_its_own() -> None:
     assert not {name: found for name, found in places.items() if len(found) > 1}
 
 
+@cache
 def imports_of(path: Path) -> set[str]:
     """Return the modules a file imports, wherever in it."""
     found: set[str] = set()
@@ -141,12 +144,12 @@ def imports_of(path: Path) -> set[str]:
 
 
 ROOMS = (
-    "errors", "_version", "arrays", "files", "core", "format", "bundle", "coding", "evaluation",
-    "runtimes", "runtimes.device", "runtimes.layers", "runtimes.backends", "runtimes.selection",
-    "codec", "edgecodec", "model", "training", "converters.graph", "converters.sources",
-    "converters.int8", "converters.writers", "converters.checks", "converters",
-    "device_tests.measuring", "device_tests.reports", "device_tests", "device_tests.conformance",
-    "device_tests.remote", "cli", "device_tests.studies", "__main__",
+    "errors", "text_table", "_version", "arrays", "files", "core", "format", "bundle", "coding",
+    "evaluation", "runtimes", "runtimes.device", "runtimes.layers", "runtimes.backends",
+    "runtimes.selection", "codec", "edgecodec", "model", "training", "converters.graph",
+    "converters.sources", "converters.int8", "converters.writers", "converters.checks",
+    "converters", "device_tests.measuring", "device_tests.reports", "device_tests",
+    "device_tests.conformance", "device_tests.remote", "cli", "device_tests.studies", "__main__",
 )  # fmt: skip
 """Modules import from their own room and from those before it."""
 EXCEPTIONS = {

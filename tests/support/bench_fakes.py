@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from edgecodec.device_tests.reports.bench_report import (
     BenchReport,
     MeasuredPicture,
 )
-from edgecodec.runtimes.device.probe import probe_device
+from edgecodec.runtimes.device.probe import Device, probe_device
 
 UInt8Array = npt.NDArray[np.uint8]
 CHOICE = {"backend": "tflite", "precision": "fp32"}
@@ -47,6 +48,12 @@ class Scripted(Contender):
         self.clock.now += taken
         self.log.append(self.name)
         return Coded({"encode": 0.75 * taken, "decode": 0.25 * taken}, b"12345", ())
+
+
+@cache
+def device() -> Device:
+    """This machine, asked once."""
+    return probe_device()
 
 
 def series(values: Float64Array | list[float], **stages: Float64Array | list[float]) -> Series:
@@ -81,7 +88,7 @@ def report_of(
     fixed = [] if yardstick is None else list(yardstick)
     starts = list(np.arange(len(fixed), dtype=float))
     return BenchReport(
-        probe_device(),
+        device(),
         BenchConditions(**conditions),
         (MeasuredPicture("p.png", 1000, 500, "ab"),),
         tuple(contenders),

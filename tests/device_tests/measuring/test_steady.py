@@ -7,11 +7,18 @@ import threading
 import numpy as np
 import pytest
 
+from edgecodec.device_tests.measuring import yardstick
 from edgecodec.device_tests.measuring.contenders import Coded
 from edgecodec.device_tests.measuring.energy import RAPL, RaplMeter
 from edgecodec.device_tests.measuring.steady import MAX_WARM_UP, Limits, measure_steady
 from tests.support.bench_fakes import Clock, Scripted, UInt8Array
 from tests.support.machines import FakeFiles
+
+
+@pytest.fixture(autouse=True)
+def _light_yardsticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(yardstick, "_BYTES", 1000)
+
 
 SMALL, LARGE = np.zeros((4, 4, 3), np.uint8), np.zeros((8, 4, 3), np.uint8)
 
