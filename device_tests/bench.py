@@ -22,6 +22,7 @@ from edgecodec.arrays import UInt8Array
 from edgecodec.bundle.embedded import default_bundle_path
 from edgecodec.bundle.reading import Bundle, short_id
 from edgecodec.codec import Codec
+from edgecodec.coding.image_files import load_rgb
 from edgecodec.coding.profiling import Span
 from edgecodec.device_tests.measuring.cold_start import ColdStart, ColdStartJob, measure_cold_starts
 from edgecodec.device_tests.measuring.contenders import (
@@ -42,7 +43,6 @@ from edgecodec.device_tests.reports.bench_report import (
 )
 from edgecodec.device_tests.reports.chrome_trace import chrome_trace
 from edgecodec.errors import BackendError
-from edgecodec.evaluation.classical import load_rgb
 from edgecodec.runtimes.base import STAGES, StageName
 from edgecodec.runtimes.device.probe import probe_device
 from edgecodec.runtimes.layers.peak import measure_peaks

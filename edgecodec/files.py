@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import stat
 import sys
 import tempfile
@@ -22,27 +23,63 @@ INPUT_LIMIT = 2 << 30
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary file to fill that becomes `path` when all went well and vanishes otherwise.
 
-    A link stays one: the file it leads to is replaced.
+    A link stays one: the file it leads to is replaced. A file that is replaced leaves its owner
+    and its permissions to the new one. Where only the file can be written and not its folder, or
+    it is the root of a mount, what it holds is replaced.
 
     Raises:
-        OSError: the folder is missing or cannot be written.
+        OSError: the folder is missing, or neither it nor the file can be written.
     """
     path = Path(os.path.realpath(path))
+    folder = None if _only_in_place(path) else path.parent
     # Not named after it: a name may be as long as the file system allows. With a suffix, because
     # torch names what it saves after what precedes that.
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".edgecodec-", suffix=".part")
+    handle, name = tempfile.mkstemp(dir=folder, prefix=".edgecodec-", suffix=".part")
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
-        # mkstemp is private; a file the user asks for follows the user's umask.
-        mask = os.umask(0)
-        os.umask(mask)
-        with contextlib.suppress(PermissionError):  # of file systems that have none
-            temporary.chmod(0o666 & ~mask)
-        temporary.replace(path)
+        if folder is None:
+            _overwrite(path, temporary)
+            return
+        _take_over(path, temporary)
+        try:
+            temporary.replace(path)
+        except OSError as exc:
+            if exc.errno not in (errno.EBUSY, errno.EXDEV, errno.EPERM) or not path.is_file():
+                raise
+            _overwrite(path, temporary)  # the root of a mount, or of others in a sticky folder
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _only_in_place(path: Path) -> bool:
+    """Say whether a file can be written, but no other be put in its place."""
+    folder = os.access(path.parent, os.W_OK | os.X_OK)
+    return not folder and path.is_file() and os.access(path, os.W_OK)
+
+
+def _take_over(path: Path, temporary: Path) -> None:
+    """Give a file the owner and permissions of that it replaces, or what the umask leaves."""
+    with contextlib.suppress(PermissionError, AttributeError):  # file systems that have none
+        try:
+            old = path.stat()
+        except FileNotFoundError:
+            mask = os.umask(0)  # mkstemp is private
+            os.umask(mask)
+            temporary.chmod(0o666 & ~mask)
+            return
+        temporary.chmod(stat.S_IMODE(old.st_mode) & 0o777)
+        new = temporary.stat()
+        if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
+            os.chown(temporary, old.st_uid, old.st_gid)
+
+
+def _overwrite(path: Path, temporary: Path) -> None:
+    """Write what is ready into a file that stays, which keeps its end until all is written."""
+    with temporary.open("rb") as source, path.open("r+b") as target:
+        shutil.copyfileobj(source, target)
+        target.truncate()
 
 
 def check_folder(path: Path) -> None:
@@ -54,7 +91,8 @@ def check_folder(path: Path) -> None:
     path = _through_link(path)
     if not path.parent.is_dir():
         raise ConfigError(f"{path.parent}: no such folder")
-    if not _is_device(path) and not os.access(path.parent, os.W_OK | os.X_OK):
+    writable = os.access(path.parent, os.W_OK | os.X_OK) or _only_in_place(path)
+    if not _is_device(path) and not writable:
         raise ConfigError(f"{path}: the folder {path.parent} cannot be written; choose another")
 
 

@@ -25,7 +25,7 @@ from edgecodec.arrays import UInt8Array
 from edgecodec.bundle.embedded import default_bundle_path
 from edgecodec.bundle.reading import Bundle
 from edgecodec.codec import Codec
-from edgecodec.coding.pictures import open_image
+from edgecodec.coding.image_files import open_image
 from edgecodec.errors import BackendError, BundleError, ConfigError
 from edgecodec.files import write_output
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import io
 import os
+import stat
 import sys
 import threading
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 
 from edgecodec import files
 from edgecodec.errors import ConfigError
-from edgecodec.files import write_output
+from edgecodec.files import read_input, write_output
 
 
 class Narrow(io.RawIOBase):
@@ -78,3 +80,121 @@ def test_a_pipe_with_a_name_is_an_input(tmp_path: Path) -> None:
     writer.start()
     assert files.read_input(str(pipe)) == b"through"
     writer.join(30)
+
+
+def test_read_input_names_what_it_cannot_read(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(ConfigError, match="cannot be read"):
+            read_input(str(path))
+
+
+def test_write_output_replaces_whole_files_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "out.bin"
+    write_output(str(target), b"first")
+    assert target.read_bytes() == b"first"
+
+    def fail(self: Path, other: Path) -> Path:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", fail)
+        with pytest.raises(ConfigError, match="No space left"):
+            write_output(str(target), b"second")
+
+    def interrupt(self: Path, mode: int) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "chmod", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            write_output(str(target), b"third")
+    assert target.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions of POSIX")
+def test_write_output_follows_the_umask(tmp_path: Path) -> None:
+    old = os.umask(0o027)
+    try:
+        write_output(str(tmp_path / "x"), b"x")
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == 0o640
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions of POSIX")
+@pytest.mark.parametrize("mode", [0o600, 0o664])
+def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"old")
+    path.chmod(mode)
+    write_output(str(path), b"new")
+    assert path.read_bytes() == b"new"
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs to be root")
+def test_a_file_that_root_replaces_keeps_its_owner(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"old")
+    os.chown(path, 12345, 54321)
+    write_output(str(path), b"new")
+    assert (path.stat().st_uid, path.stat().st_gid) == (12345, 54321)
+
+
+@pytest.mark.parametrize("number", [errno.EBUSY, errno.EXDEV, errno.EPERM])
+@pytest.mark.parametrize("old", [b"", b"longer than what is new"])
+def test_a_file_that_cannot_be_replaced_is_written_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, old: bytes
+) -> None:
+    """A file that is mounted itself, as a container is given one; or in a sticky folder."""
+
+    def fail(self: Path, other: Path) -> Path:
+        raise OSError(number, os.strerror(number))
+
+    path = tmp_path / "x"
+    path.write_bytes(old)
+    inode = path.stat().st_ino
+    monkeypatch.setattr(Path, "replace", fail)
+    write_output(str(path), b"new")
+    assert (path.read_bytes(), path.stat().st_ino) == (b"new", inode)
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(ConfigError, match="cannot be written"):
+        write_output(str(tmp_path / "y"), b"new")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_in_a_folder_that_takes_no_other_is_written_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"old and long")
+    inode, access = path.stat().st_ino, os.access
+    monkeypatch.setattr(os, "access", lambda p, mode: Path(p) != tmp_path and access(p, mode))
+    files.check_folder(path)
+    write_output(str(path), b"new")
+    assert (path.read_bytes(), path.stat().st_ino) == (b"new", inode)
+    with pytest.raises(ConfigError, match="cannot be written; choose another"):
+        files.check_folder(tmp_path / "y")
+
+
+@pytest.mark.parametrize("where", ["absent/x.bin", "."])
+def test_write_output_reports_impossible_places(tmp_path: Path, where: str) -> None:
+    with pytest.raises(ConfigError, match="cannot be written"):
+        write_output(str(tmp_path / where), b"x")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
+def test_write_output_writes_into_pipes(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    got: list[bytes] = []
+    reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()))
+    reader.start()
+    write_output(str(pipe), b"through")
+    reader.join(30)
+    assert got == [b"through"]
+    assert pipe.is_fifo()

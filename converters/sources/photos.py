@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 import edgecodec
 from edgecodec.arrays import UInt8Array
-from edgecodec.errors import ConversionError
+from edgecodec.coding.image_files import SUFFIXES, is_photo, load_rgb
+from edgecodec.errors import ConfigError, ConversionError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 MAX_PHOTOS = 32
 ENOUGH_PHOTOS = 20
 """With fewer, what they show is checked on the demo photo, too."""
@@ -65,7 +64,7 @@ class Calibration:
 def demo_photo() -> Path | None:
     """Return the photo that ships with the package, if it is there."""
     folders = [Path(folder) / "data" for folder in edgecodec.__path__]
-    found = [p for folder in folders for p in sorted(folder.glob("demo.*")) if _is_photo(p)]
+    found = [p for folder in folders for p in sorted(folder.glob("demo.*")) if is_photo(p)]
     return found[0] if found else None
 
 
@@ -87,7 +86,7 @@ def load_calibration(folder: Path | None, progress: Callable[[str], None]) -> Ca
         return Calibration((demo,), path.name, demo)
     if not folder.exists():
         raise ConversionError(f"{folder}: no such folder of calibration photos")
-    files = [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if _is_photo(p))
+    files = [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if is_photo(p))
     if not files:
         raise ConversionError(f"{folder}: holds no photos ({', '.join(SUFFIXES)})")
     count = min(MAX_PHOTOS, len(files))
@@ -124,10 +123,6 @@ def telling(photo: UInt8Array, path: Path) -> UInt8Array:
     return photo
 
 
-def _is_photo(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and path.is_file()
-
-
 def read_photo(path: Path) -> UInt8Array:
     """Return the middle of a photo, (H, W, 3) uint8, sides multiples of 32.
 
@@ -135,13 +130,9 @@ def read_photo(path: Path) -> UInt8Array:
         ConversionError: it cannot be read or is smaller than 32 pixels.
     """
     try:
-        with Image.open(path) as image:
-            photo = np.asarray(image.convert("RGB"))
-    except MemoryError:
-        raise
-    except Exception as exc:  # on damaged files Pillow's plugins raise whatever comes
-        reason = " ".join(str(exc).split()) or type(exc).__name__
-        raise ConversionError(f"{path}: not a readable photo ({reason})") from exc
+        photo = load_rgb(path)
+    except ConfigError as exc:
+        raise ConversionError(str(exc)) from exc
     if min(photo.shape[:2]) < _MULTIPLE:
         raise ConversionError(f"{path}: smaller than {_MULTIPLE} pixels; leave it out")
     return centre(photo, MAX_SIDE, MAX_SIDE)

@@ -164,7 +164,7 @@ def child(entered: float, text: str) -> None:
 
 
 def _read(job: ColdStartJob) -> Any:
-    from edgecodec.evaluation.classical import load_rgb
+    from edgecodec.coding.image_files import load_rgb
 
     return Path(job.input).read_bytes() if job.action == "decode" else load_rgb(Path(job.input))
 

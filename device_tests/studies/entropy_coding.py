@@ -21,11 +21,11 @@ import numpy as np
 import numpy.typing as npt
 
 from edgecodec.bundle.reading import Bundle
-from edgecodec.cli.common import expand_images, whole_numbers
+from edgecodec.cli.common import whole_numbers
 from edgecodec.codec import Codec
+from edgecodec.coding.image_files import expand_images, load_rgb
 from edgecodec.coding.layout import Layout
 from edgecodec.coding.pixels import read_padded
-from edgecodec.evaluation.classical import load_rgb
 from edgecodec.format.coder import LatentCoder
 from edgecodec.format.container import MAX_TILE
 from edgecodec.format.tables import scale_of

@@ -11,7 +11,6 @@ from typing import Any
 from edgecodec.cli.common import (
     add_bundle_option,
     check_outputs,
-    expand_images,
     name_list,
     number_from,
     whole_number,
@@ -61,6 +60,8 @@ def add_parser(sub: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print, or compare and print."""
+    from edgecodec.coding.image_files import expand_images
+
     images = expand_images(args.images) if args.images and not args.compare else []
     targets = {"--json": args.json, "--html": args.html, "--trace": args.trace}
     check_outputs(targets, [*images, *(args.compare or ())])

@@ -191,26 +191,3 @@ def write_json(target: str, value: Any) -> None:
     from edgecodec.files import write_output
 
     write_output(target, (json.dumps(value, indent=1) + "\n").encode())
-
-
-def expand_images(names: list[str]) -> list[Path]:
-    """Return image files; a folder stands for the images in it.
-
-    Raises:
-        ConfigError: a name does not exist, is a device or a pipe, or nothing is found.
-    """
-    suffixes = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".avif"}
-    found: list[Path] = []
-    for name in names:
-        path = Path(name)
-        if path.is_dir():
-            inside = (p for p in path.iterdir() if p.suffix.lower() in suffixes)
-            found += sorted(p for p in inside if p.is_file())  # a folder may be called a.png
-        elif path.is_file():
-            found.append(path)
-        else:
-            what = "neither a file nor a folder" if path.exists() else "no such file or folder"
-            raise ConfigError(f"{name}: {what}")
-    if not found:
-        raise ConfigError(f"no images in {', '.join(names)}")
-    return found

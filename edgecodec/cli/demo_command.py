@@ -95,7 +95,7 @@ def _photo(bundle: Bundle, folder: Path) -> None:
 
     from edgecodec.cli.common import show_profile
     from edgecodec.codec import Codec
-    from edgecodec.coding.pictures import image_bytes
+    from edgecodec.coding.image_files import image_bytes
     from edgecodec.coding.profiling import Profile
     from edgecodec.evaluation.metrics import ms_ssim, psnr_rgb
     from edgecodec.files import write_output

@@ -11,7 +11,6 @@ from typing import Any
 from edgecodec.cli.common import (
     add_bundle_option,
     check_outputs,
-    expand_images,
     name_list,
     whole_number,
     whole_numbers,
@@ -89,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_here(args: argparse.Namespace) -> int:
+    from edgecodec.coding.image_files import expand_images
     from edgecodec.device_tests.conformance.suite import SuiteOptions, run_suite
 
     options = SuiteOptions(
@@ -131,6 +131,8 @@ def _run_there(args: argparse.Namespace) -> int:
 
 def _arguments_there(args: argparse.Namespace) -> tuple[tuple[str, ...], dict[str, Path]]:
     """Return the arguments of the command there, and the files they name."""
+    from edgecodec.coding.image_files import expand_images
+
     files: dict[str, Path] = {}
     arguments = ["--qualities", ",".join(map(str, args.qualities)), "--runs", str(args.runs)]
     flags = ("matrix", "extremes", "fast")

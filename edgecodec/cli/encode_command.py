@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     """Encode."""
     from PIL import Image
 
-    from edgecodec.coding.pictures import open_image
+    from edgecodec.coding.image_files import open_image
     from edgecodec.coding.profiling import Profile
     from edgecodec.files import read_input, write_output
 

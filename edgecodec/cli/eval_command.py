@@ -11,9 +11,9 @@ from edgecodec.arrays import UInt8Array
 from edgecodec.cli.common import (
     add_backend_options,
     check_outputs,
-    expand_images,
     make_codec,
     name_list,
+    tell,
     whole_number,
     whole_numbers,
 )
@@ -34,7 +34,8 @@ def add_parser(sub: Any) -> None:
         help="measure rate and distortion",
         description=(
             "Encode and decode real files at several qualities; PSNR, MS-SSIM, and BD-rate "
-            "against classical codecs measured in the same run."
+            "against classical codecs measured in the same run. Pictures that cannot be read are "
+            "left out and named at the end, with exit code 1."
         ),
     )
     add = parser.add_argument
@@ -72,6 +73,7 @@ class _AtEffort:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate."""
+    from edgecodec.coding.image_files import expand_images
     from edgecodec.evaluation.evaluate import evaluate
     from edgecodec.evaluation.page import render_page, text_table
     from edgecodec.files import write_output
@@ -108,4 +110,6 @@ def run(args: argparse.Namespace) -> int:
         write_output(args.csv, result.to_csv().encode())
     if args.html:
         write_output(args.html, render_page(result, "Rate and distortion").encode())
-    return 0
+    for name, reason in result.failures.items():
+        tell(f"edgecodec: left out: {reason if name in reason else f'{name}: {reason}'}")
+    return 1 if result.failures else 0

@@ -1,27 +1,27 @@
-"""Pictures in and out: Pillow images, arrays and files, with their metadata.
+"""Pictures in and out: Pillow images and arrays, with their metadata.
 
-Pixels are 8-bit sRGB-like levels; ICC profile, EXIF and XMP travel untouched (so does the EXIF
-orientation, which viewers apply).
+Pixels are 8-bit sRGB-like levels; a profile for their colours, EXIF and XMP travel with them (so
+does the EXIF orientation, which viewers apply).
 """
 
 from __future__ import annotations
 
 import io
-import warnings
-from collections.abc import Callable
+import logging
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import PIL
-from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import Image
 
 from edgecodec.arrays import UInt8Array
+from edgecodec.coding.metadata import metadata_of, one_form, read_ahead
 from edgecodec.errors import BitstreamError, ConfigError
-from edgecodec.files import check_folder
-from edgecodec.format.container import MAX_PIXELS, check_size
+from edgecodec.format.container import check_size
 
 SHARING_SINCE = 13
 """The first Pillow, by its first number, that shares memory without a fault."""
@@ -33,11 +33,13 @@ try:
 except ImportError:
     _share_core = None
 
-_TIFF_XMP = 700
-_JPEG_SIDE = 65500
-_ANIMATED = ("GIF", "WEBP", "PNG", "TIFF", "AVIF")
-_KEEP_EXIF = ("AVIF", "JPEG", "MPO", "PNG", "TIFF", "WEBP")
-_RGB_MODES = ("RGB", "RGBA", "RGBX", "RGBa", "P", "PA")
+GREY = b"GRAY"
+"""What a colour profile for grey calls what it is for, in bytes 16 to 19."""
+
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
+_BITS, _SAMPLE_FORMAT, _UNSIGNED = 258, 339, 1
+_LEAST, _MOST = 340, 341
+_log = logging.getLogger("edgecodec")
 
 
 class ImagePixels:
@@ -82,11 +84,12 @@ class Picture:
     metadata: dict[str, bytes] = field(default_factory=dict)
 
 
-def to_picture(image: Image.Image | npt.NDArray[Any]) -> Picture:
+def to_picture(image: Image.Image | npt.NDArray[Any], *, drop_alpha: bool = False) -> Picture:
     """Accept a Pillow image or an array.
 
     Args:
         image: any Pillow mode without transparency, or (H, W, 3) or (H, W) uint8.
+        drop_alpha: take an image with transparency for what it is without.
 
     Raises:
         ConfigError: wrong shape or dtype, or visible transparency.
@@ -96,19 +99,56 @@ def to_picture(image: Image.Image | npt.NDArray[Any]) -> Picture:
     if not isinstance(image, Image.Image):
         raise ConfigError(f"expected a PIL.Image or a numpy array, not {type(image).__name__}")
     _check_size(image.width, image.height)
-    metadata = _metadata(image)
     grey = image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
-    if grey or image.mode not in _RGB_MODES:
-        metadata.pop("icc_profile", None)  # a profile for grey or CMYK does not fit RGB pixels
     try:
-        flat = _flatten(image)
-        flat.load()
+        read_ahead(image)
+        image.load()  # the texts of a PNG file may follow its pixels
+        metadata = metadata_of(image)
+        flat = _flatten(image, drop_alpha)
+        profile = metadata.get("icc_profile", b"")
+        if image.mode == "CMYK" or not _fits(profile, grey):
+            metadata.pop("icc_profile", None)
+            flat = _without_profile(flat, profile)
         pixels = ImagePixels(flat if flat.mode == "RGB" else flat.convert("RGB"))
-    except ConfigError:
+    except (ConfigError, MemoryError):
         raise
-    except (OSError, ValueError) as exc:  # a file that only now shows its damage; mode LAB
-        raise ConfigError(f"the image cannot be converted to RGB ({exc})") from exc
+    except Exception as exc:  # a file that only now shows its damage; mode LAB
+        raise ConfigError(f"the image cannot be converted to RGB ({reason_of(exc)})") from exc
     return Picture(pixels, "L" if grey else "RGB", metadata)
+
+
+def _fits(profile: bytes, grey: bool) -> bool:
+    colours = profile[16:20]
+    return not profile or (colours == GREY if grey else colours not in (GREY, b"CMYK"))
+
+
+def _without_profile(image: Image.Image, profile: bytes) -> Image.Image:
+    """Return an image whose profile cannot travel, in sRGB; one line says so."""
+    if image.mode != "CMYK":
+        _log.warning("the colour profile is not for pictures of mode %s: left out", image.mode)
+    elif profile and (converted := to_srgb(image, profile)):
+        _log.warning("the colours were converted from CMYK to sRGB through their profile")
+        return converted
+    else:
+        _log.warning("the colours were converted from CMYK without a profile: they may be off")
+    return image
+
+
+def to_srgb(image: Image.Image, profile: bytes) -> Image.Image | None:
+    """Return an image in sRGB, mode RGB; None where its profile is not for it."""
+    from PIL import ImageCms  # noqa: PLC0415 - for few pictures
+
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        srgb = ImageCms.createProfile("sRGB")
+        return ImageCms.profileToProfile(image, source, srgb, outputMode="RGB")
+    except (ImageCms.PyCMSError, ImportError, OSError):  # damaged, or a Pillow without LittleCMS
+        return None
+
+
+def reason_of(exc: Exception) -> str:
+    """Return in one line what Pillow found wrong; on damaged files it raises whatever comes."""
+    return " ".join(str(exc).split()) or type(exc).__name__
 
 
 def _check_size(width: int, height: int) -> None:
@@ -130,12 +170,12 @@ def _from_array(array: npt.NDArray[Any]) -> Picture:
     return Picture(np.ascontiguousarray(array), "RGB")
 
 
-def _flatten(image: Image.Image) -> Image.Image:
-    """Drop an alpha channel that hides nothing, bring 16-bit grey to 8 bits."""
+def _flatten(image: Image.Image, drop_alpha: bool) -> Image.Image:
+    """Drop an alpha channel that hides nothing, or any; bring 16-bit grey to 8 bits."""
     image = to_eight_bits(image)
     if image.mode == "PA" or image.has_transparency_data:  # of PA Pillow 11.2 knew nothing
         rgba = image.convert("RGBA")
-        if rgba.getchannel("A").getextrema() != (255, 255):
+        if not drop_alpha and rgba.getchannel("A").getextrema() != (255, 255):
             raise ConfigError(
                 "the image has transparent pixels, which .ecx does not store; flatten it first, "
                 "for example: magick IN -background white -flatten OUT.png"
@@ -145,24 +185,47 @@ def _flatten(image: Image.Image) -> Image.Image:
 
 
 def to_eight_bits(image: Image.Image) -> Image.Image:
-    """Bring grey of 16 or 32 bits, whole or real, to 8; Pillow alone would clip what is above."""
+    """Bring grey of more than 8 bits to 8, from the range that its mode and its file tell.
+
+    Raises:
+        ConfigError: they tell none, or there are values outside of it.
+    """
     if not image.mode.startswith("I") and image.mode != "F":
         return image
-    values = np.nan_to_num(np.asarray(image, np.float64))
-    if image.mode.startswith("I;16") or values.max(initial=0) > 255:
-        values = values / 257.0
-    return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
+    values = np.asarray(image)
+    tags = getattr(image, "tag_v2", {})
+    low, high = _range(image, tags)
+    if image.mode == "I" and high > np.iinfo(np.int32).max:
+        values = values.view(np.uint32)  # Pillow has no mode for it
+    values = np.nan_to_num(values.astype(np.float64), nan=low, posinf=high, neginf=low)
+    least, most = values.min(), values.max()
+    if least < low or most > high:
+        raise ConfigError(
+            f"the grey values reach from {least:g} to {most:g}, but black is {low:g} and white "
+            f"{high:g}; scale them to that, or save the picture with 8 or 16 bits"
+        )
+    values = (values - low) * (255.0 / (high - low))
+    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        values = 255.0 - values
+    return Image.fromarray(np.rint(values).astype(np.uint8))
 
 
-def _metadata(image: Image.Image) -> dict[str, bytes]:
-    found = {}
-    for name in ("icc_profile", "exif", "xmp"):
-        value = image.info.get(name)
-        if isinstance(value, str):
-            value = value.encode()
-        if isinstance(value, bytes) and value:
-            found[name] = value
-    return found
+def _range(image: Image.Image, tags: Mapping[int, Any]) -> tuple[float, float]:
+    """Return what black and white are in an image of more than 8 bits."""
+    whole = image.mode != "F"
+    bits = tags.get(_BITS, (16 if image.mode != "I" or image.format in ("PNG", "PPM") else 0,))[0]
+    if whole and bits and tags.get(_SAMPLE_FORMAT, (_UNSIGNED,))[0] == _UNSIGNED:
+        return 0.0, 2.0**bits - 1.0
+    told = [tags.get(tag) for tag in (_LEAST, _MOST)]
+    low, high = (math.nan if value is None else float(np.ravel(value)[0]) for value in told)
+    if low < high:
+        return low, high
+    if not whole and image.format in ("TIFF", "PPM"):  # as all that write them have it
+        return 0.0, 1.0
+    raise ConfigError(
+        f"nothing says what is white in an image of mode {image.mode}; convert it to mode L "
+        "(0..255) or I;16 (0..65535) first"
+    )
 
 
 class _Bytes:
@@ -203,96 +266,6 @@ def from_samples(samples: UInt8Array, mode: str, metadata: dict[str, bytes]) -> 
     if mode == "L":
         image = image.convert("L")
     image.info.update(metadata)
+    if "exif" in metadata:
+        image.info["exif"] = one_form(metadata["exif"])
     return image
-
-
-def open_image(data: bytes, name: str) -> Image.Image:
-    """Decode an image file of any format Pillow knows.
-
-    Raises:
-        ConfigError: not an image, damaged, or too large.
-    """
-    try:
-        with warnings.catch_warnings():
-            # Of sizes far below our own limit, which is checked next, and of odd metadata.
-            warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data))
-            if image.width * image.height > MAX_PIXELS:
-                raise ConfigError(f"{name}: {image.width}x{image.height} pixels are too many")
-            if image.format in _ANIMATED and getattr(image, "is_animated", False):
-                raise ConfigError(
-                    f"{name}: holds {getattr(image, 'n_frames', 'several')} pictures, .ecx "
-                    f"stores one; extract one first, for example: magick '{name}[0]' OUT.png"
-                )
-            image.load()
-    except (ConfigError, MemoryError):
-        raise
-    except UnidentifiedImageError as exc:
-        raise ConfigError(f"{name}: not an image of a format Pillow reads") from exc
-    except Image.DecompressionBombError as exc:
-        raise ConfigError(f"{name}: too large for Pillow ({exc})") from exc
-    except Exception as exc:  # on damaged files Pillow's plugins raise whatever comes
-        raise ConfigError(f"{name}: the image is damaged ({exc})") from exc
-    return image
-
-
-def check_output(name: str) -> None:
-    """Refuse an output name before any work is done for it.
-
-    Raises:
-        ConfigError: its extension is no image format, or its folder is missing.
-    """
-    if name == "-":
-        return
-    path = Path(name)
-    Image.init()
-    if (
-        path.suffix.lower() not in Image.EXTENSION
-        or Image.EXTENSION[path.suffix.lower()] not in Image.SAVE
-    ):
-        raise ConfigError(f"{name}: Pillow writes no such format; try .png")
-    check_folder(path)
-
-
-def image_bytes(image: Image.Image, name: str) -> bytes:
-    """Return an image as a file in the format of an extension; `-` means PNG.
-
-    Raises:
-        ConfigError: the format cannot hold it.
-    """
-    suffix = ".png" if name == "-" else Path(name).suffix.lower()
-    kind = Image.registered_extensions()[suffix]
-    if kind == "JPEG" and max(image.size) > _JPEG_SIDE:  # the library would say so on stderr, too
-        raise ConfigError(f"{name}: JPEG holds at most {_JPEG_SIDE} pixels per side; try .png")
-    buffer = io.BytesIO()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd metadata
-            if kind not in _KEEP_EXIF:  # the orientation would be lost with the tag that holds it
-                image = ImageOps.exif_transpose(image)
-            image.save(buffer, kind, **_options(image, kind))
-    except MemoryError:
-        raise
-    except Exception as exc:  # of metadata that are damaged Pillow's plugins raise whatever comes
-        reason = " ".join(str(exc).split()) or type(exc).__name__
-        raise ConfigError(f"{name}: cannot be written as {kind} ({reason})") from exc
-    return buffer.getvalue()
-
-
-def _options(image: Image.Image, kind: str) -> dict[str, Any]:
-    """Return what a format's writer is told beside the pixels."""
-    options: dict[str, Any] = dict(_metadata(image))
-    if kind == "JPEG":
-        options.update(quality=95, subsampling=0)
-    elif kind == "WEBP":
-        options.update(lossless=True)
-    elif kind == "PNG" and "xmp" in options:
-        options["pnginfo"] = PngImagePlugin.PngInfo()
-        xmp = options.pop("xmp").decode("utf-8", "replace")
-        options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp)
-    elif kind == "TIFF" and "xmp" in options:
-        exif = Image.Exif()
-        exif.load(options.get("exif", b""))
-        exif[_TIFF_XMP] = options.pop("xmp")
-        options["exif"] = exif
-    return options

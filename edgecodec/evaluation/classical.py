@@ -11,21 +11,18 @@ subsampling stays at Pillow's default. `ClassicalCodec` has the same two methods
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import io
 import os
 from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import PIL
-from PIL import Image, ImageOps, features
+from PIL import Image, features
 
 from edgecodec.arrays import UInt8Array
-from edgecodec.coding.pictures import to_eight_bits
+from edgecodec.coding.image_files import JPEG_XL, Plugin
 from edgecodec.errors import (
     BackendUnavailableError,
     BitstreamError,
@@ -58,7 +55,7 @@ class ClassicalCodec:
             far outside the rates of a learned codec, so that the curves overlap wherever that
             codec has a point.
         threads_option: keyword of `Image.save` for the number of threads, where there is one.
-        plugin: module and distribution that add the format to Pillow; empty where Pillow has it.
+        plugin: adds the format to Pillow; None where Pillow has it.
     """
 
     name: str
@@ -66,7 +63,7 @@ class ClassicalCodec:
     options: tuple[tuple[str, int | bool | str], ...]
     qualities: tuple[int, ...]
     threads_option: str = ""
-    plugin: tuple[str, str] | tuple[()] = ()
+    plugin: Plugin | None = None
 
     @property
     def settings(self) -> str:
@@ -81,7 +78,8 @@ class ClassicalCodec:
 
     def _version(self) -> str:
         if self.plugin:
-            return f"{self.plugin[1]} {importlib.metadata.version(self.plugin[1])}"
+            name = self.plugin.distribution
+            return f"{name} {importlib.metadata.version(name)}"
         turbo = features.version("libjpeg_turbo") if self.feature == "jpg" else None
         if turbo:
             return f"libjpeg-turbo {turbo}"
@@ -91,13 +89,7 @@ class ClassicalCodec:
         """Tell whether Pillow has the format here, loading its plugin where it needs one."""
         if not self.plugin:
             return bool(features.check(self.feature))
-        if find_spec(self.plugin[0]) is None:
-            return False
-        try:
-            importlib.import_module(self.plugin[0])
-        except Exception:  # built for another machine or another Pillow
-            return False
-        return self.name.upper() in Image.SAVE
+        return self.plugin.load() and self.name.upper() in Image.SAVE
 
     def encode(self, image: UInt8Array, quality: int) -> bytes:
         """Compress an image.
@@ -158,7 +150,7 @@ class ClassicalCodec:
         reason = f"Pillow {PIL.__version__} was built without it; install a wheel from PyPI "
         reason += "(pip install --upgrade pillow) or leave this codec out"
         if self.plugin:
-            reason = f"needs a plugin of Pillow's: pip install {self.plugin[1]}"
+            reason = self.plugin.missing
         raise BackendUnavailableError(self.name, reason)
 
 
@@ -180,7 +172,7 @@ JXL = ClassicalCodec(
     "",
     (("effort", 7),),
     (5, 12, 20, 28, 36, 45, 55, 65, 74, 82, 90, 96),
-    plugin=("pillow_jxl", "pillow-jxl-plugin"),
+    plugin=JPEG_XL,
 )
 
 CLASSICAL: dict[str, ClassicalCodec] = {codec.name: codec for codec in (JPEG, WEBP, AVIF, JXL)}
@@ -200,16 +192,3 @@ def classical_codec(name: str) -> ClassicalCodec:
         raise UnknownPluginError("classical codec", name, tuple(CLASSICAL)) from None
     codec.require()
     return codec
-
-
-def load_rgb(path: Path) -> UInt8Array:
-    """Read a picture as (H, W, 3) uint8 RGB, upright.
-
-    Raises:
-        ConfigError: it cannot be read.
-    """
-    try:
-        with Image.open(path) as image:
-            return np.array(to_eight_bits(ImageOps.exif_transpose(image)).convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as exc:
-        raise ConfigError(f"cannot read the image {path}: {exc}") from exc

@@ -17,7 +17,7 @@ import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import chain
 from pathlib import Path
 from statistics import fmean, median
@@ -27,13 +27,13 @@ import numpy as np
 from PIL import Image
 
 from edgecodec.arrays import UInt8Array
+from edgecodec.coding.image_files import load_rgb
 from edgecodec.errors import BackendError, ConfigError
 from edgecodec.evaluation.cache import ResultCache
 from edgecodec.evaluation.classical import (
     ClassicalCodec,
     ImageCodec,
     classical_codec,
-    load_rgb,
 )
 from edgecodec.evaluation.metrics import (
     MS_SSIM_MIN_SIDE,
@@ -82,7 +82,7 @@ class ImageResult:
     decode_s: float | None
 
 
-_FIELDS = {field.name for field in fields(ImageResult)}
+_FIELDS = {f.name for f in fields(ImageResult)}
 
 
 @dataclass(frozen=True)
@@ -144,6 +144,7 @@ class Evaluation:
         rows: one per codec, quality and image.
         averages: one per codec and quality.
         bd_rates: one per anchor and metric; for each variant also against the codec.
+        failures: by image name, why an image is in none of the results.
     """
 
     codec: str
@@ -153,6 +154,7 @@ class Evaluation:
     rows: tuple[ImageResult, ...]
     averages: tuple[Average, ...]
     bd_rates: tuple[BdRate, ...]
+    failures: dict[str, str] = field(default_factory=dict)
 
     @property
     def images(self) -> tuple[str, ...]:
@@ -191,7 +193,8 @@ def evaluate(
     """Encode and decode images at several qualities and compare with the classical codecs.
 
     Args:
-        images: picture files; orientation tags are applied, transparency is dropped.
+        images: picture files; orientation tags are applied, transparency is dropped. One that
+            cannot be read or coded is left out of all results and named in `failures`.
         codec: anything with `encode(image, quality=...)` and `decode(data)`.
         qualities: what to ask of `codec`; two or more for a BD-rate.
         name: the codec's name in the results.
@@ -208,7 +211,8 @@ def evaluate(
         is; times are of single calls without warm-up (`edgecodec bench` measures properly).
 
     Raises:
-        ConfigError: no images or qualities, an unreadable image, or a cache of another kind.
+        ConfigError: no images or qualities, none of the images can be read and coded, or a cache
+            of another kind.
         UnknownPluginError: a name in `against` is not known.
         BackendUnavailableError: this Pillow lacks a codec in `against`.
         BackendError: the codec returned a picture of another size.
@@ -234,14 +238,14 @@ def evaluate(
                 progress(row)
         return done
 
-    rows = _map_images(measure, _named(images), workers, results)
+    rows, failures = _map_images(measure, _named(images), workers, results)
     averages = _average(rows)
     machine = f"{platform.machine()}, {platform.system()}, {os.cpu_count()} CPUs"
     settings = {"machine": machine, **{a: c.settings for a, c in anchors.items()}}
     pairs = [(n, a) for n in ours for a in (*anchors, *([name] if n != name else []))]
     rates = tuple(compare(averages, n, a, metric) for n, a in pairs for metric in METRICS)
     others = tuple(n for n in ours if n != name)
-    return Evaluation(name, tuple(anchors), others, settings, rows, averages, rates)
+    return Evaluation(name, tuple(anchors), others, settings, rows, averages, rates, failures)
 
 
 def compare(averages: Sequence[Average], codec: str, anchor: str, metric: str) -> BdRate:
@@ -284,17 +288,31 @@ def _map_images(
     pictures: Sequence[tuple[str, Path]],
     workers: int,
     results: ResultCache,
-) -> tuple[ImageResult, ...]:
-    """Do the images in order and save the cache after each, for when a later one fails."""
+) -> tuple[tuple[ImageResult, ...], dict[str, str]]:
+    """Do the images in order and save the cache after each, for when a later one fails.
+
+    Returns:
+        the rows, and why an image has none.
+
+    Raises:
+        ConfigError: none has any.
+    """
     rows: list[ImageResult] = []
+    failures: dict[str, str] = {}
     pool = ThreadPoolExecutor(max(1, workers))
     try:
-        for done in pool.map(measure, pictures):
-            rows += done
+        running = [(name, pool.submit(measure, (name, path))) for name, path in pictures]
+        for name, future in running:
+            try:
+                rows += future.result()
+            except ConfigError as exc:  # of this image; what else goes wrong would with all
+                failures[name] = str(exc)
+                if len(failures) == len(pictures):
+                    raise
             results.save()
     finally:
         pool.shutdown(cancel_futures=True)
-    return tuple(rows)
+    return tuple(rows), failures
 
 
 class _Source:
@@ -383,8 +401,8 @@ def _average(rows: Iterable[ImageResult]) -> tuple[Average, ...]:
 
 
 def _over(
-    summary: Callable[[list[float]], float], group: Sequence[ImageResult], field: str
+    summary: Callable[[list[float]], float], group: Sequence[ImageResult], name: str
 ) -> float | None:
     """Summarise one field of some rows; None where a row has no such value."""
-    values = [getattr(row, field) for row in group]
+    values = [getattr(row, name) for row in group]
     return None if None in values else summary(values)

@@ -6,7 +6,6 @@ continues with exactly the crops it would have seen.
 
 from __future__ import annotations
 
-import io
 import lzma
 import os
 import queue
@@ -24,9 +23,8 @@ from PIL import Image
 from torch import Tensor
 
 from edgecodec.arrays import UInt8Array
+from edgecodec.coding.image_files import SUFFIXES, decode_rgb, is_photo
 from edgecodec.training.synthetic import synthetic_picture
-
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
 
 def _blobs(path: Path) -> Iterator[tuple[str, bytes]]:
@@ -34,7 +32,7 @@ def _blobs(path: Path) -> Iterator[tuple[str, bytes]]:
         for entry in sorted(p for p in path.rglob("*") if p.is_file()):
             if entry.suffix == ".tar":
                 yield from _tar_blobs(entry)
-            elif entry.suffix.lower() in _SUFFIXES:
+            elif is_photo(entry):
                 yield str(entry), _read(entry)
     else:
         yield from _tar_blobs(path)
@@ -51,7 +49,7 @@ def _tar_blobs(path: Path) -> Iterator[tuple[str, bytes]]:
     try:
         with tarfile.open(path) as tar:
             for member in tar:
-                if member.isfile() and Path(member.name).suffix.lower() in _SUFFIXES:
+                if member.isfile() and Path(member.name).suffix.lower() in SUFFIXES:
                     handle = tar.extractfile(member)
                     if handle is not None:
                         yield f"{path}: {member.name}", handle.read()
@@ -59,18 +57,6 @@ def _tar_blobs(path: Path) -> Iterator[tuple[str, bytes]]:
     except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as exc:
         reason = " ".join(str(exc).split())
         raise ValueError(f"{path}: neither a folder nor a readable tar file ({reason})") from exc
-
-
-def _decode(item: tuple[str, bytes]) -> UInt8Array:
-    name, blob = item
-    try:
-        with Image.open(io.BytesIO(blob)) as image:
-            return np.asarray(image.convert("RGB"))
-    except MemoryError:
-        raise  # of this machine, not of the file
-    # Pillow's decoders raise nearly anything for a broken file, SyntaxError among it.
-    except Exception as exc:
-        raise ValueError(f"{name}: not a readable image ({exc})") from exc
 
 
 def load_photos(paths: list[Path], min_side: int = 0) -> list[UInt8Array]:
@@ -93,7 +79,8 @@ def load_photos(paths: list[Path], min_side: int = 0) -> list[UInt8Array]:
         if not (path.is_dir() or path.is_file()):  # a device has no end
             raise ValueError(f"{path}: neither a folder nor a tar file")
     with ThreadPoolExecutor() as pool:
-        photos = list(pool.map(_decode, (item for path in paths for item in _blobs(path))))
+        found = (item for path in paths for item in _blobs(path))
+        photos = list(pool.map(lambda item: decode_rgb(item[1], item[0]), found))
     photos = [p for p in photos if min(p.shape[:2]) >= min_side]
     if not photos:
         raise ValueError(f"no photos of at least {min_side} pixels in {[str(p) for p in paths]}")

@@ -61,6 +61,17 @@ def test_decode_writes_the_format_of_the_extension(folder: Path, call: Call, suf
         assert image.format == expected
 
 
+def test_decode_says_which_quality_it_writes(folder: Path, call: Call) -> None:
+    sizes = {}
+    for quality in ((), ("--quality", "95"), ("--quality", "30")):
+        assert call("decode", "good.ecx", "out.jpg", "-f", *quality, *FAST) == 0
+        assert f"quality {(*quality, '95')[1 if quality else 0]}, " in call.err
+        sizes[quality] = (folder / "out.jpg").stat().st_size
+    assert sizes[()] == sizes["--quality", "95"] > sizes["--quality", "30"]
+    assert call("decode", "good.ecx", "out.bmp", *FAST) == 0
+    assert "quality" not in call.err
+
+
 def test_info_json_has_the_facts(folder: Path, call: Call, shipped: Bundle) -> None:
     assert call("info", "good.ecx", "--json") == 0
     facts = json.loads(call.out)
@@ -129,6 +140,7 @@ FAILURES = {
     "encode nowhere": (("encode", "photo.png", "no/out.ecx"), "no: no such folder"),
     "decode nowhere": (("decode", "good.ecx", "no/out.png"), "no: no such folder"),
     "folder as output": (("encode", "photo.png", "."), "is a folder"),
+    "no quality": (("decode", "good.ecx", "out.png", "--quality", "9"), "PNG has no quality"),
     "bad extension": (("decode", "good.ecx", "out.xyz"), "try .png"),
     "no extension": (("decode", "good.ecx", "out"), "try .png"),
     "missing bundle": (("encode", "photo.png", "out.ecx", "--bundle", "no"), "no such bundle"),
@@ -266,7 +278,7 @@ def test_interruption_is_told_and_leaves_nothing(
         ("encode", "a", "b", "--tile", "0"),
         ("encode", "a", "b", "--threads", "0"),
         ("encode", "a", "b", "--precision", "fp8"),
-        ("decode", "a", "b", "--quality", "5"),
+        ("decode", "a", "b", "--quality", "0"),
         ("info",),
         ("bench", "--backends", ","),
         ("bench", "--seconds", "-1"),

@@ -26,3 +26,12 @@ def test_eval_of_several_efforts_compares_them(folder: Path, call: Call) -> None
     sizes = {(r["codec"], r["quality"]): r["bytes"] for r in result["rows"]}
     assert sizes["effort 3", 20] != sizes["edgecodec", 20]
     assert "bits of effort 3 vs edgecodec" in (folder / "x.html").read_text()
+
+
+def test_eval_goes_on_behind_a_photo_that_is_cut(folder: Path, call: Call) -> None:
+    whole = (folder / "photo.png").read_bytes()
+    (folder / "a.png").write_bytes(whole[: len(whole) // 2])
+    args = ("eval", "a.png", "photo.png", "--qualities", "20", "--against", "jpeg")
+    assert call(*args, *FAST) == 1
+    assert "over 1 image" in call.out
+    assert call.err.startswith("edgecodec: left out: a.png: the image is damaged")

@@ -207,7 +207,7 @@ def test_a_corrupt_photo_is_named_and_only_corrupt_ones_are_an_error(
     assert main(arguments(checkpoint, folder, tmp_path)) == 0
     told = capsys.readouterr().err.splitlines()
     left_out = [line for line in told if line.startswith("LEFT OUT")]
-    assert ["a.png: not a readable photo" in line for line in left_out] == [True, False]
+    assert ["a.png: not an image" in line for line in left_out] == [True, False]
     assert written(tmp_path / "b") == {*TORCH, ("onnx", "analysis"), ("onnx", "synthesis")}
     with Bundle(tmp_path / "b") as bundle:
         assert bundle.manifest.calibration["photos"] == 2

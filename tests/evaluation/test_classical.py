@@ -11,6 +11,7 @@ import pytest
 from PIL import Image, features
 
 from edgecodec.arrays import UInt8Array
+from edgecodec.coding.image_files import Plugin
 from edgecodec.errors import (
     BackendUnavailableError,
     BitstreamError,
@@ -24,7 +25,6 @@ from edgecodec.evaluation.classical import (
     JXL,
     ClassicalCodec,
     classical_codec,
-    load_rgb,
 )
 from edgecodec.evaluation.metrics import psnr_rgb
 
@@ -109,30 +109,13 @@ def test_classical_codec_tells_unknown_from_unavailable(monkeypatch: pytest.Monk
 def test_plugin_that_is_missing_or_broken_is_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    plugin = replace(JXL, plugin=("edgecodec_no_such_plugin", "no-such-plugin"))
+    plugin = replace(JXL, plugin=Plugin("edgecodec_no_such_plugin", "no-such-plugin"))
     assert not plugin.available()
     with pytest.raises(BackendUnavailableError, match="pip install no-such-plugin"):
         plugin.encode(np.zeros((8, 8, 3), np.uint8), 50)
     (tmp_path / "edgecodec_broken_plugin.py").write_text("raise OSError('no library')\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert not replace(JXL, plugin=("edgecodec_broken_plugin", "x")).available()
-
-
-def test_load_rgb_turns_upright_and_drops_alpha(tmp_path: Path) -> None:
-    image = Image.new("RGB", (4, 2))
-    exif = image.getexif()
-    exif[0x0112] = 6
-    image.save(tmp_path / "turned.png", exif=exif)
-    assert load_rgb(tmp_path / "turned.png").shape == (4, 2, 3)
-    Image.new("RGBA", (3, 2), (1, 2, 3, 0)).save(tmp_path / "alpha.png")
-    assert load_rgb(tmp_path / "alpha.png")[0, 0].tolist() == [1, 2, 3]
-
-
-def test_load_rgb_names_the_file_it_cannot_read(tmp_path: Path) -> None:
-    (tmp_path / "text.png").write_text("no image")
-    for name in ("text.png", "absent.png"):
-        with pytest.raises(ConfigError, match=name):
-            load_rgb(tmp_path / name)
+    assert not replace(JXL, plugin=Plugin("edgecodec_broken_plugin", "x")).available()
 
 
 def test_device_side_modules_import_no_heavy_package() -> None:
@@ -143,10 +126,3 @@ def test_device_side_modules_import_no_heavy_package() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.parametrize("kind", [np.uint16, np.int32])
-def test_load_rgb_brings_deep_grey_to_eight_bits(kind: type, tmp_path: Path) -> None:
-    levels = np.arange(0, 256, dtype=np.uint8).reshape(16, 16)
-    Image.fromarray(levels.astype(kind) * 257).save(tmp_path / "deep.tif")
-    assert np.array_equal(load_rgb(tmp_path / "deep.tif"), np.repeat(levels[:, :, None], 3, 2))

@@ -241,3 +241,29 @@ def test_page_is_self_contained_and_well_formed(evaluation: Evaluation, tmp_path
 def test_page_of_one_quality_has_a_frame(images: list[Path]) -> None:
     page = render_page(evaluate(images[:1], StubCodec(), (50,), against=()))
     assert page.count('<path class="tick"') > 6
+
+
+def test_an_image_that_cannot_be_read_or_coded_is_named_and_the_others_are_measured(
+    images: list[Path], evaluation: Evaluation, tmp_path: Path
+) -> None:
+    cut = tmp_path / "cut.png"
+    cut.write_bytes(images[0].read_bytes()[:2000])
+    wide = tmp_path / "wide.png"
+    Image.new("RGB", (16384, 1)).save(wide)
+    found = evaluate(
+        [cut, images[0], wide, images[1]], StubCodec(), QUALITIES, name="stub",
+        against=("jpeg", "webp"), workers=2,
+    )  # fmt: skip
+    assert found.averages[0].bpp == evaluation.averages[0].bpp
+    assert found.images == evaluation.images
+    assert list(found.failures) == ["cut.png", "wide.png"]
+    assert f"{cut}: the image is damaged" in found.failures["cut.png"]
+    assert "16384" in found.failures["wide.png"]
+    assert json.loads(found.to_json())["failures"] == found.failures
+
+
+def test_evaluate_has_nothing_to_say_where_every_image_fails(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.png").write_bytes(b"no image")
+    with pytest.raises(ConfigError, match=r"b\.png: not an image"):
+        evaluate([tmp_path / "a.png", tmp_path / "b.png"], StubCodec(), (50,), against=())

@@ -23,7 +23,7 @@ from PIL import Image
 
 from edgecodec.cli.info_command import describe
 from edgecodec.codec import Codec
-from edgecodec.coding.pictures import image_bytes
+from edgecodec.coding.image_files import image_bytes
 from edgecodec.errors import BitstreamError, ConfigError
 from edgecodec.format.container import MAGIC
 from tests.fuzzing.campaign import Outcome, Target, main

@@ -95,11 +95,11 @@ def test_load_photos_names_what_it_cannot_read(
     for name, content in broken.items():
         path = tmp_path / f"{name}.png"
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=rf"{name}\.png: not a readable image"):
+        with pytest.raises(ValueError, match=rf"{name}\.png: .* image"):
             load_photos([tmp_path])
         path.unlink()
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(ValueError, match=r"a\.png: not a readable image .*bomb"):
+    with pytest.raises(ValueError, match=r"a\.png: too large for Pillow .*bomb"):
         load_photos([photos])
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from edgecodec.converters.sources.photos import (
     ENOUGH_PHOTOS,
@@ -62,7 +62,7 @@ def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match="holds no photos"):
         load_calibration(tmp_path, quiet)
     (tmp_path / "bad.jpg").write_bytes(b"nonsense")
-    with pytest.raises(ConversionError, match=r"bad\.jpg: not a readable photo"):
+    with pytest.raises(ConversionError, match=r"bad\.jpg: not an image"):
         load_calibration(tmp_path, quiet)
     with pytest.raises(ConversionError, match=r"small\.png: smaller than 32 pixels"):
         read_photo(save(tmp_path / "small.png", 31, 100))
@@ -76,7 +76,7 @@ def test_a_corrupt_photo_among_good_ones_is_named_and_left_out(tmp_path: Path) -
     told: list[str] = []
     assert len(load_calibration(tmp_path, told.append).photos) == 2
     assert [line.split(":")[0] for line in told[:2]] == ["LEFT OUT", "LEFT OUT"]
-    assert "b.jpg: not a readable photo" in told[0]
+    assert "b.jpg: not an image" in told[0]
     assert "small.png: smaller" in told[1]
     assert told[2].startswith("read 2 of 4 photos")
     for name in "ac":
@@ -91,12 +91,12 @@ def test_whatever_a_damaged_photo_raises_names_it(
 ) -> None:
     """A damaged AVIF file raises RuntimeError, whatever its suffix."""
 
-    def convert(self: Image.Image, mode: str) -> Image.Image:
+    def load(self: Image.Image) -> None:
         raise error
 
     path = save(tmp_path / "a.png", 32, 32)
-    monkeypatch.setattr(Image.Image, "convert", convert)
-    with pytest.raises(ConversionError, match=r"a\.png: not a readable photo \([A-Z]"):
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+    with pytest.raises(ConversionError, match=r"a\.png: the image is damaged \([A-Z]"):
         read_photo(path)
 
 
