@@ -7,7 +7,7 @@ equal inputs give results that agree to about 1e-6 between machines).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -169,6 +169,16 @@ def metric_of(name: str) -> Metric:
         raise UnknownPluginError("metric", name, tuple(METRICS))
     METRICS[name].version()
     return METRICS[name]
+
+
+def format_score(metric: str, score: float | None) -> str:
+    """Return a score to be shown; a dash where there is none."""
+    return "-" if score is None else f"{score:.{METRICS[metric].decimals}f}"
+
+
+def scores_text(scores: Mapping[str, float | None]) -> str:
+    """Return scores by metric on one line."""
+    return ", ".join(f"{METRICS[m].title} {format_score(m, score)}" for m, score in scores.items())
 
 
 def bd_rate(
