@@ -144,7 +144,7 @@ def _chart_card(evaluation: Evaluation, metric: str) -> str:
         body = f'<p class="soft">No {name}: the images are too small or the results lossless.</p>'
     else:
         body = _chart(evaluation, metric, _axes(ours, metric))
-    better = "higher" if METRICS[metric].higher_is_better else "lower, drawn upwards,"
+    better = "higher" if METRICS[metric].higher_is_better else "lower (drawn higher)"
     return card(name, body, f"{unit}, {better} is better")
 
 

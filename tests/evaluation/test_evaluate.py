@@ -325,5 +325,5 @@ def test_a_metric_where_less_is_better_is_compared_and_drawn(
     assert rates["webp"].low is not None
     assert rates["webp"].low < 0
     page = render_page(found)
-    assert "lower, drawn upwards, is better" in page
+    assert "lower (drawn higher) is better" in page
     assert 'text-anchor="end">-' not in page
