@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from edgecodec.codec import Codec
     from edgecodec.evaluation.evaluate import ImageResult
 
-    pass
-
 
 def add_parser(sub: Any) -> None:
     """Register the command."""
