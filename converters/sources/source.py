@@ -25,6 +25,7 @@ from edgecodec.format.strides import HYPER_STRIDE, LATENT_STRIDE, LATENTS_PER_HY
 from edgecodec.format.tables import Y_FRAC, Tables
 from edgecodec.model.checkpoint import load_codec
 from edgecodec.model.export_tables import export_tables
+from edgecodec.model.network import NeuralCodec
 from edgecodec.model.stages import build_stages
 from edgecodec.runtimes.base import STAGES, StageName
 
@@ -103,10 +104,20 @@ def read_source(checkpoint: Path | str) -> Source:
         return _source(stages.analysis, stages.synthesis, stages.tables)
     try:
         codec = load_codec(Path(checkpoint))
+        _check_format(codec)
         _check_weights(codec)
         return _source(*build_stages(codec), export_tables(codec))
     except ValueError as exc:
         raise ConversionError(" ".join(str(exc).split())) from exc
+
+
+def _check_format(codec: NeuralCodec) -> None:
+    """Refuse an entropy model that version 1 of the file format has no place for."""
+    if codec.cfg.z_hidden or codec.cfg.flat_cells:
+        raise ConversionError(
+            "this codec predicts hyper-latents or codes cells of one colour (--shape second); that "
+            "needs version 2 of the file format; convert a codec of --shape first"
+        )
 
 
 def _source(analysis: nn.Module, synthesis: nn.Module, tables: bytes) -> Source:

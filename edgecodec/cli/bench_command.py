@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from edgecodec.cli.common import (
     check_outputs,
     name_list,
     number_from,
+    tell,
     whole_number,
     write_json,
 )
@@ -100,7 +100,7 @@ def _measure(args: argparse.Namespace, images: list[Path]) -> int:
         layers=args.layers,
     )
     outcome = benchmark(
-        images or [DEMO_PHOTO], options, _say if args.verbose else lambda line: None
+        images or [DEMO_PHOTO], options, tell if args.verbose else lambda line: None
     )
     # First: whatever becomes of the files, minutes of work are not lost.
     if "-" not in (args.json, args.html, args.trace):
@@ -112,7 +112,3 @@ def _measure(args: argparse.Namespace, images: list[Path]) -> int:
     if args.trace:
         write_output(args.trace, (json.dumps(outcome.trace()) + "\n").encode())
     return 0
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

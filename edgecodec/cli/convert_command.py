@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from edgecodec.cli.common import check_outputs, name_list, write_json
+from edgecodec.cli.common import check_outputs, name_list, tell, write_json
 from edgecodec.errors import ConfigError
 from edgecodec.evaluation.metrics import METRICS
 
@@ -78,9 +78,6 @@ def run(args: argparse.Namespace) -> int:
         what = "not a file" if Path(args.checkpoint).exists() else "no such file"
         raise ConfigError(f"{args.checkpoint}: {what}")
 
-    def progress(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
     report = convert_checkpoint(
         args.checkpoint,
         Path(args.output),
@@ -89,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
         calibration=Path(args.calibration) if args.calibration else None,
         name=args.name,
         force=args.force,
-        progress=progress,
+        progress=tell,
         max_loss=DEFAULT_MAX_LOSS if args.max_bd_loss is None else args.max_bd_loss,
         metric=args.metric,
     )

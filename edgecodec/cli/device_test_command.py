@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from edgecodec.cli.common import (
     add_bundle_option,
     check_outputs,
     name_list,
+    tell,
     whole_number,
     whole_numbers,
     write_json,
@@ -121,7 +121,7 @@ def _run_there(args: argparse.Namespace) -> int:
             raise ConfigError(f"{args.wheels}: no such folder")
     arguments, files = _arguments_there(args)
     job = RemoteJob(arguments, files, args.extras, wheels)
-    report = run_there(target, job, _say, (lambda line: None) if quiet else print)
+    report = run_there(target, job, tell, (lambda line: None) if quiet else print)
     if args.json:
         write_json(args.json, report)
     if not report["passed"]:
@@ -151,8 +151,3 @@ def _arguments_there(args: argparse.Namespace) -> tuple[tuple[str, ...], dict[st
         files[name] = path
         arguments.append(name)
     return tuple(arguments), files
-
-
-def _say(line: str) -> None:
-    """Print progress."""
-    print(line, file=sys.stderr, flush=True)

@@ -16,7 +16,6 @@ from edgecodec.format.strides import HYPER_STRIDE
 
 MAGIC = b"\x89ECX\r\n\x1a\n"
 VERSION = 1
-EXTENSION = ".ecx"
 MIME_TYPE = "image/x-edgecodec"
 MODES = ("RGB", "L")
 MAX_SIDE = 65535

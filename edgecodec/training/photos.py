@@ -126,7 +126,6 @@ class CropStream:
         size: side of a crop in pixels.
         seed: of all random choices.
         start: number of the first step.
-        workers: threads that cut and scale; None takes one per core, at most 16.
         synthetic: share of the crops that are drawn instead of cut.
     """
 
@@ -138,12 +137,11 @@ class CropStream:
         size: int,
         seed: int,
         start: int,
-        workers: int | None = None,
         synthetic: float = 0.0,
     ) -> None:
         self._photos, self._batch, self._size, self._seed = photos, batch, size, seed
         self._synthetic = synthetic
-        self._pool = ThreadPoolExecutor(workers or min(16, os.cpu_count() or 2))
+        self._pool = ThreadPoolExecutor(min(16, os.cpu_count() or 2))
         self._ready: queue.Queue[UInt8Array] = queue.Queue(maxsize=8)
         self._stop = threading.Event()
         # Large photos are drawn more often, in proportion to the square root of their area.
