@@ -47,7 +47,7 @@ class Side:
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison:
+class SideBySide:
     """A picture by several codecs at about equal bytes, the original first, ours next.
 
     Attributes:
@@ -65,7 +65,7 @@ class Comparison:
 
 def worst_crops(
     evaluation: Evaluation, images: Sequence[Path], codec: ImageCodec, most: int = 6
-) -> tuple[Comparison, ...]:
+) -> tuple[SideBySide, ...]:
     """Return crops of the pictures on which the codec does worst at its middle quality.
 
     Worst is lowest by SSIMULACRA2, or by the first metric where that was not measured. A crop is
@@ -100,7 +100,7 @@ def worst_crops(
 
 def _compare(
     name: str, image: UInt8Array, codec: ImageCodec, evaluation: Evaluation, quality: int
-) -> Comparison:
+) -> SideBySide:
     height, width = image.shape[:2]
     data = codec.encode(image, quality=quality)
     decoded = decode(codec, data)
@@ -120,7 +120,7 @@ def _compare(
             rate = bpp(len(content), height, width)
             yield Side(title, pixels[place], len(content), rate, scores)
 
-    return Comparison(name, x, y, tuple(sides()))
+    return SideBySide(name, x, y, tuple(sides()))
 
 
 def _most_different(a: UInt8Array, b: UInt8Array) -> tuple[int, int]:
@@ -150,7 +150,7 @@ def _no_larger(codec: ClassicalCodec, image: UInt8Array, size: int) -> tuple[int
     return best
 
 
-def render_crops(comparisons: Sequence[Comparison]) -> str:
+def render_crops(comparisons: Sequence[SideBySide]) -> str:
     """Return HTML, the pictures inside it."""
     intro = (
         '<p class="small soft">The pictures on which ours is worst, worst first, each where ours '
@@ -160,7 +160,7 @@ def render_crops(comparisons: Sequence[Comparison]) -> str:
     return intro + "".join(map(_comparison, comparisons))
 
 
-def _comparison(comparison: Comparison) -> str:
+def _comparison(comparison: SideBySide) -> str:
     figures = "".join(_figure(side) for side in comparison.sides)
     place = f"at {comparison.x}, {comparison.y}"
     return (

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from html import escape
 from itertools import chain
 
-from edgecodec.evaluation.crops import Comparison, render_crops
+from edgecodec.evaluation.crops import SideBySide, render_crops
 from edgecodec.evaluation.evaluate import Average, BdRate, Evaluation
 from edgecodec.evaluation.html_page import card, folded, html_page, html_table, log_ticks, ticks
 from edgecodec.evaluation.metrics import METRICS, format_score, scores_text
@@ -27,6 +27,7 @@ _MARKERS = (
     '<path d="M-4 -4H4V4H-4Z"/>',
     '<path d="M0 -5L4.8 3.6H-4.8Z"/>',
     '<path d="M0 -5.4L5.4 0L0 5.4L-5.4 0Z"/>',
+    '<path d="M0 5L4.8 -3.6H-4.8Z"/>',
 )
 
 
@@ -75,7 +76,7 @@ def _rate_cells(anchor: str, rates: Iterable[BdRate]) -> tuple[str, ...]:
 def render_page(
     evaluation: Evaluation,
     title: str = "Rate and distortion",
-    crops: Sequence[Comparison] = (),
+    crops: Sequence[SideBySide] = (),
 ) -> str:
     """Return a self-contained HTML page with curves, BD-rates, crops and all averages.
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from edgecodec.arrays import UInt8Array
 from edgecodec.evaluation.classical import AVIF, JPEG
-from edgecodec.evaluation.crops import HEIGHT, WIDTH, Comparison, worst_crops
+from edgecodec.evaluation.crops import HEIGHT, WIDTH, SideBySide, worst_crops
 from edgecodec.evaluation.evaluate import Evaluation, evaluate
 from edgecodec.evaluation.page import render_page
 
@@ -48,12 +48,12 @@ def evaluation(images: list[Path]) -> Evaluation:
 
 
 @pytest.fixture(scope="module")
-def crops(evaluation: Evaluation, images: list[Path]) -> tuple[Comparison, ...]:
+def crops(evaluation: Evaluation, images: list[Path]) -> tuple[SideBySide, ...]:
     return worst_crops(evaluation, images, Spoiling(), 2)
 
 
 def test_the_worst_pictures_come_first(
-    evaluation: Evaluation, crops: tuple[Comparison, ...]
+    evaluation: Evaluation, crops: tuple[SideBySide, ...]
 ) -> None:
     scores = {r.image: r.scores["ssimulacra2"] for r in evaluation.rows if r.quality == 60}
     assert scores["tiny.png"] is None
@@ -63,7 +63,7 @@ def test_the_worst_pictures_come_first(
     ]  # fmt: skip
 
 
-def test_a_crop_is_where_ours_differs_most(crops: tuple[Comparison, ...]) -> None:
+def test_a_crop_is_where_ours_differs_most(crops: tuple[SideBySide, ...]) -> None:
     small, large = crops
     assert (small.x, small.y, small.sides[0].crop.shape) == (0, 0, (100, 120, 3))
     assert {side.crop.shape for side in large.sides} == {(HEIGHT, WIDTH, 3)}
@@ -79,7 +79,7 @@ def test_a_crop_is_where_ours_differs_most(crops: tuple[Comparison, ...]) -> Non
 
 
 @pytest.mark.skipif(not AVIF.available(), reason="this Pillow has no AVIF")
-def test_others_spend_no_more_bytes_and_nearly_as_many(crops: tuple[Comparison, ...]) -> None:
+def test_others_spend_no_more_bytes_and_nearly_as_many(crops: tuple[SideBySide, ...]) -> None:
     ours, avif = crops[1].sides[1:3]
     assert avif.title.startswith("AVIF q")
     assert ours.bytes is not None
@@ -88,7 +88,7 @@ def test_others_spend_no_more_bytes_and_nearly_as_many(crops: tuple[Comparison, 
 
 
 def test_page_holds_the_crops_without_loss(
-    evaluation: Evaluation, crops: tuple[Comparison, ...]
+    evaluation: Evaluation, crops: tuple[SideBySide, ...]
 ) -> None:
     page = render_page(evaluation, crops=crops)
     found = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
