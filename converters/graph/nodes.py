@@ -433,8 +433,13 @@ class ReplicatePad(Rearrangement):
 
 
 @dataclass(frozen=True)
-class DepthToSpace(Rearrangement):
-    """Pixel shuffle: `block` * `block` channels become a square of positions."""
+class Shuffle(Rearrangement):
+    """Channels become positions, or the other way round.
+
+    Attributes:
+        block: side of a square of positions.
+        order: of the channels.
+    """
 
     block: int
     order: Order = "crd"
@@ -444,6 +449,11 @@ class DepthToSpace(Rearrangement):
     def attributes(self) -> dict[str, Any]:
         """Return block and order."""
         return {"block": self.block, "order": self.order}
+
+
+@dataclass(frozen=True)
+class DepthToSpace(Shuffle):
+    """Pixel shuffle: `block` * `block` channels become a square of positions."""
 
     def channels(self, given: Sequence[int]) -> int | None:
         """Return one for each square."""
@@ -480,17 +490,8 @@ class DepthToSpace(Rearrangement):
 
 
 @dataclass(frozen=True)
-class SpaceToDepth(Rearrangement):
+class SpaceToDepth(Shuffle):
     """Pixel unshuffle: a square of positions becomes `block` * `block` channels."""
-
-    block: int
-    order: Order = "crd"
-
-    channelwise: ClassVar[bool] = False
-
-    def attributes(self) -> dict[str, Any]:
-        """Return block and order."""
-        return {"block": self.block, "order": self.order}
 
     def channels(self, given: Sequence[int]) -> int | None:
         """Return as many for each as a square has positions."""
