@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from edgecodec.arrays import Float32Array
+from edgecodec.converters.graph.convolutions import Conv2d
 from edgecodec.converters.graph.exported import (
     ExportedModule,
     alpha_of,
@@ -30,7 +31,6 @@ from edgecodec.converters.graph.exported import (
 from edgecodec.converters.graph.graph import Graph, GraphBuilder, Value
 from edgecodec.converters.graph.nodes import (
     Add,
-    Conv2d,
     DepthToSpace,
     Padding,
     Relu,

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgecodec.converters.graph.nodes import Coding, Convolution, Node, Size
+from edgecodec.converters.graph.convolutions import Convolution
+from edgecodec.converters.graph.nodes import Coding, Node, Size
 from edgecodec.errors import ConversionError
 
 

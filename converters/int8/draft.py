@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edgecodec.arrays import Float64Array
+from edgecodec.converters.graph.convolutions import Conv2d
 from edgecodec.converters.graph.graph import Graph, GraphBuilder
-from edgecodec.converters.graph.nodes import Coding, Conv2d
+from edgecodec.converters.graph.nodes import Coding
 from edgecodec.converters.int8.plan import make_plan, square_of
 from edgecodec.converters.int8.ranges import Statistics
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edgecodec.arrays import Float64Array
+from edgecodec.converters.graph.convolutions import Conv2d
 from edgecodec.converters.graph.graph import Graph, GraphBuilder
-from edgecodec.converters.graph.nodes import Conv2d, Dequantize, Node, Quantize, Scale
+from edgecodec.converters.graph.nodes import Dequantize, Node, Quantize, Scale
 from edgecodec.converters.int8.draft import Draft
 from edgecodec.converters.int8.plan import Plan
 

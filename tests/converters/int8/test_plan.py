@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from edgecodec.converters.graph.convolutions import Conv2d
 from edgecodec.converters.graph.from_torch import graph_from_module
 from edgecodec.converters.graph.graph import Graph
-from edgecodec.converters.graph.nodes import Conv2d
 from edgecodec.converters.int8.plan import (
     make_plan,
     reaches_output,
