@@ -39,6 +39,7 @@ EXPECTED = {
     "residual": [1, 2, 3, 4, 5, 6],
     "synthesis": [1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13],
     "chain": [0, 1],
+    "replicated": [1, 2, 3, 4, 5, 6],
     "residual_alone": [0, 1, 2],
     "shuffle_of_a_sum": [1, 2, 3, 4, 5, 6],
     "shuffled_output": [1, 2, 3],
