@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from edgecodec.converters.graph.convolutions import Conv2d
 from edgecodec.converters.graph.from_torch import graph_from_module
 from edgecodec.converters.graph.graph import Graph
-from edgecodec.converters.graph.nodes import Conv2d, Size
+from edgecodec.converters.graph.nodes import Size
 from edgecodec.converters.writers.to_torch import describe
 from edgecodec.errors import ConversionError, UnsupportedOpError
 from edgecodec.runtimes.backends.torch_graph import TorchGraph
