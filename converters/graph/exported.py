@@ -49,7 +49,8 @@ def export(module: nn.Module, stage: str, channels: Iterable[int], size: Size) -
     """
     examples = tuple(torch.zeros(1, count, *size) for count in channels)
     try:
-        with warnings.catch_warnings():
+        # Gradients are of no use, and a forward under torch.inference_mode cannot give any.
+        with warnings.catch_warnings(), torch.no_grad():
             # torch.export deprecates parts of itself; nothing the caller could act upon.
             warnings.simplefilter("ignore")
             program = torch.export.export(module.eval(), examples)
