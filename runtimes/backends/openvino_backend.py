@@ -12,7 +12,7 @@ from edgecodec.errors import BackendError, BackendUnavailableError
 from edgecodec.forks import keep_for_ever, tell_of_fork
 from edgecodec.runtimes.backends.checked_session import CheckedLendingSession, Dims, load_error
 from edgecodec.runtimes.base import Artefact, Availability, Session, SessionOptions
-from edgecodec.runtimes.device.probe import quota_cores, usable_cores
+from edgecodec.runtimes.device.probe import threads_of_quota, usable_cores
 from edgecodec.runtimes.layers.base import Layer
 from edgecodec.runtimes.vendor import BROKEN, import_vendor, one_line, version_of
 
@@ -153,7 +153,7 @@ class OpenVinoBackend:
             "INFERENCE_PRECISION_HINT": precision_hint(core, artefact.precision),
             **more,
         }
-        if threads := options.threads or quota_cores():
+        if threads := options.threads or threads_of_quota():
             settings["INFERENCE_NUM_THREADS"] = str(threads)
             if options.threads and threads < usable_cores():
                 # Else the threads of every model, here and in other processes, are pinned to the
