@@ -716,6 +716,50 @@ def test_folder_in_use_is_passed_by_of_who_asks_its_lock(scratch: Path) -> None:
 # -- too few threads -------------------------------------------------------------------------------
 
 
+FEW_THREADS = """
+import sys
+import numpy as np
+from edgecodec import Codec
+from edgecodec.errors import BackendError
+
+try:
+    with Codec(None, threads=1) as codec:
+        codec.encode(np.zeros((64, 96, 3), np.uint8))
+except BackendError as exc:
+    print(exc)
+"""
+
+
+@pytest.mark.skipif(
+    not shutil.which("setpriv") or os.geteuid() != 0,
+    reason="a user without other processes is needed",
+)
+@pytest.mark.parametrize("limit", [2, 3])
+def test_limit_of_threads_is_not_held_against_openvino(
+    variables: dict[str, str], tmp_path: Path, temporary: Path, limit: int
+) -> None:
+    """With 3 a trial has a thread beside its first, with 2 it has none or does not start at all."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    user = str(400_000 + os.getpid() % 100_000 + limit)
+    for folder in (cache, temporary):
+        os.chown(folder, int(user), -1)
+    rights = "+dac_override,+dac_read_search"  # the interpreter may be root's alone
+    command = [
+        "setpriv", "--reuid", user, "--clear-groups", "--inh-caps", rights, "--ambient-caps",
+        rights, "prlimit", f"--nproc={limit}", sys.executable, "-c", FEW_THREADS,
+    ]  # fmt: skip
+    alone = {**variables, "OPENBLAS_NUM_THREADS": "1", "EDGECODEC_DISABLE": "torch"}
+    result = subprocess.run(
+        command, env=alone, text=True, capture_output=True, timeout=300, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert "crashed" not in result.stdout
+    kept = "".join(path.read_text() for path in cache.glob("verdict-*"))
+    assert "CPU plugin" not in kept
+    assert "Resource temporarily" not in kept
+
+
 def test_want_of_threads_is_told_and_not_remembered(
     tmp_path: Path, small: UInt8Array, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -727,7 +771,7 @@ def test_want_of_threads_is_told_and_not_remembered(
     monkeypatch.setattr("edgecodec.runtimes.selection.candidates.usable_cores", lambda: 2)
     with Codec(None, "tflite", "fp32") as codec, monkeypatch.context() as limited:
         limited.setattr(threading.Thread, "start", start)
-        with pytest.raises(BackendError, match=r"cannot start 1 threads .*ulimit -u"):
+        with pytest.raises(BackendError, match=r"cannot start 1 thread .*ulimit -u"):
             codec.choice("analysis")
         assert not list(tmp_path.glob("cache/verdict-*"))
         limited.undo()

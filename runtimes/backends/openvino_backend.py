@@ -66,6 +66,15 @@ def _numbers(core: Any) -> list[str]:
     return sorted(kind for kind in kinds if kind in ("FP32", "BF16", "FP16", "INT8"))
 
 
+def _cause(exc: Exception) -> str:
+    """Return an error of OpenVINO on one line, without where in its sources each step failed.
+
+    The cause comes last, and is what `is_transient` looks for.
+    """
+    lines = [line for line in str(exc).splitlines() if not line.startswith("Exception from ")]
+    return " ".join(" ".join(lines).split())[-300:] or one_line(exc)
+
+
 class OpenVinoBackend:
     """Loads OpenVINO IR (`.xml` with its `.bin`)."""
 
@@ -93,13 +102,18 @@ class OpenVinoBackend:
             devices = core.available_devices
             named = tuple(f"{d}: {core.get_property(d, 'FULL_DEVICE_NAME')}" for d in devices)
             version = version_of(openvino, "openvino").partition("-")[0]
-            if DEVICE not in devices:
-                return Availability(False, "has no CPU plugin", version, devices=named)
-            numbers = _numbers(core)
+            try:
+                numbers = _numbers(core)
+            except Exception as exc:
+                if DEVICE in devices:
+                    raise
+                # A list without it does not tell a want of threads, say, from its absence.
+                reason = f"has no CPU plugin: {_cause(exc)}"
+                return Availability(False, reason, version, devices=named)
         except BackendUnavailableError as exc:
             return Availability(False, exc.args[0].partition(": ")[2])
         except Exception as exc:  # a probe never raises
-            return Availability(False, f"{BROKEN} answer: {one_line(exc)}")
+            return Availability(False, f"{BROKEN} answer: {_cause(exc)}")
         reason = f"CPU plugin found ({', '.join(numbers)})"
         return Availability(True, reason, version, devices=named)
 
@@ -110,7 +124,7 @@ class OpenVinoBackend:
         except BackendUnavailableError as exc:
             return str(exc).removeprefix(f"{self.name}: ")
         except Exception as exc:  # of OpenVINO, which may have no CPU plugin
-            return f"{BROKEN} answer: {one_line(exc)}"
+            return f"{BROKEN} answer: {_cause(exc)}"
         return ""
 
     def load(self, artefact: Artefact, options: SessionOptions) -> Session:

@@ -40,6 +40,14 @@ def transient_words(text: str) -> str:
     return next((line.strip() for line in text.splitlines() if _WORDS.search(line)), "")
 
 
+def no_threads(count: int) -> str:
+    """Return what to tell where a number of threads cannot be started; `is_transient` knows it."""
+    return (
+        f"cannot start {count} thread{'s' * (count > 1)} (resource temporarily unavailable); "
+        "raise the limit of processes (ulimit -u, or pids of a container)"
+    )
+
+
 def check_threads(backend: str, count: int) -> None:
     """See whether a number of threads can be started, by doing so.
 
@@ -61,11 +69,8 @@ def check_threads(backend: str, count: int) -> None:
             thread.start()
             started.append(thread)
     except (RuntimeError, MemoryError) as exc:
-        raise BackendError(
-            backend,
-            f"cannot start {count} threads (resource temporarily unavailable); raise the limit "
-            "of processes (ulimit -u, or pids of a container), or ask for fewer threads",
-        ) from exc
+        told = f"{no_threads(count)}, or ask for fewer threads"
+        raise BackendError(backend, told) from exc
     finally:
         end.set()
         for thread in started:

@@ -26,6 +26,7 @@ from edgecodec.runtimes.backends.openvino_backend import (
 from edgecodec.runtimes.base import Artefact, SessionOptions
 from edgecodec.runtimes.device.probe import usable_cores
 from edgecodec.runtimes.layers.base import BFLOAT16, FLOAT32
+from edgecodec.runtimes.selection.transient import is_transient
 from tests.runtimes.conftest import Tiny, with_bf16
 
 ARTEFACT = Artefact("synthesis", "openvino", "fp16", Path("synthesis.fp16.xml"))
@@ -160,6 +161,30 @@ def test_openvino_that_does_not_answer_lacks_everything(monkeypatch: pytest.Monk
     missing = BackendUnavailableError("openvino", reason)
     monkeypatch.setattr(OpenVinoBackend, "_get_core", lambda self: raise_(missing))
     assert OpenVinoBackend().lacks("bf16") == reason
+
+
+def test_want_of_threads_is_no_lack_of_a_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The list of devices is short then; what it says of the CPU by name is what is wrong."""
+    pytest.importorskip("openvino")
+
+    class Starved:
+        available_devices = ()
+
+        def get_property(self, device: str, name: str) -> list[str]:
+            raise RuntimeError(
+                "Exception from src/inference/src/cpp/core.cpp:268:\n"
+                "Failed to create plugin for device CPU\n"
+                "Exception from src/plugins/intel_cpu/src/plugin.cpp:921:\n"
+                "Resource temporarily unavailable\n\n"
+            )
+
+    monkeypatch.setattr(OpenVinoBackend, "_get_core", lambda self: Starved())
+    found = OpenVinoBackend().probe()
+    assert not found.ok
+    assert found.reason == (
+        "has no CPU plugin: Failed to create plugin for device CPU Resource temporarily unavailable"
+    )
+    assert is_transient(BackendUnavailableError("openvino", found.reason))
 
 
 def raise_(error: Exception) -> None:
