@@ -642,6 +642,116 @@ def test_forked_process_works_and_ends(variables: dict[str, str], backend: str, 
     assert result.stdout == "[0, 0, 0, 0, 0]\n", result.stderr
 
 
+REFORKING = """
+import os, signal, sys, time
+import numpy as np
+from edgecodec import Codec
+
+backend, cache = sys.argv[1:]
+pixels = np.arange(64 * 96 * 3, dtype=np.uint8).reshape(64, 96, 3)
+large = np.tile(pixels, (8, 8, 1))
+
+def forked(work):
+    pid = os.fork()
+    if not pid:
+        work()
+        sys.exit(0)
+    end = time.monotonic() + 60
+    while (found := os.waitpid(pid, os.WNOHANG))[0] == 0 and time.monotonic() < end:
+        time.sleep(0.02)
+    if found[0] == 0:
+        os.kill(pid, signal.SIGKILL)
+        found = os.waitpid(pid, 0)
+    print(os.waitstatus_to_exitcode(found[1]), end=" ", flush=True)
+
+def anew():
+    with Codec(None, backend, "fp32", threads=2) as codec:
+        assert codec.encode(pixels) == data
+
+def measured():
+    os.environ["EDGECODEC_CACHE"] = cache
+    with Codec(None, backend, "fp32") as codec:
+        codec.encode(pixels)
+
+with Codec(None, backend, "fp32", threads=2) as codec:
+    data = codec.encode(pixels)
+forked(anew)  # its session was closed
+anew()
+codec = Codec(None, backend, "fp32", threads=2)
+codec.encode(pixels)
+forked(anew)  # a session is open
+codec.close()
+forked(anew)  # one that was open over a fork was closed
+forked(measured)
+codec = Codec(None, backend, "fp32")
+codec.encode(pixels)
+forked(lambda: codec.encode(large))  # of another size, for which nothing was measured
+codec = Codec(None)
+codec.encode(pixels)
+forked(lambda: codec.encode(large))
+"""
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino", "tflite"])
+def test_forked_process_loads_anew_what_its_parent_had_closed(
+    variables: dict[str, str], tmp_path: Path, backend: str
+) -> None:
+    """Also where nothing was measured before, of all runtimes."""
+    command = [sys.executable, "-c", REFORKING, backend, str(tmp_path / "other")]
+    alone = {**variables, "EDGECODEC_DISABLE": "torch"}
+    result = subprocess.run(
+        command, env=alone, text=True, capture_output=True, timeout=400, check=False
+    )
+    assert result.stdout.strip() == "0 0 0 0 0 0", result.stderr
+
+
+NESTED = """
+import os, signal, sys
+import numpy as np
+from edgecodec import Codec
+from edgecodec.errors import BackendUnavailableError
+
+def encode(backend):
+    with Codec(None, backend, "fp32", threads=1) as codec:
+        return codec.encode(np.zeros((64, 96, 3), np.uint8))
+
+def ended(pid):
+    status = os.waitpid(pid, 0)[1]
+    assert status == 0, status
+
+encode("openvino")
+if pid := os.fork():
+    ended(pid)
+    print("ended")
+elif pid := (encode("openvino"), os.fork())[1]:
+    ended(pid)
+    encode("openvino")  # it goes on
+else:
+    signal.alarm(60)
+    try:
+        encode("openvino")
+    except BackendUnavailableError as exc:
+        assert "do not survive the fork" in str(exc)
+    else:
+        sys.exit(1)
+    encode("auto")
+"""
+
+
+def test_fork_of_a_fork_is_told_that_it_lacks_openvino(
+    variables: dict[str, str], tmp_path: Path
+) -> None:
+    alone = {**variables, "EDGECODEC_DISABLE": "torch"}
+    result = subprocess.run(
+        [sys.executable, "-c", NESTED],
+        env=alone, text=True, capture_output=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert (result.returncode, result.stdout) == (0, "ended\n"), result.stderr
+    kept = [p.read_text() for p in tmp_path.glob("cache/verdict-*")]
+    assert kept
+    assert not any("survive" in text for text in kept)
+
+
 POOL = """
 import multiprocessing, sys
 import numpy as np

@@ -1,7 +1,7 @@
 """Whether a failure tells of a runtime, or of what this process lacked just then.
 
-What lacked memory, threads or temporary files says nothing against a backend: such a verdict is
-not remembered.
+What lacked memory, threads or temporary files, or lost its threads by a fork, says nothing against
+a backend: such a verdict is not remembered.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ _NUMBERS = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC
 _WORDS = re.compile(
     "resource temporarily unavailable|cannot allocate memory|allocate memory for requested|"
     "bad_?alloc|bad allocation|out of memory|no memory|std::system_error|start new thread|"
-    "thread creation failed|pthread_create|too many open files|no space left",
+    "thread creation failed|pthread_create|too many open files|no space left|"
+    "threads do not survive the fork",
     re.IGNORECASE,
 )
 
 
 def is_transient(exc: BaseException) -> bool:
-    """Say whether an error, or one behind it, is of a want of memory, threads or files."""
+    """Say whether an error, or one behind it, is of what only this process lacks, and only now."""
     seen: BaseException | None = exc
     while seen is not None:
         if isinstance(seen, MemoryError | ScratchError):

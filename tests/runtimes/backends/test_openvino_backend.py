@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -64,7 +65,7 @@ def test_model_that_failed_is_kept_until_the_end(
     kept: list[Any] = []
     monkeypatch.setattr(openvino_backend, "_failed", kept)
     compiled = Compiled(error)
-    session = OpenVinoSession(ARTEFACT, compiled)
+    session = OpenVinoSession(ARTEFACT, compiled, contextlib.nullcontext())
     monkeypatch.setattr(session, "inputs", {"y_hat": (1, None, None, 16)})
     for _ in range(2):
         with pytest.raises(BackendError, match="empty result" if error is None else "no kernel"):
