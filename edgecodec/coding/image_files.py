@@ -160,6 +160,8 @@ def decode_rgb(data: bytes, name: str) -> UInt8Array:
     # What is wrong with its metadata does not matter to who asks for pixels.
     with suppress(Exception):
         ImageOps.exif_transpose(image, in_place=True)
+    for field in ("exif", "xmp", "comment", "photoshop"):
+        image.info.pop(field, None)
     try:
         return np.asarray(to_picture(image, drop_alpha=True).pixels)
     except ConfigError as exc:
