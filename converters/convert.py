@@ -95,7 +95,7 @@ def convert_checkpoint(
         progress: told one line per step.
         force: replace a bundle that is there already.
         max_loss: BD-rate in percent that an artefact may cost against the reference.
-        metric: what losses are measured by, `psnr` or `ms-ssim`.
+        metric: what losses are measured by, of `edgecodec.evaluation.metrics.METRICS`.
 
     Raises:
         ConversionError: the checkpoint or the photos cannot be read, a network cannot be

@@ -19,7 +19,7 @@ from edgecodec.arrays import Int16Array, UInt8Array
 from edgecodec.coding.pixels import to_levels
 from edgecodec.converters.checks.run_artefact import Analyse, Synthesise
 from edgecodec.errors import ConfigError
-from edgecodec.evaluation.metrics import METRICS, bd_rate, quality_overlap
+from edgecodec.evaluation.metrics import bd_rate, metric_of, quality_overlap
 from edgecodec.format.coder import LatentCoder
 from edgecodec.runtimes.base import STAGES
 
@@ -33,8 +33,6 @@ _MEASURED_OF = {
     "pair_loss": {"analysis", "synthesis"},
 }
 """Stages without which a figure of a verdict says nothing."""
-LEAST_RISE = 1.0
-"""dB between the worst and the best quality; trained codecs have ten, of PSNR as of MS-SSIM."""
 
 
 @dataclass(frozen=True)
@@ -139,12 +137,12 @@ class Gate:
     ) -> None:
         self.coder = LatentCoder(tables)
         self.qualities = tuple(qualities)
-        self.metric, (self._score, self._decibels, least_side) = metric, METRICS[metric]
+        self.metric, self._metric = metric, metric_of(metric)
         self._synthesise = synthesise
         middle = self.qualities[len(self.qualities) // 2]
         (_, y_hat), *_ = make_files(self.coder, photos[0], analyse, [middle])
         self.sample = photos[0], y_hat
-        fit = [photo for photo in photos if min(photo.shape[:2]) >= least_side]
+        fit = [photo for photo in photos if min(photo.shape[:2]) >= self._metric.least_side]
         curves = [self._curve(photo, analyse, synthesise) for photo in fit]
         kept = [i for i, curve in enumerate(curves) if self._rises(curve)]
         self.photos = [fit[i] for i in kept]
@@ -161,7 +159,7 @@ class Gate:
         for data, y_hat in make_files(self.coder, photo, analyse, self.qualities):
             picture = to_levels(synthesise(y_hat))
             rate = 8.0 * len(data) / (photo.shape[0] * photo.shape[1])
-            points.append(Point(rate, self._score(photo, picture), y_hat, picture))
+            points.append(Point(rate, self._metric.measure(photo, picture), y_hat, picture))
         return points
 
     def encoded(self, analyse: Analyse, synthesise: Synthesise | None = None) -> Curves:
@@ -176,7 +174,7 @@ class Gate:
             pictures = [to_levels(synthesise(point.y_hat)) for point in points]
             curves.append(
                 [
-                    Point(point.rate, self._score(photo, picture), point.y_hat, picture)
+                    Point(point.rate, self._metric.measure(photo, picture), point.y_hat, picture)
                     for point, picture in zip(points, pictures, strict=True)
                 ]
             )
@@ -230,13 +228,13 @@ class Gate:
             low, high = quality_overlap(*points, *points)
         except ConfigError:
             return False
-        return high - low >= LEAST_RISE
+        return high - low >= self._metric.least_rise
 
     def _averaged(self, curves: Curves) -> tuple[list[float], list[float]]:
-        """Return rate and quality in dB of the average over photos."""
+        """Return rate and quality of the average over photos."""
         rates = np.mean([[p.rate for p in points] for points in curves], 0)
         scores = np.mean([[p.score for p in points] for points in curves], 0)
-        return rates.tolist(), [self._decibels(score) for score in scores.tolist()]
+        return rates.tolist(), [self._metric.quality(score) for score in scores.tolist()]
 
     def _loss(self, reference: Curves, found: Curves) -> float:
         """Return the BD-rate of averages; infinite where nothing can be compared any more."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgecodec.converters.checks.executed import Operation
+from edgecodec.converters.graph.convolutions import Conv2d, QuantizedConv2d
 from edgecodec.converters.graph.graph import Graph
-from edgecodec.converters.graph.nodes import Conv2d, QuantizedConv2d
 from edgecodec.converters.int8.plan import reaches_output
 
 MAKES_OUTPUT = "makes an output, which has more than 8 bits"

@@ -12,16 +12,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from edgecodec.converters.graph.convolutions import Conv2d, Convolution, QuantizedConv2d
 from edgecodec.converters.graph.graph import Graph, Value
-from edgecodec.converters.graph.nodes import (
-    Conv2d,
-    Convolution,
-    DepthToSpace,
-    Indexes,
-    Node,
-    QuantizedConv2d,
-    SpaceToDepth,
-)
+from edgecodec.converters.graph.nodes import DepthToSpace, Indexes, Node, SpaceToDepth
 
 
 def dcr_order(channels: int, block: int) -> Indexes:

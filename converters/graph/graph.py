@@ -8,12 +8,13 @@ real numbers; nodes of their own lead from one to the other.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from edgecodec.converters.graph.nodes import Coding, Convolution, Node, Size
+from edgecodec.converters.graph.convolutions import Convolution
+from edgecodec.converters.graph.nodes import Coding, Node, Size
 from edgecodec.errors import ConversionError
 
 
@@ -107,6 +108,28 @@ class Graph:
                 digest.update(np.asarray(array, array.dtype.newbyteorder("<"), order="C").tobytes())
         digest.update(repr([numbers[name] for name in self.outputs]).encode())
         return digest.digest()
+
+
+class GraphBuilder:
+    """The values and nodes of a graph while it is made.
+
+    Args:
+        inputs: values given.
+
+    Attributes:
+        values: by name.
+        nodes: in an order in which they can run.
+    """
+
+    def __init__(self, inputs: Iterable[Value]) -> None:
+        self.values = {value.name: value for value in inputs}
+        self.nodes: list[Node] = []
+
+    def emit(self, node: Node, channels: int, coding: Coding | None = None) -> str:
+        """Add a node and return the name of the value it makes."""
+        self.values[node.output] = Value(node.output, channels, coding)
+        self.nodes.append(node)
+        return node.output
 
 
 def infer_sizes(graph: Graph, sizes: Mapping[str, Size]) -> dict[str, Size]:

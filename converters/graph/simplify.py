@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgecodec.arrays import Float32Array
+from edgecodec.converters.graph.convolutions import Conv2d
 from edgecodec.converters.graph.graph import Graph, Value
 from edgecodec.converters.graph.nodes import (
-    Conv2d,
     DepthToSpace,
     Node,
     Rearrangement,

@@ -11,8 +11,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from edgecodec.converters.graph.convolutions import QuantizedConv2d
 from edgecodec.converters.graph.graph import Graph
-from edgecodec.converters.graph.nodes import Dequantize, Node, QuantizedConv2d, Scale
+from edgecodec.converters.graph.nodes import Dequantize, Node, Scale
 
 
 def unrounded(graph: Graph) -> Graph:

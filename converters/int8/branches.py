@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from edgecodec.arrays import Float64Array
-from edgecodec.converters.graph.nodes import Coding, Conv2d, Quantize, QuantizedConv2d, Relu
+from edgecodec.converters.graph.convolutions import Conv2d, QuantizedConv2d
+from edgecodec.converters.graph.nodes import Coding, Quantize, Relu
 from edgecodec.converters.int8.draft import CODE_STEP, Draft, Made, code_range, columns
 from edgecodec.converters.int8.plan import partner_of, shuffles_after
 from edgecodec.converters.int8.ranges import best_scale

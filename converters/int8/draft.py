@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edgecodec.arrays import Float64Array
-from edgecodec.converters.graph.graph import Graph, Value
-from edgecodec.converters.graph.nodes import Coding, Conv2d, Node
+from edgecodec.converters.graph.convolutions import Conv2d
+from edgecodec.converters.graph.graph import Graph, GraphBuilder
+from edgecodec.converters.graph.nodes import Coding
 from edgecodec.converters.int8.plan import make_plan, square_of
 from edgecodec.converters.int8.ranges import Statistics
 
@@ -53,7 +54,7 @@ def halves(name: str, units: Float64Array) -> Made:
     return Made(name, units, bound, np.full(len(units), _HALF))
 
 
-class Draft:
+class Draft(GraphBuilder):
     """A float graph, what was seen of it, and as much of the int8 graph as there is.
 
     Args:
@@ -63,20 +64,16 @@ class Draft:
 
     Attributes:
         plan: what becomes int8.
-        values: of the new graph by name.
-        nodes: of the new graph.
         made: by the name of the old value.
     """
 
     def __init__(self, graph: Graph, seen: Mapping[str, Statistics], *, exact: bool) -> None:
+        super().__init__(graph.values[name] for name in graph.inputs)
         self.graph, self.seen, self.exact = graph, seen, exact
         self.plan = make_plan(graph)
-        self.values: dict[str, Value] = {}
-        self.nodes: list[Node] = []
         self.made: dict[str, Made] = {}
         self._names: Counter[str] = Counter()
         for name in graph.inputs:
-            self.values[name] = graph.values[name]
             ones = np.ones(graph.values[name].channels)
             self.made[name] = Made(name, ones, np.inf * ones, raw=True)
 
@@ -84,12 +81,6 @@ class Draft:
         """Return the new graph."""
         old = self.graph
         return Graph(old.stage, self.values, old.inputs, old.outputs, tuple(self.nodes))
-
-    def emit(self, node: Node, channels: int, coding: Coding | None = None) -> str:
-        """Add a node and return the name of the value it makes."""
-        self.values[node.output] = Value(node.output, channels, coding)
-        self.nodes.append(node)
-        return node.output
 
     def fresh(self, name: str) -> str:
         """Return a name not returned before: this one, or with a number behind it."""

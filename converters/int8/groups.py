@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edgecodec.arrays import Float64Array
-from edgecodec.converters.graph.graph import Graph, Value
-from edgecodec.converters.graph.nodes import Coding, Conv2d, Dequantize, Node, Quantize, Scale
+from edgecodec.converters.graph.convolutions import Conv2d
+from edgecodec.converters.graph.graph import Graph, GraphBuilder
+from edgecodec.converters.graph.nodes import Dequantize, Node, Quantize, Scale
 from edgecodec.converters.int8.draft import Draft
 from edgecodec.converters.int8.plan import Plan
 
@@ -63,15 +64,14 @@ def with_group(draft: Draft, group: Group) -> Graph:
     return _Mixture(draft, group).build()
 
 
-class _Mixture:
+class _Mixture(GraphBuilder):
     """Goes back from the outputs; a value is real, or what the int8 graph has in its place."""
 
     def __init__(self, draft: Draft, group: Group) -> None:
         self.draft, self.graph, self.group = draft, draft.graph, group
+        super().__init__(self.graph.values[name] for name in self.graph.inputs)
         self.rounded = {node.output: node for node in draft.nodes}
         self.stands_for = {made.name: name for name, made in draft.made.items()}
-        self.values = {name: self.graph.values[name] for name in self.graph.inputs}
-        self.nodes: list[Node] = []
 
     def build(self) -> Graph:
         graph = self.graph
@@ -84,14 +84,9 @@ class _Mixture:
             self._real(name)
         return Graph(graph.stage, self.values, graph.inputs, graph.outputs, tuple(self.nodes))
 
-    def _emit(self, node: Node, channels: int, coding: Coding | None = None) -> str:
-        self.values[node.output] = Value(node.output, channels, coding)
-        self.nodes.append(node)
-        return node.output
-
     def _scaled(self, source: str, output: str, factor: Float64Array) -> str:
         scale = Scale(f"{output}.scale", (source,), output, factor.astype(np.float32))
-        return self._emit(scale, len(factor))
+        return self.emit(scale, len(factor))
 
     def _real(self, name: str) -> str:
         """Return a value of the float graph as it is there."""
@@ -104,7 +99,7 @@ class _Mixture:
         node = self.graph.producer(name)
         assert node is not None  # inputs are there from the beginning
         sources = tuple(self._real(source) for source in node.inputs)
-        return self._emit(node.reading(*sources), self.graph.values[name].channels)
+        return self.emit(node.reading(*sources), self.graph.values[name].channels)
 
     def _in_units(self, name: str) -> str:
         """Return a value of the int8 graph as float32 numbers, not yet as codes."""
@@ -118,7 +113,7 @@ class _Mixture:
         if self.values[source].coding is None:
             return source
         output = f"{source}.numbers"
-        return self._emit(Dequantize(output, (source,), output), self.values[source].channels)
+        return self.emit(Dequantize(output, (source,), output), self.values[source].channels)
 
     def _same(self, name: str) -> str:
         """Return a value of the int8 graph as it is there, codes as codes."""
@@ -130,10 +125,10 @@ class _Mixture:
             source = self._in_units(name)
             if value.coding is None:
                 return source
-            return self._emit(Quantize(output, (source,), output), value.channels, value.coding)
+            return self.emit(Quantize(output, (source,), output), value.channels, value.coding)
         node = self.rounded[name]
         if isinstance(node, Dequantize):
             return self._in_units(node.inputs[0])
         sources = tuple(self._same(source) for source in node.inputs)
         made = replace(node.reading(*sources), name=f"int8.{node.name}", output=output)
-        return self._emit(made, value.channels, value.coding)
+        return self.emit(made, value.channels, value.coding)

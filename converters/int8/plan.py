@@ -11,10 +11,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from edgecodec.converters.graph.convolutions import Conv2d
 from edgecodec.converters.graph.graph import Graph
 from edgecodec.converters.graph.nodes import (
     Add,
-    Conv2d,
     DepthToSpace,
     Node,
     Rearrangement,

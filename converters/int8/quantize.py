@@ -16,8 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from edgecodec.converters.graph.convolutions import Conv2d
 from edgecodec.converters.graph.graph import Graph
-from edgecodec.converters.graph.nodes import Add, Conv2d, Node, Rearrangement, Relu
+from edgecodec.converters.graph.nodes import Add, Node, Rearrangement, Relu
 from edgecodec.converters.int8.branches import Branches
 from edgecodec.converters.int8.draft import Draft
 from edgecodec.converters.int8.plan import partner_of

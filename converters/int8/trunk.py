@@ -8,17 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from edgecodec.arrays import Float64Array
-from edgecodec.converters.graph.nodes import (
-    Add,
-    Conv2d,
-    Dequantize,
-    Node,
-    QuantizedConv2d,
-    Rearrangement,
-    Relu,
-    Scale,
-    Snap,
-)
+from edgecodec.converters.graph.convolutions import Conv2d, QuantizedConv2d
+from edgecodec.converters.graph.nodes import Add, Dequantize, Node, Rearrangement, Relu, Scale, Snap
 from edgecodec.converters.int8.draft import (
     CODE_STEP,
     SNAP_LIMIT,

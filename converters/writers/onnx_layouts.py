@@ -10,15 +10,13 @@ import numpy as np
 
 from edgecodec.arrays import Float32Array
 from edgecodec.bundle.manifest import Precision
+from edgecodec.converters.graph.convolutions import Conv2d, Convolution, QuantizedConv2d
 from edgecodec.converters.graph.graph import Graph, infer_sizes
 from edgecodec.converters.graph.nodes import (
     Add,
-    Conv2d,
-    Convolution,
     DepthToSpace,
     Node,
     Quantize,
-    QuantizedConv2d,
     Scale,
     Size,
     SpaceToDepth,

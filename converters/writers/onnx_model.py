@@ -15,16 +15,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgecodec.arrays import Float32Array
 from edgecodec.bundle.manifest import Precision
+from edgecodec.converters.graph.convolutions import Conv2d, Convolution, QuantizedConv2d
 from edgecodec.converters.graph.graph import Graph
 from edgecodec.converters.graph.nodes import (
     Add,
-    Conv2d,
-    Convolution,
     DepthToSpace,
     Dequantize,
     Node,
     Quantize,
-    QuantizedConv2d,
     Relu,
     ReplicatePad,
     Scale,

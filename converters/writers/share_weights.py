@@ -18,8 +18,9 @@ import numpy.typing as npt
 from edgecodec.bundle.manifest import ArtefactEntry, Precision
 from edgecodec.bundle.parts import SUFFIX, Parts, Slice, to_planes
 from edgecodec.bundle.reading import PREDICTIONS, WEIGHTS
+from edgecodec.converters.graph.convolutions import Convolution
 from edgecodec.converters.graph.graph import Graph
-from edgecodec.converters.graph.nodes import Convolution, DepthToSpace, SpaceToDepth
+from edgecodec.converters.graph.nodes import DepthToSpace, SpaceToDepth
 from edgecodec.converters.writers.predict_weights import predict_weights
 from edgecodec.converters.writers.targets import check_precision
 from edgecodec.runtimes.base import StageName

@@ -33,8 +33,8 @@ import openvino.opset8 as opset
 
 from edgecodec.bundle.manifest import PRECISIONS, Precision
 from edgecodec.converters.graph.channel_order import with_dcr_shuffles
+from edgecodec.converters.graph.convolutions import Convolution
 from edgecodec.converters.graph.graph import Graph
-from edgecodec.converters.graph.nodes import Convolution
 from edgecodec.converters.graph.tensors import fits_half, to_half
 from edgecodec.converters.graph.unrounded import unrounded
 from edgecodec.converters.writers.onnx_layouts import PictureLast

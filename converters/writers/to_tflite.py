@@ -27,16 +27,14 @@ import numpy as np
 from edgecodec.arrays import Float32Array
 from edgecodec.bundle.manifest import Precision
 from edgecodec.converters.graph.channel_order import with_dcr_shuffles
+from edgecodec.converters.graph.convolutions import Conv2d, Convolution, QuantizedConv2d
 from edgecodec.converters.graph.graph import Graph, Value, infer_sizes
 from edgecodec.converters.graph.nodes import (
     Add,
-    Conv2d,
-    Convolution,
     DepthToSpace,
     Dequantize,
     Node,
     Quantize,
-    QuantizedConv2d,
     Relu,
     ReplicatePad,
     Scale,

@@ -16,10 +16,10 @@ import torch
 
 from edgecodec.arrays import Float32Array
 from edgecodec.bundle.manifest import Precision
+from edgecodec.converters.graph.convolutions import Conv2d
 from edgecodec.converters.graph.graph import Graph
 from edgecodec.converters.graph.nodes import (
     Add,
-    Conv2d,
     DepthToSpace,
     Node,
     Relu,

@@ -59,8 +59,8 @@ def add_parser(sub: Any) -> None:
         help="most bits at equal quality that an artefact may cost, 2.5 times as much on a single "
         "photo; inf writes all (default: 4)")  # fmt: skip
     add("--metric", choices=METRICS, default="psnr",
-        help="what losses are measured by: psnr (default), or ms-ssim for a codec trained for "
-        "it")  # fmt: skip
+        help="what losses are measured by: psnr (default), ms-ssim or ssimulacra2 for a codec "
+        "trained for it, butteraugli where its program is installed")  # fmt: skip
     add("-f", "--force", action="store_true", help="replace an existing BUNDLE")
     add("--name", default="custom", help="what to call the model")
     add("--json", metavar="FILE",

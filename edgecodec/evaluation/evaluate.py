@@ -1,8 +1,8 @@
 """Rate-distortion of a codec on real files: encode, measure the bytes, decode, compare.
 
 Nothing is estimated: the rate is the size of the whole file and the distortion is that of the
-decoded 8-bit picture. PSNR and MS-SSIM are taken per image and then averaged, as is usual in
-learned compression; the BD-rate is that of the averaged curves, for MS-SSIM on the dB scale.
+decoded 8-bit picture. Every metric is taken per image and then averaged, as is usual in learned
+compression; the BD-rate is that of the averaged curves, on the metric's scale of quality.
 """
 
 from __future__ import annotations
@@ -36,19 +36,17 @@ from edgecodec.evaluation.classical import (
     classical_codec,
 )
 from edgecodec.evaluation.metrics import (
-    MS_SSIM_MIN_SIDE,
+    DEFAULT_METRICS,
+    METRICS,
     bd_rate,
     bpp,
-    ms_ssim,
-    ms_ssim_db,
-    psnr_rgb,
+    metric_of,
     quality_overlap,
 )
 
 Progress = Callable[["ImageResult"], None]
 _T = TypeVar("_T")
-METRICS = ("psnr", "ms_ssim")
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -63,8 +61,8 @@ class ImageResult:
         height: pixels.
         bytes: size of the file.
         bpp: bits per pixel.
-        psnr: PSNR-RGB in dB; None where the decoded image is identical.
-        ms_ssim: MS-SSIM-RGB; None for images below 161 pixels on a side.
+        scores: by metric, a name of `evaluation.metrics.METRICS`; None where the image is too
+            small for it or the value infinite, as is the PSNR of an identical image.
         encode_s: wall-clock seconds; None for a result from the cache.
         decode_s: the same for decoding.
     """
@@ -76,13 +74,9 @@ class ImageResult:
     height: int
     bytes: int
     bpp: float
-    psnr: float | None
-    ms_ssim: float | None
+    scores: dict[str, float | None]
     encode_s: float | None
     decode_s: float | None
-
-
-_FIELDS = {f.name for f in fields(ImageResult)}
 
 
 @dataclass(frozen=True)
@@ -97,16 +91,15 @@ class Average:
     quality: int
     images: int
     bpp: float
-    psnr: float | None
-    ms_ssim: float | None
+    scores: dict[str, float | None]
     encode_s: float | None
     decode_s: float | None
 
-    def decibels(self, metric: str) -> float | None:
-        """Return `psnr`, or `ms_ssim` on the scale of `ms_ssim_db`; None where not finite."""
-        if metric == "psnr":
-            return self.psnr
-        return None if self.ms_ssim in (None, 1.0) else ms_ssim_db(self.ms_ssim)
+    def level(self, metric: str) -> float | None:
+        """Return a score on the metric's scale of quality, higher is better; None if not finite."""
+        score = self.scores[metric]
+        level = math.inf if score is None else METRICS[metric].quality(score)
+        return level if math.isfinite(level) else None
 
 
 @dataclass(frozen=True)
@@ -116,9 +109,9 @@ class BdRate:
     Attributes:
         codec: the codec in question.
         anchor: what it is compared with.
-        metric: `psnr` or `ms_ssim`.
+        metric: a name of `evaluation.metrics.METRICS`.
         percent: negative means fewer bits than the anchor; None where it cannot be said.
-        low: lower end in dB of the quality range both cover.
+        low: lower end of the quality range both cover, on the metric's scale of quality.
         high: its upper end.
         reason: why there is no number, else empty.
     """
@@ -140,6 +133,7 @@ class Evaluation:
         codec: name of the codec under test.
         anchors: names of the codecs it is compared with.
         variants: names of further settings of ours, compared with it and with the anchors.
+        metrics: names of the metrics.
         settings: versions and options by codec name, and `machine`.
         rows: one per codec, quality and image.
         averages: one per codec and quality.
@@ -150,6 +144,7 @@ class Evaluation:
     codec: str
     anchors: tuple[str, ...]
     variants: tuple[str, ...]
+    metrics: tuple[str, ...]
     settings: dict[str, str]
     rows: tuple[ImageResult, ...]
     averages: tuple[Average, ...]
@@ -170,11 +165,14 @@ class Evaluation:
         return json.dumps({"format": _FORMAT, **asdict(self)}, indent=1, allow_nan=False) + "\n"
 
     def to_csv(self) -> str:
-        """Return the rows as CSV text with a header line; empty where there is no value."""
+        """Return the rows as CSV text, a column per metric; empty where there is no value."""
         text = io.StringIO()
-        writer = csv.DictWriter(text, [f.name for f in fields(ImageResult)], lineterminator="\n")
+        names = [f.name for f in fields(ImageResult)]
+        at = names.index("scores")
+        names[at : at + 1] = self.metrics
+        writer = csv.DictWriter(text, names, lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
-        writer.writerows(asdict(row) for row in self.rows)
+        writer.writerows({**asdict(row), **row.scores} for row in self.rows)
         return text.getvalue()
 
 
@@ -186,6 +184,7 @@ def evaluate(
     name: str = "edgecodec",
     variants: Mapping[str, ImageCodec] | None = None,
     against: Sequence[str] = ("jpeg", "webp", "avif"),
+    metrics: Sequence[str] = DEFAULT_METRICS,
     cache: Path | None = None,
     workers: int = 1,
     progress: Progress | None = None,
@@ -200,9 +199,10 @@ def evaluate(
         name: the codec's name in the results.
         variants: the codec in other settings by name, measured at the same qualities.
         against: names of classical codecs, each run over its own sweep.
+        metrics: names of `evaluation.metrics.METRICS`.
         cache: JSON file with results of classical codecs, made when missing. A result is found
-            by the hash of the pixels, the quality and the library versions, so it is never
-            stale. It holds no times: those belong to the machine and the moment.
+            by the hash of the pixels, the quality, the metric and the library versions, so it is
+            never stale. It holds no times: those belong to the machine and the moment.
         workers: threads, each on an image of its own. Times are only worth reading with 1.
         progress: called with each row as it is done, by the thread that did it.
 
@@ -213,12 +213,15 @@ def evaluate(
     Raises:
         ConfigError: no images or qualities, none of the images can be read and coded, or a cache
             of another kind.
-        UnknownPluginError: a name in `against` is not known.
-        BackendUnavailableError: this Pillow lacks a codec in `against`.
+        UnknownPluginError: a name in `against` or `metrics` is not known.
+        BackendUnavailableError: this Pillow lacks a codec in `against`, or a metric's program is
+            not installed.
         BackendError: the codec returned a picture of another size.
     """
-    if not qualities:
-        raise ConfigError("evaluation needs at least one quality")
+    if not qualities or not metrics:
+        raise ConfigError("evaluation needs at least one quality and one metric")
+    metrics = tuple(dict.fromkeys(metrics))
+    keys = {metric: f"{metric} {metric_of(metric).version()}".strip() for metric in metrics}
     ours = {name: codec, **(variants or {})}
     if clash := sorted(set(ours) & set(against)):
         raise ConfigError(f"the codec under test cannot go by the name of an anchor, {clash[0]!r}")
@@ -230,22 +233,32 @@ def evaluate(
         source = _Source(picture[0], load_rgb(picture[1]))
         done = []
         for row in chain(
-            (_measure(n, c, source, q) for n, c in ours.items() for q in sorted(set(qualities))),
-            (_measure_cached(a, source, q, results) for a in anchors.values() for q in a.qualities),
+            (
+                _measure(n, c, source, q, metrics)
+                for n, c in ours.items()
+                for q in sorted(set(qualities))
+            ),
+            (
+                _measure_cached(a, source, q, keys, results)
+                for a in anchors.values()
+                for q in a.qualities
+            ),
         ):
             done.append(row)
             if progress is not None:
                 progress(row)
         return done
 
-    rows, failures = _map_images(measure, _named(images), workers, results)
-    averages = _average(rows)
+    rows, failures = _map_images(measure, named(images), workers, results)
+    averages = _average(rows, metrics)
     machine = f"{platform.machine()}, {platform.system()}, {os.cpu_count()} CPUs"
     settings = {"machine": machine, **{a: c.settings for a, c in anchors.items()}}
     pairs = [(n, a) for n in ours for a in (*anchors, *([name] if n != name else []))]
-    rates = tuple(compare(averages, n, a, metric) for n, a in pairs for metric in METRICS)
+    rates = tuple(compare(averages, n, a, metric) for n, a in pairs for metric in metrics)
     others = tuple(n for n in ours if n != name)
-    return Evaluation(name, tuple(anchors), others, settings, rows, averages, rates, failures)
+    return Evaluation(
+        name, tuple(anchors), others, metrics, settings, rows, averages, rates, failures
+    )
 
 
 def compare(averages: Sequence[Average], codec: str, anchor: str, metric: str) -> BdRate:
@@ -255,14 +268,14 @@ def compare(averages: Sequence[Average], codec: str, anchor: str, metric: str) -
         averages: those of both codecs, in any order.
         codec: the codec in question.
         anchor: what it is compared with.
-        metric: `psnr`, or `ms_ssim`, which is compared on the scale of `ms_ssim_db`.
+        metric: a name of `evaluation.metrics.METRICS`.
 
     Returns:
         The difference, or the reason why there is none: this does not raise.
     """
     curves: list[list[float]] = []
     for name in (anchor, codec):
-        points = [(a.bpp, a.decibels(metric)) for a in averages if a.codec == name]
+        points = [(a.bpp, a.level(metric)) for a in averages if a.codec == name]
         finite = [(rate, quality) for rate, quality in points if quality is not None]
         curves += [[rate for rate, _ in finite], [quality for _, quality in finite]]
     try:
@@ -271,8 +284,12 @@ def compare(averages: Sequence[Average], codec: str, anchor: str, metric: str) -
         return BdRate(codec, anchor, metric, None, reason=str(exc))
 
 
-def _named(paths: Sequence[Path]) -> list[tuple[str, Path]]:
-    """Names for the results: those of the files, or the paths where file names repeat."""
+def named(paths: Sequence[Path]) -> list[tuple[str, Path]]:
+    """Return names for the results: those of the files, or the paths where file names repeat.
+
+    Raises:
+        ConfigError: there are none, or one twice.
+    """
     if not paths:
         raise ConfigError("evaluation needs at least one image")
     names = [path.name for path in paths]
@@ -324,38 +341,59 @@ class _Source:
 
 
 def _measure_cached(
-    codec: ClassicalCodec, source: _Source, quality: int, results: ResultCache
+    codec: ClassicalCodec,
+    source: _Source,
+    quality: int,
+    metrics: Mapping[str, str],
+    results: ResultCache,
 ) -> ImageResult:
-    key = f"{codec.settings} q={quality} {source.digest}"
-    found = results.get(key)
-    if found is not None and found.keys() == _FIELDS:
-        return ImageResult(**{**found, "image": source.name})
-    row = _measure(codec.name, codec, source, quality)
-    results.put(key, asdict(replace(row, encode_s=None, decode_s=None)))
-    return row
+    """Measure what the cache lacks; `metrics` are names with what keys hold of them."""
+
+    def key(metric: str) -> str:
+        return f"{codec.settings} q={quality} {metrics[metric]} {source.digest}"
+
+    found = {metric: results.get(key(metric)) for metric in metrics}
+    known = {m: entry for m, entry in found.items() if entry and entry.keys() == {"bytes", "score"}}
+    missing = [metric for metric in metrics if metric not in known]
+    if missing:
+        row = _measure(codec.name, codec, source, quality, missing)
+        for metric, score in row.scores.items():
+            results.put(key(metric), {"bytes": row.bytes, "score": score})
+    else:
+        row = _result(codec.name, source, quality, next(iter(known.values()))["bytes"])
+    scores = {m: known[m]["score"] if m in known else row.scores[m] for m in metrics}
+    return replace(row, scores=scores)
 
 
-def _measure(name: str, codec: ImageCodec, source: _Source, quality: int) -> ImageResult:
+def _measure(
+    name: str, codec: ImageCodec, source: _Source, quality: int, metrics: Sequence[str]
+) -> ImageResult:
     image = source.pixels
     data, encode_s = _timed(lambda: codec.encode(image, quality=quality))
-    decoded, decode_s = _timed(lambda: _decode(codec, data))
+    decoded, decode_s = _timed(lambda: decode(codec, data))
     if decoded.shape != image.shape:
         raise BackendError(name, f"decoded {source.name} to {decoded.shape}, not {image.shape}")
-    height, width = image.shape[:2]
-    psnr = psnr_rgb(image, decoded)
-    return ImageResult(
-        codec=name,
-        image=source.name,
-        quality=quality,
-        width=width,
-        height=height,
-        bytes=len(data),
-        bpp=bpp(len(data), height, width),
-        psnr=psnr if math.isfinite(psnr) else None,
-        ms_ssim=ms_ssim(image, decoded) if min(height, width) >= MS_SSIM_MIN_SIDE else None,
+    return replace(
+        _result(name, source, quality, len(data)),
+        scores={metric: score(metric, image, decoded) for metric in metrics},
         encode_s=encode_s,
         decode_s=decode_s,
     )
+
+
+def _result(name: str, source: _Source, quality: int, size: int) -> ImageResult:
+    """Return a result without scores and times."""
+    height, width = source.pixels.shape[:2]
+    rate = bpp(size, height, width)
+    return ImageResult(name, source.name, quality, width, height, size, rate, {}, None, None)
+
+
+def score(metric: str, image: UInt8Array, decoded: UInt8Array) -> float | None:
+    """Return what a metric says; None for images too small for it, and where it is infinite."""
+    if min(image.shape[:2]) < METRICS[metric].least_side:
+        return None
+    value = METRICS[metric].measure(image, decoded)
+    return value if math.isfinite(value) else None
 
 
 def _timed(work: Callable[[], _T]) -> tuple[_T, float]:
@@ -365,18 +403,18 @@ def _timed(work: Callable[[], _T]) -> tuple[_T, float]:
     return result, (time.perf_counter_ns() - start) * 1e-9
 
 
-def _decode(codec: ImageCodec, data: bytes) -> UInt8Array:
-    """Decode to an array; a lazy PIL image is loaded here, within the time that is taken."""
+def decode(codec: ImageCodec, data: bytes) -> UInt8Array:
+    """Decode to (H, W, 3) uint8; a lazy PIL image is loaded here, within the time that is taken."""
     decoded = codec.decode(data)
     if isinstance(decoded, Image.Image):
         decoded = np.asarray(decoded.convert("RGB"))
     return decoded
 
 
-def _average(rows: Iterable[ImageResult]) -> tuple[Average, ...]:
+def _average(rows: Iterable[ImageResult], metrics: Sequence[str]) -> tuple[Average, ...]:
     """Summarise per codec and quality, codecs in order of appearance.
 
-    MS-SSIM is averaged over the images that are large enough for it, the same for every codec.
+    A metric is averaged over the images that are large enough for it, the same for every codec.
     A lossless result has no finite PSNR, so neither has an average that it belongs to.
     """
     groups: dict[tuple[str, int], list[ImageResult]] = {}
@@ -384,25 +422,33 @@ def _average(rows: Iterable[ImageResult]) -> tuple[Average, ...]:
         groups.setdefault((row.codec, row.quality), []).append(row)
     averages = []
     for (codec, quality), group in groups.items():
-        similarities = [row.ms_ssim for row in group if row.ms_ssim is not None]
+        scores = {
+            metric: _over(
+                fmean,
+                (
+                    row.scores[metric]
+                    for row in group
+                    if min(row.width, row.height) >= METRICS[metric].least_side
+                ),
+            )
+            for metric in metrics
+        }
         averages.append(
             Average(
                 codec=codec,
                 quality=quality,
                 images=len(group),
                 bpp=fmean(row.bpp for row in group),
-                psnr=_over(fmean, group, "psnr"),
-                ms_ssim=fmean(similarities) if similarities else None,
-                encode_s=_over(median, group, "encode_s"),
-                decode_s=_over(median, group, "decode_s"),
+                scores=scores,
+                encode_s=_over(median, (row.encode_s for row in group)),
+                decode_s=_over(median, (row.decode_s for row in group)),
             )
         )
     return tuple(averages)
 
 
-def _over(
-    summary: Callable[[list[float]], float], group: Sequence[ImageResult], name: str
-) -> float | None:
-    """Summarise one field of some rows; None where a row has no such value."""
-    values = [getattr(row, name) for row in group]
-    return None if None in values else summary(values)
+def _over(summary: Callable[[list[float]], float], values: Iterable[float | None]) -> float | None:
+    """Summarise some values; None where there are none or one is missing."""
+    found = list(values)
+    known = [value for value in found if value is not None]
+    return summary(known) if found and len(known) == len(found) else None

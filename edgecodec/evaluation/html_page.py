@@ -19,7 +19,7 @@ body{margin:0;background:var(--bg);color:var(--ink);
 font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
 main{max-width:1180px;margin:0 auto;padding:36px 20px 60px}
 h1{font-size:1.75rem;line-height:1.2;margin:0 0 6px;letter-spacing:-.01em}
-h2{font-size:1.05rem;margin:0 0 8px}
+h2{font-size:1.05rem;margin:0 0 8px}h3{font-size:.95rem;margin:20px 0 8px;overflow-wrap:anywhere}
 p{margin:0 0 12px}.soft{color:var(--soft)}
 .grid{display:grid;gap:16px;margin:20px 0}
 .cards{grid-template-columns:repeat(auto-fit,minmax(min(100%,250px),1fr))}
@@ -37,6 +37,8 @@ svg text{fill:var(--soft);font-size:14.5px}
 .mark{stroke:var(--card);stroke-width:1.2}
 .legend{display:flex;gap:6px 22px;flex-wrap:wrap;margin:20px 0 -6px;padding:0;list-style:none}
 .legend li{display:flex;align-items:center;gap:8px}.legend svg{width:34px;height:14px}
+.crops{display:grid;gap:16px;grid-template-columns:repeat(auto-fit,minmax(min(100%,256px),256px))}
+figure{margin:0}figure img{display:block;max-width:100%;height:auto;margin-bottom:6px}
 details{border-top:1px solid var(--line);padding:10px 0}details:first-of-type{border-top:0}
 summary{cursor:pointer;font-weight:600}
 .scroll{overflow-x:auto}

@@ -1,4 +1,4 @@
-"""Rate and distortion: bits per pixel, PSNR, MS-SSIM and BD-rate, in NumPy alone.
+"""Rate and distortion: bits per pixel, the table of metrics, PSNR, MS-SSIM and BD-rate.
 
 All functions are deterministic up to the rounding of floating-point sums (within tolerance:
 equal inputs give results that agree to about 1e-6 between machines).
@@ -7,20 +7,18 @@ equal inputs give results that agree to about 1e-6 between machines).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from edgecodec.arrays import UInt8Array
-from edgecodec.errors import ConfigError
+from edgecodec.errors import ConfigError, UnknownPluginError
+from edgecodec.evaluation import butteraugli, ssimulacra2
+from edgecodec.evaluation.window import WINDOW, Plane, blur, check_pair
 
-_Plane = npt.NDArray[np.float32]
 _Curve = npt.NDArray[np.float64]
-
-_WINDOW = 11
-_SIGMA = 1.5
 
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Exponents of the five scales, finest first."""
@@ -29,7 +27,7 @@ MS_SSIM_C1 = (0.01 * 255.0) ** 2
 MS_SSIM_C2 = (0.03 * 255.0) ** 2
 """What steadies the luminance and the contrast-structure term of dark and of flat places."""
 
-MS_SSIM_MIN_SIDE = (_WINDOW - 1) * 2 ** (len(MS_SSIM_WEIGHTS) - 1) + 1
+MS_SSIM_MIN_SIDE = (WINDOW - 1) * 2 ** (len(MS_SSIM_WEIGHTS) - 1) + 1
 """Smallest height and width MS-SSIM is defined for: the window must fit the fifth scale."""
 
 
@@ -59,7 +57,7 @@ def psnr_rgb(a: UInt8Array, b: UInt8Array) -> float:
     Raises:
         ConfigError: not uint8, not (H, W, 3), or of different shapes.
     """
-    _check_pair(a, b)
+    check_pair(a, b)
     difference = a.astype(np.int32) - b.astype(np.int32)
     mse = float(np.mean(np.square(difference), dtype=np.float64))
     return math.inf if mse == 0 else 10.0 * math.log10(255.0**2 / mse)
@@ -84,12 +82,7 @@ def ms_ssim(a: UInt8Array, b: UInt8Array) -> float:
     Raises:
         ConfigError: not uint8, not (H, W, 3), of different shapes, or a side below 161 pixels.
     """
-    _check_pair(a, b)
-    if min(a.shape[:2]) < MS_SSIM_MIN_SIDE:
-        raise ConfigError(
-            f"MS-SSIM needs at least {MS_SSIM_MIN_SIDE} pixels per side, "
-            f"the image is {a.shape[1]} x {a.shape[0]}"
-        )
+    check_pair(a, b, MS_SSIM_MIN_SIDE, "MS-SSIM")
     if np.array_equal(a, b):
         return 1.0  # rounding would leave it just below or above
     channels = (
@@ -107,25 +100,85 @@ def ms_ssim_db(value: float) -> float:
     return math.inf if value >= 1.0 else -10.0 * math.log10(1.0 - value)
 
 
-class Metric(NamedTuple):
+@dataclass(frozen=True)
+class Metric:
     """How good a picture is beside the original.
 
     Attributes:
-        measure: of one picture; what pictures are averaged by.
-        decibels: brings an average to the scale that BD-rates are computed on.
+        title: what tables and pages call it.
+        unit: of the scale that BD-rates are computed on.
+        measure: of one picture, the original first; pictures are averaged by it.
+        quality: brings an average to the scale that BD-rates are computed on, where higher is
+            better and identical pictures may lie at infinity.
+        decimals: to be shown.
         least_side: in pixels, of pictures that can be measured.
+        least_rise: on the scale of `quality`, less than any trained codec gains from its worst
+            to its best quality.
+        higher_is_better: of `measure`.
+        version: tells apart builds of a program that it takes; raises where there is none.
     """
 
+    title: str
+    unit: str
     measure: Callable[[UInt8Array, UInt8Array], float]
-    decibels: Callable[[float], float]
+    quality: Callable[[float], float] = float
+    decimals: int = 2
     least_side: int = 1
+    least_rise: float = 1.0
+    higher_is_better: bool = True
+    version: Callable[[], str] = str
 
 
 METRICS = {
-    "psnr": Metric(psnr_rgb, float),
-    "ms-ssim": Metric(ms_ssim, ms_ssim_db, MS_SSIM_MIN_SIDE),
+    "psnr": Metric("PSNR", "dB", psnr_rgb),
+    "ms-ssim": Metric(
+        "MS-SSIM", "dB", ms_ssim, ms_ssim_db, decimals=4, least_side=MS_SSIM_MIN_SIDE
+    ),
+    "ssimulacra2": Metric(
+        "SSIMULACRA2",
+        "points",
+        ssimulacra2.ssimulacra2,
+        least_side=ssimulacra2.SMALLEST,
+        least_rise=5.0,
+    ),
+    "butteraugli": Metric(
+        "butteraugli",
+        "3-norm",
+        butteraugli.butteraugli,
+        lambda norm: -norm,
+        decimals=3,
+        least_side=butteraugli.LEAST_SIDE,
+        least_rise=0.5,
+        higher_is_better=False,
+        version=butteraugli.program_digest,
+    ),
 }
-"""By name."""
+"""By name. One more entry is all that a new metric takes."""
+DEFAULT_METRICS = ("psnr", "ms-ssim", "ssimulacra2")
+"""Those that need nothing beside this package."""
+
+
+def metric_of(name: str) -> Metric:
+    """Return a metric that works here.
+
+    Raises:
+        UnknownPluginError: there is none of that name.
+        BackendUnavailableError: a program that it takes is missing.
+    """
+    if name not in METRICS:
+        raise UnknownPluginError("metric", name, tuple(METRICS))
+    METRICS[name].version()
+    return METRICS[name]
+
+
+def format_score(metric: str, score: float | None) -> str:
+    """Return a score to be shown; a dash where there is none."""
+    return "-" if score is None else f"{score:.{METRICS[metric].decimals}f}"
+
+
+def scores_text(scores: Mapping[str, float | None]) -> str:
+    """Return scores by metric on one line."""
+    return ", ".join(f"{METRICS[m].title} {format_score(m, score)}" for m, score in scores.items())
 
 
 def bd_rate(
@@ -177,17 +230,7 @@ def quality_overlap(
     return _overlap(_curve(anchor_rates, anchor_quality), _curve(rates, quality))
 
 
-def _check_pair(a: UInt8Array, b: UInt8Array) -> None:
-    for image in (a, b):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-            raise ConfigError(
-                f"expected (H, W, 3) uint8, found {image.shape} {image.dtype}; convert to RGB first"
-            )
-    if a.shape != b.shape:
-        raise ConfigError(f"the images differ in shape: {a.shape} and {b.shape}")
-
-
-def _ms_ssim_plane(a: _Plane, b: _Plane) -> float:
+def _ms_ssim_plane(a: Plane, b: Plane) -> float:
     """MS-SSIM of two (H, W) planes in 0..255."""
     result = 1.0
     last = len(MS_SSIM_WEIGHTS) - 1
@@ -198,51 +241,23 @@ def _ms_ssim_plane(a: _Plane, b: _Plane) -> float:
     return result
 
 
-def _similarity(a: _Plane, b: _Plane, *, luminance: bool) -> float:
+def _similarity(a: Plane, b: Plane, *, luminance: bool) -> float:
     """Mean contrast-structure term of one scale, times the luminance term where asked for.
 
     Only the sum of the two variances occurs in the formula, so it takes four filters, not five.
     """
-    mean_a, mean_b = _blur(a), _blur(b)
+    mean_a, mean_b = blur(a), blur(b)
     product = mean_a * mean_b
     squares = mean_a * mean_a + mean_b * mean_b
-    covariance = _blur(a * b) - product
-    variances = _blur(a * a + b * b) - squares
+    covariance = blur(a * b) - product
+    variances = blur(a * a + b * b) - squares
     similarity = (2 * covariance + MS_SSIM_C2) / (variances + MS_SSIM_C2)
     if luminance:
         similarity *= (2 * product + MS_SSIM_C1) / (squares + MS_SSIM_C1)
     return float(np.mean(similarity, dtype=np.float64))
 
 
-def _gaussian() -> tuple[float, ...]:
-    """Taps from the middle outwards, so that both halves of the window share a product."""
-    taps = [math.exp(-0.5 * (i / _SIGMA) ** 2) for i in range(_WINDOW // 2 + 1)]
-    total = taps[0] + 2.0 * sum(taps[1:])
-    return tuple(tap / total for tap in taps)
-
-
-MS_SSIM_TAPS = _gaussian()
-"""The window's taps from the middle outwards: six, for eleven pixels."""
-
-
-def _blur(plane: _Plane) -> _Plane:
-    """Filter (H, W) with the window, valid part only: (H - 10, W - 10)."""
-    half = _WINDOW // 2
-    height, width = plane.shape[0] - 2 * half, plane.shape[1] - 2 * half
-    rows = plane[half : half + height] * np.float32(MS_SSIM_TAPS[0])
-    scratch = np.empty_like(rows)
-    for i, tap in enumerate(MS_SSIM_TAPS[1:], 1):
-        np.add(plane[half - i :][:height], plane[half + i :][:height], out=scratch)
-        rows += np.multiply(scratch, np.float32(tap), out=scratch)
-    result = rows[:, half : half + width] * np.float32(MS_SSIM_TAPS[0])
-    scratch = np.empty_like(result)
-    for i, tap in enumerate(MS_SSIM_TAPS[1:], 1):
-        np.add(rows[:, half - i :][:, :width], rows[:, half + i :][:, :width], out=scratch)
-        result += np.multiply(scratch, np.float32(tap), out=scratch)
-    return result
-
-
-def _halve(plane: _Plane) -> _Plane:
+def _halve(plane: Plane) -> Plane:
     """Average 2 x 2 blocks; an odd side gets a border of zeros first, as pytorch-msssim has it."""
     odd = [side % 2 for side in plane.shape]
     if any(odd):

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from html import escape
 from itertools import chain
 
+from edgecodec.evaluation.crops import SideBySide, render_crops
 from edgecodec.evaluation.evaluate import Average, BdRate, Evaluation
 from edgecodec.evaluation.html_page import card, folded, html_page, html_table, log_ticks, ticks
+from edgecodec.evaluation.metrics import METRICS, format_score, scores_text
 from edgecodec.text_table import align
 
 _WIDTH, _HEIGHT = 640, 440
@@ -25,34 +27,32 @@ _MARKERS = (
     '<path d="M-4 -4H4V4H-4Z"/>',
     '<path d="M0 -5L4.8 3.6H-4.8Z"/>',
     '<path d="M0 -5.4L5.4 0L0 5.4L-5.4 0Z"/>',
+    '<path d="M0 5L4.8 -3.6H-4.8Z"/>',
 )
-_METRIC_NAMES = {"psnr": "PSNR", "ms_ssim": "MS-SSIM"}
-_HEAD = ("quality", "bpp", "PSNR dB", "MS-SSIM", "enc ms", "dec ms")
 
 
 @dataclass(frozen=True)
 class _Axes:
-    """Maps (bpp, dB) to the pixels of a chart; the rate is logarithmic."""
+    """Maps rate and quality to the pixels of a chart; the rate is logarithmic."""
 
     low_bpp: float
     high_bpp: float
-    low_db: float
-    high_db: float
+    low: float
+    high: float
 
     def x(self, rate: float) -> float:
         span = math.log(self.high_bpp / self.low_bpp)
         return _LEFT + (_WIDTH - _LEFT - _RIGHT) * math.log(rate / self.low_bpp) / span
 
     def y(self, quality: float) -> float:
-        part = (quality - self.low_db) / (self.high_db - self.low_db)
+        part = (quality - self.low) / (self.high - self.low)
         return _HEIGHT - _BOTTOM - (_HEIGHT - _TOP - _BOTTOM) * part
 
 
 def text_table(evaluation: Evaluation) -> str:
     """Return averages and BD-rates as text for a terminal, without a final newline."""
-    lines = align(
-        [("codec", *_HEAD), *((average.codec, *_cells(average)) for average in evaluation.averages)]
-    )
+    cells = ((average.codec, *_cells(average)) for average in evaluation.averages)
+    lines = align([("codec", *_head(evaluation)), *cells])
     if evaluation.bd_rates:
         what = f"BD-rate of {evaluation.codec} over {_images(evaluation)}"
         lines += ["", f"{what}: bits at equal quality (negative: fewer)"]
@@ -69,23 +69,27 @@ def text_table(evaluation: Evaluation) -> str:
 
 
 def _rate_cells(anchor: str, rates: Iterable[BdRate]) -> tuple[str, ...]:
-    shown = {rate.metric: _percent(rate) for rate in rates}
-    cells = ((name, shown.get(metric, "-")) for metric, name in _METRIC_NAMES.items())
+    cells = ((METRICS[rate.metric].title, _percent(rate)) for rate in rates)
     return (f"  vs {anchor}", *chain.from_iterable(cells))
 
 
-def render_page(evaluation: Evaluation, title: str = "Rate and distortion") -> str:
-    """Return a self-contained HTML page with curves, BD-rates and all averages.
+def render_page(
+    evaluation: Evaluation,
+    title: str = "Rate and distortion",
+    crops: Sequence[SideBySide] = (),
+) -> str:
+    """Return a self-contained HTML page with curves, BD-rates, crops and all averages.
 
     Args:
         evaluation: what `evaluate` returned.
         title: heading and window title, plain text.
+        crops: what `worst_crops` returned, to be shown side by side.
 
     Returns:
         HTML text; equal for equal arguments.
     """
     names = _names(evaluation)
-    charts = "".join(_chart_card(evaluation, metric) for metric in _METRIC_NAMES)
+    charts = "".join(_chart_card(evaluation, metric) for metric in evaluation.metrics)
     cards = "".join(
         _anchor_card(evaluation, anchor, codec)
         for codec, anchor in [
@@ -93,6 +97,7 @@ def render_page(evaluation: Evaluation, title: str = "Rate and distortion") -> s
             *((variant, evaluation.codec) for variant in evaluation.variants),
         ]
     )
+    side_by_side = card("Side by side at equal bytes", render_crops(crops)) if crops else ""
     tables = "".join(_codec_table(evaluation, name) for name in names)
     settings = "".join(f"<li>{escape(text)}</li>" for text in evaluation.settings.values())
     body = f"""<p class="soft">{escape(evaluation.codec)} on {_images(evaluation)}: sizes of
@@ -100,6 +105,7 @@ whole files, distortion of decoded 8-bit pictures, averaged over the images.</p>
 <div class="grid cards">{cards}</div>
 {_legend(names)}
 <div class="grid charts">{charts}</div>
+{side_by_side}<p></p>
 {card("All averages", tables)}
 <p></p><section class="card small soft"><h2>How this was measured</h2>
 <p>BD-rate: percent of bits at equal quality, negative is fewer; log-rate interpolated by a
@@ -110,10 +116,10 @@ without warm-up; a dash stands for results from the cache.</p><ul>{settings}</ul
 
 
 def _points(curve: Iterable[Average], metric: str) -> list[tuple[float, float, Average]]:
-    """Finite (bpp, dB) points of a curve with the averages they come from."""
+    """Finite points (bpp, quality) of a curve with the averages they come from."""
     points = []
     for average in curve:
-        quality = average.decibels(metric)
+        quality = average.level(metric)
         if quality is not None and average.bpp > 0:
             points.append((average.bpp, quality, average))
     return points
@@ -122,8 +128,8 @@ def _points(curve: Iterable[Average], metric: str) -> list[tuple[float, float, A
 def _axes(ours: Sequence[tuple[float, float, Average]], metric: str) -> _Axes:
     """Frame the codec under test; of the others, whatever falls into that frame is drawn."""
     rates, qualities = [p[0] for p in ours], [p[1] for p in ours]
-    room = max(1.0, 0.14 * (max(qualities) - min(qualities)))
-    step = 1 if metric == "psnr" else 0.5
+    step = METRICS[metric].least_rise
+    room = max(step, 0.14 * (max(qualities) - min(qualities)))
     return _Axes(
         min(rates) / _MARGIN,
         max(rates) * _MARGIN,
@@ -133,28 +139,29 @@ def _axes(ours: Sequence[tuple[float, float, Average]], metric: str) -> _Axes:
 
 
 def _chart_card(evaluation: Evaluation, metric: str) -> str:
-    name = _METRIC_NAMES[metric]
+    name, unit = METRICS[metric].title, METRICS[metric].unit
     ours = _points(evaluation.curve(evaluation.codec), metric)
     if not ours:
         body = f'<p class="soft">No {name}: the images are too small or the results lossless.</p>'
     else:
         body = _chart(evaluation, metric, _axes(ours, metric))
-    unit = "dB" if metric == "psnr" else "-10 log10(1 - MS-SSIM), dB"
-    return card(name, body, f"{unit}, higher is better")
+    better = "higher" if METRICS[metric].higher_is_better else "lower (drawn higher)"
+    return card(name, body, f"{unit}, {better} is better")
 
 
 def _chart(evaluation: Evaluation, metric: str, axes: _Axes) -> str:
     right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
     parts = [
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{_METRIC_NAMES[metric]} '
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{METRICS[metric].title} '
         f'over bits per pixel for {escape(evaluation.codec)} and other codecs">',
         f'<clipPath id="frame-{metric}"><path d="M{_LEFT} {_TOP}H{right}V{bottom}H{_LEFT}Z"/>'
         "</clipPath>",
     ]
-    for value in ticks(axes.low_db, axes.high_db):
+    for value in ticks(axes.low, axes.high):
         y = axes.y(value)
         parts.append(f'<path class="tick" d="M{_LEFT} {y:.1f}H{right}"/>')
-        parts.append(f'<text x="{_LEFT - 9}" y="{y + 4.5:.1f}" text-anchor="end">{value:g}</text>')
+        label = f"{_shown(metric, value):g}"
+        parts.append(f'<text x="{_LEFT - 9}" y="{y + 4.5:.1f}" text-anchor="end">{label}</text>')
     for value in log_ticks(axes.low_bpp, axes.high_bpp):
         x = axes.x(value)
         parts.append(f'<path class="tick" d="M{x:.1f} {_TOP}V{bottom}"/>')
@@ -179,9 +186,8 @@ def _series(index: int, points: Sequence[tuple[float, float, Average]], axes: _A
     color = index % len(_MARKERS)
     marks = []
     for rate, quality, average in points:
-        similarity = "" if average.ms_ssim is None else f", MS-SSIM {average.ms_ssim:.4f}"
-        psnr = "" if average.psnr is None else f", {average.psnr:.2f} dB"
-        note = f"{average.codec} quality {average.quality}: {rate:.3f} bpp{psnr}{similarity}"
+        scores = scores_text(average.scores)
+        note = f"{average.codec} quality {average.quality}: {rate:.3f} bpp, {scores}"
         marks.append(
             f'<g transform="translate({axes.x(rate):.1f} {axes.y(quality):.1f})">'
             f"<title>{escape(note)}</title>{_MARKERS[color]}</g>"
@@ -212,28 +218,40 @@ def _anchor_card(evaluation: Evaluation, anchor: str, codec: str) -> str:
     values = []
     for rate in rates:
         tone = "" if rate.percent is None else " good" if rate.percent < 0 else " bad"
-        covered = "" if rate.low is None else f"<br>{rate.low:.1f} to {rate.high:.1f} dB"
+        covered = ""
+        if rate.low is not None and rate.high is not None:
+            low, high = (_shown(rate.metric, level) for level in (rate.low, rate.high))
+            covered = f"<br>{low:.1f} to {high:.1f} {METRICS[rate.metric].unit}"
         values.append(
             f'<div><div class="big{tone}">{_percent(rate).replace("-", "&minus;")}</div>'
-            f'<div class="small soft">at equal {_METRIC_NAMES[rate.metric]}{covered}</div></div>'
+            f'<div class="small soft">at equal {METRICS[rate.metric].title}{covered}</div></div>'
         )
     reasons = "".join(f'<p class="small soft">{escape(r)}</p>' for r in _reasons(rates))
     return card(title, f'<div class="pair">{"".join(values)}</div>{reasons}')
 
 
 def _codec_table(evaluation: Evaluation, name: str) -> str:
-    table = html_table(_HEAD, map(_cells, evaluation.curve(name)))
+    table = html_table(_head(evaluation), map(_cells, evaluation.curve(name)))
     return folded(name, table, unfolded=name == evaluation.codec)
 
 
+def _head(evaluation: Evaluation) -> tuple[str, ...]:
+    titles = (METRICS[metric].title for metric in evaluation.metrics)
+    return ("quality", "bpp", *titles, "enc ms", "dec ms")
+
+
+def _shown(metric: str, level: float) -> float:
+    """Return what to show of a place on the scale where higher is better."""
+    return level if METRICS[metric].higher_is_better else 0.0 - level
+
+
 def _cells(average: Average) -> tuple[str, ...]:
-    """Format the columns of `_HEAD`; a dash where there is no value."""
+    """Format the columns of `_head`; a dash where there is no value."""
     times = (None if t is None else t * 1e3 for t in (average.encode_s, average.decode_s))
     return (
         str(average.quality),
         f"{average.bpp:.3f}",
-        "-" if average.psnr is None else f"{average.psnr:.2f}",
-        "-" if average.ms_ssim is None else f"{average.ms_ssim:.4f}",
+        *(format_score(metric, score) for metric, score in average.scores.items()),
         *("-" if ms is None else f"{ms:.1f}" for ms in times),
     )
 

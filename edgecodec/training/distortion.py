@@ -12,11 +12,11 @@ from edgecodec.evaluation.metrics import (
     MS_SSIM_C1,
     MS_SSIM_C2,
     MS_SSIM_MIN_SIDE,
-    MS_SSIM_TAPS,
     MS_SSIM_WEIGHTS,
 )
+from edgecodec.evaluation.window import TAPS
 
-_REACH = len(MS_SSIM_TAPS) - 1
+_REACH = len(TAPS) - 1
 
 _FLOOR = 1e-4
 """Smallest term of a scale: its power has a steep gradient below, and none at all below zero."""
@@ -103,8 +103,8 @@ class _Blur(torch.autograd.Function):
 def _filter(planes: Tensor) -> Tensor:
     for axis in (2, 3):
         length = planes.shape[axis] - 2 * _REACH
-        out = planes.narrow(axis, _REACH, length) * MS_SSIM_TAPS[0]
-        for i, tap in enumerate(MS_SSIM_TAPS[1:], 1):
+        out = planes.narrow(axis, _REACH, length) * TAPS[0]
+        for i, tap in enumerate(TAPS[1:], 1):
             left, right = (planes.narrow(axis, _REACH + k, length) for k in (-i, i))
             out.add_(left + right, alpha=tap)
         planes = out

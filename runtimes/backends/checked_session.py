@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -227,8 +227,16 @@ def _forget_locals(exc: BaseException, older: BaseException | None) -> None:
         link = link.__context__
 
 
-def load_error(backend: str, artefact: Artefact, exc: BaseException) -> BackendError:
-    """Return the error for a runtime that refuses an artefact."""
-    if not artefact.path.exists():
-        return BackendError(backend, f"{artefact.path}: no such artefact")
-    return BackendError(backend, f"{artefact.path.name} does not load: {one_line(exc)}")
+@contextmanager
+def loading(backend: str, artefact: Artefact) -> Iterator[None]:
+    """Report as `BackendError` whatever keeps a runtime from loading an artefact."""
+    try:
+        yield
+    except BackendError:
+        raise
+    except Exception as exc:  # each vendor has its own hierarchy
+        path = artefact.path
+        reason = f"{path.name} does not load: {one_line(exc)}"
+        raise BackendError(
+            backend, reason if path.exists() else f"{path}: no such artefact"
+        ) from exc

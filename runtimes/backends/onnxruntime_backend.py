@@ -8,7 +8,7 @@ from typing import Any
 from edgecodec.arrays import Float32Array
 from edgecodec.errors import BackendError, BackendUnavailableError
 from edgecodec.format.strides import LATENT_STRIDE
-from edgecodec.runtimes.backends.checked_session import CheckedSession, Dims, load_error
+from edgecodec.runtimes.backends.checked_session import CheckedSession, Dims, loading
 from edgecodec.runtimes.backends.onnx_references import refers_to_files
 from edgecodec.runtimes.base import Artefact, Availability, Session, SessionOptions
 from edgecodec.runtimes.device.probe import threads_of_quota
@@ -58,14 +58,10 @@ class OnnxRuntimeBackend:
             BackendError: it refuses the file.
         """
         ort = _import()
-        try:
+        with loading(self.name, artefact):
             settings = _settings(ort, options)
             _check_whole(artefact)
             session = ort.InferenceSession(str(artefact.path), settings, providers=[PROVIDER])
-        except BackendError:
-            raise
-        except Exception as exc:
-            raise load_error(self.name, artefact, exc) from exc
         shrinking = ort.RunOptions()
         shrinking.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         return OnnxRuntimeSession(artefact, session, shrinking)
@@ -81,13 +77,9 @@ class OnnxRuntimeBackend:
         from edgecodec.runtimes.layers.onnxruntime_layers import profile_session
 
         ort = _import()
-        try:
+        with loading(self.name, artefact):
             _check_whole(artefact)
             return profile_session(ort, _settings(ort, options), artefact, inputs, runs)
-        except BackendError:
-            raise
-        except Exception as exc:
-            raise load_error(self.name, artefact, exc) from exc
 
 
 class OnnxRuntimeSession(CheckedSession):

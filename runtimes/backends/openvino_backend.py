@@ -11,7 +11,7 @@ from typing import Any
 from edgecodec.arrays import Float32Array
 from edgecodec.errors import BackendError, BackendUnavailableError
 from edgecodec.forks import keep_for_ever, prepare_for_fork
-from edgecodec.runtimes.backends.checked_session import CheckedLendingSession, Dims, load_error
+from edgecodec.runtimes.backends.checked_session import CheckedLendingSession, Dims, loading
 from edgecodec.runtimes.base import Artefact, Availability, Session, SessionOptions
 from edgecodec.runtimes.device.probe import threads_of_quota, usable_cores
 from edgecodec.runtimes.layers.base import Layer
@@ -177,12 +177,8 @@ class OpenVinoBackend:
                 what the artefact is computed in, or OpenVINO cannot be used after a fork.
             BackendError: it refuses the file.
         """
-        try:
+        with loading(self.name, artefact):
             return OpenVinoSession(artefact, self._compile(artefact, options), self._changing)
-        except BackendUnavailableError:
-            raise
-        except Exception as exc:
-            raise load_error(self.name, artefact, exc) from exc
 
     def profile_layers(
         self,
@@ -194,13 +190,9 @@ class OpenVinoBackend:
         """See LayerProfiler."""
         from edgecodec.runtimes.layers.openvino_layers import profile_model
 
-        try:
+        with loading(self.name, artefact):
             compiled = self._compile(artefact, options, PERF_COUNT="YES")
             return profile_model(compiled, inputs, runs)
-        except BackendError:
-            raise
-        except Exception as exc:
-            raise load_error(self.name, artefact, exc) from exc
 
     def _compile(self, artefact: Artefact, options: SessionOptions, **more: str) -> Any:
         if self._lost:

@@ -12,7 +12,7 @@ from typing import Any
 from edgecodec.arrays import Float32Array
 from edgecodec.errors import BackendError, BackendUnavailableError
 from edgecodec.forks import tell_of_fork
-from edgecodec.runtimes.backends.checked_session import CheckedLendingSession, Dims, load_error
+from edgecodec.runtimes.backends.checked_session import CheckedLendingSession, Dims, loading
 from edgecodec.runtimes.base import Artefact, Availability, Session, SessionOptions
 from edgecodec.runtimes.device.probe import usable_cores
 from edgecodec.runtimes.layers.base import Layer
@@ -50,11 +50,9 @@ class TfliteBackend:
         module = _import()
         # The interpreter's own default is a single thread, unlike that of the other runtimes.
         threads = options.threads or usable_cores()
-        try:
+        with loading(self.name, artefact):
             interpreter = module.Interpreter(model_path=str(artefact.path), num_threads=threads)
             return TfliteSession(artefact, interpreter)
-        except Exception as exc:
-            raise load_error(self.name, artefact, exc) from exc
 
     def profile_layers(
         self,
@@ -69,7 +67,7 @@ class TfliteBackend:
         module = _import()
         if not module.__name__.startswith("ai_edge_litert"):
             raise BackendUnavailableError(self.name, "only ai-edge-litert has a profiler")
-        try:
+        with loading(self.name, artefact):
             plain = module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
             interpreter = module.Interpreter(
                 model_path=str(artefact.path), experimental_op_resolver_type=plain
@@ -81,8 +79,6 @@ class TfliteBackend:
             shapes = {d["index"]: d["shape"] for d in interpreter.get_tensor_details()}
             outputs = [tuple(map(int, shapes[d["index"]])) for d in gives.values()]
             operators = convolutions_of(interpreter)
-        except Exception as exc:
-            raise load_error(self.name, artefact, exc) from exc
         threads = options.threads or usable_cores()
         return profile_file(artefact, inputs, outputs, operators, threads, runs)
 

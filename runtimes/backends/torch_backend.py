@@ -7,7 +7,7 @@ from typing import Any
 from edgecodec.arrays import Float32Array
 from edgecodec.errors import BackendError, BackendUnavailableError
 from edgecodec.forks import tell_of_fork
-from edgecodec.runtimes.backends.checked_session import CheckedSession, Dims, load_error
+from edgecodec.runtimes.backends.checked_session import CheckedSession, Dims, loading
 from edgecodec.runtimes.base import Artefact, Availability, Session, SessionOptions
 from edgecodec.runtimes.device.probe import threads_of_quota
 from edgecodec.runtimes.vendor import BROKEN, import_vendor, one_line, version_of
@@ -54,14 +54,10 @@ class TorchBackend:
             load_torch_graph,  # imports torch at its top
         )
 
-        try:
+        with loading(self.name, artefact):
             if threads := 1 if self._forked else options.threads or threads_of_quota():
                 torch.set_num_threads(threads)
             return TorchSession(artefact, torch, load_torch_graph(artefact.path))
-        except BackendError:
-            raise
-        except Exception as exc:
-            raise load_error(self.name, artefact, exc) from exc
 
 
 class TorchSession(CheckedSession):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.support.commands import FAST, Call
 
 
@@ -35,3 +37,16 @@ def test_eval_goes_on_behind_a_photo_that_is_cut(folder: Path, call: Call) -> No
     assert call(*args, *FAST) == 1
     assert "over 1 image" in call.out
     assert call.err.startswith("edgecodec: left out: a.png: the image is damaged")
+
+
+def test_eval_by_chosen_metrics(folder: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    args = ("eval", "photo.png", "--qualities", "20,60", "--against", "jpeg", *FAST)
+    assert call(*args, "--metrics", "ssimulacra2,psnr", "--html", "x.html", "--crops", "1") == 0
+    assert call.out.splitlines()[0].split()[1:5] == ["quality", "bpp", "SSIMULACRA2", "PSNR"]
+    assert "MS-SSIM" not in call.out
+    page = (folder / "x.html").read_text()
+    assert page.count("<h3>") == 1
+    assert "Side by side at equal bytes" in page
+    assert "no metric named 'vmaf'" in call.fails(*args, "--metrics", "vmaf")
+    monkeypatch.setenv("PATH", "")
+    assert "libjxl-devtools" in call.fails(*args, "--metrics", "butteraugli")

@@ -15,8 +15,9 @@ from edgecodec.arrays import UInt8Array
 from edgecodec.errors import BackendError, ConfigError, UnknownPluginError
 from edgecodec.evaluation.classical import JPEG, WEBP, ClassicalCodec
 from edgecodec.evaluation.evaluate import Average, Evaluation, ImageResult, compare, evaluate
-from edgecodec.evaluation.metrics import ms_ssim, psnr_rgb
+from edgecodec.evaluation.metrics import METRICS, Metric, ms_ssim, psnr_rgb
 from edgecodec.evaluation.page import render_page, text_table
+from edgecodec.evaluation.ssimulacra2 import ssimulacra2
 
 DEMO = Path(__file__).parents[2] / "edgecodec" / "data" / "demo.png"
 QUALITIES = (20, 50, 80)
@@ -65,8 +66,12 @@ def test_evaluate_reports_real_sizes_and_distortions(
     data = WEBP.encode(original, 50)
     assert (row.width, row.height, row.bytes) == (180, 170, len(data))
     assert row.bpp == 8 * len(data) / (180 * 170)
-    assert row.psnr == psnr_rgb(original, WEBP.decode(data))
-    assert row.ms_ssim == ms_ssim(original, WEBP.decode(data))
+    decoded = WEBP.decode(data)
+    assert row.scores == {
+        "psnr": psnr_rgb(original, decoded),
+        "ms-ssim": ms_ssim(original, decoded),
+        "ssimulacra2": ssimulacra2(original, decoded),
+    }
     assert row.encode_s is not None
     assert row.encode_s > 0
 
@@ -85,7 +90,7 @@ def test_evaluate_covers_codecs_qualities_and_images(evaluation: Evaluation) -> 
 
 def test_evaluate_finds_no_difference_from_itself(evaluation: Evaluation) -> None:
     rates = {(rate.anchor, rate.metric): rate for rate in evaluation.bd_rates}
-    for metric in ("psnr", "ms_ssim"):
+    for metric in ("psnr", "ms-ssim", "ssimulacra2"):
         itself = rates["webp", metric]
         # Fewer points than the anchor's sweep, so not exactly zero.
         assert itself.percent == pytest.approx(0.0, abs=2.0)
@@ -124,15 +129,44 @@ def test_evaluate_reuses_cached_classical_results(
     second = evaluate([renamed], codec, (30,), against=("jpeg",), cache=cache)
     old = [r for r in first.rows if r.codec == "jpeg" and r.image == "bird.png"]
     new = [r for r in second.rows if r.codec == "jpeg"]
-    assert [(r.quality, r.bytes, r.psnr) for r in new] == [
-        (r.quality, r.bytes, r.psnr) for r in old
+    assert [(r.quality, r.bytes, r.scores) for r in new] == [
+        (r.quality, r.bytes, r.scores) for r in old
     ]
     assert {r.image for r in new} == {"renamed.png"}
     # Times belong to the machine and moment they were taken on.
     assert all(r.encode_s is None and r.decode_s is None for r in new)
     assert second.curve("jpeg")[0].encode_s is None
     entries = json.loads(cache.read_text())["results"].values()
-    assert all(entry["encode_s"] is None for entry in entries)
+    assert all(entry.keys() == {"bytes", "score"} for entry in entries)
+
+
+def test_evaluate_measures_the_metrics_that_the_cache_lacks(
+    images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*metrics: str) -> Evaluation:
+        return evaluate(
+            images[:1], StubCodec(), (50,), against=("jpeg",), metrics=metrics,
+            cache=tmp_path / "cache.json",
+        )  # fmt: skip
+
+    asked: list[str] = []
+    for name in ("psnr", "ssimulacra2"):
+
+        def measure(
+            a: UInt8Array, b: UInt8Array, name: str = name, metric: Metric = METRICS[name]
+        ) -> float:
+            asked.append(name)
+            return metric.measure(a, b)
+
+        monkeypatch.setitem(METRICS, name, replace(METRICS[name], measure=measure))
+    first = run("psnr")
+    assert set(asked) == {"psnr"}
+    asked.clear()
+    both = run("ssimulacra2", "psnr")
+    assert asked.count("psnr") == 1
+    assert asked.count("ssimulacra2") == 1 + len(JPEG.qualities)
+    assert [list(row.scores) for row in both.rows] == [["ssimulacra2", "psnr"]] * len(both.rows)
+    assert [r.scores["psnr"] for r in both.rows] == [r.scores["psnr"] for r in first.rows]
 
 
 def test_evaluate_has_no_ms_ssim_for_small_images_nor_psnr_for_lossless(tmp_path: Path) -> None:
@@ -147,8 +181,7 @@ def test_evaluate_has_no_ms_ssim_for_small_images_nor_psnr_for_lossless(tmp_path
             return np.frombuffer(data, np.uint8).reshape(30, 40, 3)
 
     found = evaluate([path], Lossless(), (1, 2), against=("jpeg",))
-    assert found.rows[0].psnr is None
-    assert found.rows[0].ms_ssim is None
+    assert found.rows[0].scores == {"psnr": None, "ms-ssim": None, "ssimulacra2": 100.0}
     assert all(rate.percent is None and rate.reason for rate in found.bd_rates)
     assert "two or more points" in text_table(found)
     assert "two or more points" in render_page(found)
@@ -165,6 +198,10 @@ def test_evaluate_refuses_bad_arguments(images: list[Path], tmp_path: Path) -> N
         evaluate(images, codec, (50,), name="jpeg", against=("jpeg",))
     with pytest.raises(UnknownPluginError):
         evaluate(images, codec, (50,), against=("heic",))
+    with pytest.raises(
+        UnknownPluginError, match="no metric named 'vmaf'; there are: psnr, ms-ssim"
+    ):
+        evaluate(images, codec, (50,), metrics=("vmaf",))
     assert codec.calls == 0
 
 
@@ -190,17 +227,17 @@ def test_evaluate_reports_progress_and_tells_equal_names_apart(
 
 def test_compare_says_why_there_is_no_number() -> None:
     averages = [
-        Average(codec, q, 1, rate, rate * 10 + offset, None, None, None)
+        Average(codec, q, 1, rate, {"psnr": rate * 10 + offset, "ms-ssim": None}, None, None)
         for codec, offset in (("a", 0.0), ("b", 50.0))
         for q, rate in ((10, 1.0), (20, 2.0))
     ]
     assert "no quality in common" in compare(averages, "a", "b", "psnr").reason
-    assert compare(averages, "a", "b", "ms_ssim").percent is None
+    assert compare(averages, "a", "b", "ms-ssim").percent is None
 
 
 def test_json_has_everything(evaluation: Evaluation) -> None:
     found = json.loads(evaluation.to_json())
-    assert found.pop("format") == 2
+    assert found.pop("format") == 3
     assert found == json.loads(json.dumps(asdict(evaluation)))
 
 
@@ -208,6 +245,7 @@ def test_csv_has_one_line_per_row(evaluation: Evaluation) -> None:
     lines = list(csv.DictReader(io.StringIO(evaluation.to_csv())))
     assert len(lines) == len(evaluation.rows)
     assert float(lines[0]["bpp"]) == evaluation.rows[0].bpp
+    assert float(lines[0]["ssimulacra2"]) == evaluation.rows[0].scores["ssimulacra2"]
 
 
 def test_text_table_ends_with_the_bd_rates(evaluation: Evaluation) -> None:
@@ -233,9 +271,9 @@ def test_page_is_self_contained_and_well_formed(evaluation: Evaluation, tmp_path
         assert outside not in page
     for chart in page.split("<svg")[1:]:
         ET.fromstring("<svg" + chart.split("</svg>")[0] + "</svg>")
-    assert page.count("<svg viewBox") == 2 + 3
+    assert page.count("<svg viewBox") == 3 + 3
     assert "nan" not in page
-    assert f"{evaluation.curve('stub')[0].psnr:.2f}" in page
+    assert f"{evaluation.curve('stub')[0].scores['psnr']:.2f}" in page
 
 
 def test_page_of_one_quality_has_a_frame(images: list[Path]) -> None:
@@ -267,3 +305,25 @@ def test_evaluate_has_nothing_to_say_where_every_image_fails(tmp_path: Path) -> 
         (tmp_path / f"{name}.png").write_bytes(b"no image")
     with pytest.raises(ConfigError, match=r"b\.png: not an image"):
         evaluate([tmp_path / "a.png", tmp_path / "b.png"], StubCodec(), (50,), against=())
+
+
+def test_a_metric_where_less_is_better_is_compared_and_drawn(
+    images: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = Metric(
+        "error", "levels", lambda a, b: float(np.abs(a.astype(float) - b).mean()),
+        lambda value: -value, least_rise=0.5, higher_is_better=False,
+    )  # fmt: skip
+    monkeypatch.setitem(METRICS, "error", error)
+    found = evaluate(
+        images, StubCodec(), QUALITIES, name="stub", against=("jpeg", "webp"), metrics=("error",)
+    )
+    rates = {rate.anchor: rate for rate in found.bd_rates}
+    assert rates["jpeg"].percent is not None
+    assert rates["jpeg"].percent < -10
+    assert rates["webp"].percent == pytest.approx(0.0, abs=2.0)
+    assert rates["webp"].low is not None
+    assert rates["webp"].low < 0
+    page = render_page(found)
+    assert "lower (drawn higher) is better" in page
+    assert 'text-anchor="end">-' not in page

@@ -15,8 +15,9 @@ from edgecodec.bundle.manifest import MANIFEST, ArtefactEntry, Manifest
 from edgecodec.bundle.reading import GOLDEN, TABLES, Bundle
 from edgecodec.bundle.writing import hash_files, writing_bundle
 from edgecodec.coding.pixels import to_levels
+from edgecodec.converters.graph.convolutions import Conv2d
 from edgecodec.converters.graph.graph import Graph, Value
-from edgecodec.converters.graph.nodes import Conv2d, DepthToSpace, Relu
+from edgecodec.converters.graph.nodes import DepthToSpace, Relu
 from edgecodec.converters.writers.to_onnx import write_onnx
 from edgecodec.converters.writers.to_openvino import write_openvino
 from edgecodec.converters.writers.to_tflite import write_tflite

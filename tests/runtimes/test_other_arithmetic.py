@@ -19,8 +19,9 @@ from edgecodec.bundle.manifest import MANIFEST, ArtefactEntry, Manifest
 from edgecodec.bundle.reading import GOLDEN, Bundle
 from edgecodec.bundle.writing import hash_files, writing_bundle
 from edgecodec.coding.pixels import to_levels
+from edgecodec.converters.graph.convolutions import QuantizedConv2d
 from edgecodec.converters.graph.graph import Graph
-from edgecodec.converters.graph.nodes import Coding, Node, QuantizedConv2d
+from edgecodec.converters.graph.nodes import Coding, Node
 from edgecodec.converters.int8 import oracle
 from edgecodec.converters.writers.to_onnx import write_onnx
 from edgecodec.converters.writers.to_tflite import write_tflite

@@ -6,17 +6,16 @@ import numpy as np
 import numpy.typing as npt
 
 from edgecodec.arrays import Float32Array
+from edgecodec.converters.graph.convolutions import Conv2d, QuantizedConv2d
 from edgecodec.converters.graph.graph import Graph, Value
 from edgecodec.converters.graph.nodes import (
     Add,
     Coding,
-    Conv2d,
     DepthToSpace,
     Dequantize,
     Node,
     Padding,
     Quantize,
-    QuantizedConv2d,
     ReplicatePad,
     Scale,
     Snap,

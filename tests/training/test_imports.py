@@ -9,7 +9,7 @@ ALLOWED = {"torch", "numpy", "PIL", "edgecodec"}
 def test_training_needs_only_torch_numpy_and_pillow() -> None:
     """GPU hosts often have no package index; whatever else torch brings is torch's affair."""
     code = (
-        "import sys, torch, numpy, PIL.Image\n"
+        "import sys, torch, numpy.random, PIL.Image\n"
         "before = set(sys.modules)\n"
         "import edgecodec.training.train\n"
         "new = {m.split('.')[0] for m in set(sys.modules) - before}\n"

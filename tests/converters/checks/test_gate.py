@@ -14,6 +14,7 @@ from edgecodec.arrays import Float32Array, Int16Array, UInt8Array
 from edgecodec.converters.checks.gate import Gate, GateVerdict
 from edgecodec.converters.sources.source import Source, read_source
 from edgecodec.evaluation.metrics import bd_rate, ms_ssim, ms_ssim_db
+from edgecodec.evaluation.ssimulacra2 import ssimulacra2
 from edgecodec.model.checkpoint import save_checkpoint
 from edgecodec.model.network import NeuralCodec
 from tests.support.painting import CONFIG
@@ -161,3 +162,14 @@ def test_a_codec_trained_for_ms_ssim_is_judged_by_it(tables: bytes) -> None:
     by_psnr = Gate(tables, large, means, paint, QUALITIES)
     assert by_psnr.judge(means, with_noise(1.0)).synthesis_loss != verdict.synthesis_loss
     assert Gate(tables, [small], means, paint, QUALITIES, "ms-ssim").photos == []
+
+
+def test_a_codec_trained_for_eyes_is_judged_by_ssimulacra2(tables: bytes) -> None:
+    gate = Gate(tables, photos(), means, paint, QUALITIES, "ssimulacra2")
+    curve = gate.points[0]
+    assert curve[0].score == ssimulacra2(gate.photos[0], curve[0].picture)
+    assert curve[-1].score > curve[0].score
+    verdict = gate.judge(means, with_noise(1.0))
+    assert verdict.metric == "ssimulacra2"
+    assert verdict.synthesis_loss > 0
+    assert gate.judge(means, paint).pair_loss == 0

@@ -22,9 +22,9 @@ from edgecodec.converters.checks.operators import (
     OpReport,
     report_operators,
 )
+from edgecodec.converters.graph.convolutions import Conv2d, QuantizedConv2d
 from edgecodec.converters.graph.from_torch import graph_from_module
 from edgecodec.converters.graph.graph import Graph
-from edgecodec.converters.graph.nodes import Conv2d, QuantizedConv2d
 from edgecodec.converters.int8.quantize import quantize
 from edgecodec.converters.int8.ranges import collect
 from edgecodec.converters.writers.targets import TARGETS

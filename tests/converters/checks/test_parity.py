@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from edgecodec.converters.checks.parity import Sample, check_artefact, make_samples
+from edgecodec.converters.graph.convolutions import Conv2d
 from edgecodec.converters.graph.from_torch import graph_from_module
 from edgecodec.converters.graph.graph import Graph
-from edgecodec.converters.graph.nodes import Conv2d
 from edgecodec.converters.writers.to_torch import write_torch
 from edgecodec.errors import ParityError
 from edgecodec.runtimes.base import Artefact, Availability

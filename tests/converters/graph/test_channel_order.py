@@ -10,15 +10,14 @@ import torch
 from torch import nn
 
 from edgecodec.converters.graph.channel_order import dcr_order, with_dcr_shuffles
+from edgecodec.converters.graph.convolutions import Conv2d, QuantizedConv2d
 from edgecodec.converters.graph.from_torch import graph_from_module
 from edgecodec.converters.graph.graph import Graph
 from edgecodec.converters.graph.nodes import (
     Coding,
-    Conv2d,
     DepthToSpace,
     Dequantize,
     Quantize,
-    QuantizedConv2d,
     Scale,
     SpaceToDepth,
 )

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from edgecodec.converters.graph.convolutions import Conv2d
 from edgecodec.converters.graph.from_torch import graph_from_module
 from edgecodec.converters.graph.graph import Graph
-from edgecodec.converters.graph.nodes import Conv2d, Size
+from edgecodec.converters.graph.nodes import Size
 from edgecodec.converters.writers.to_torch import describe
 from edgecodec.errors import ConversionError, UnsupportedOpError
 from edgecodec.runtimes.backends.torch_graph import TorchGraph
@@ -365,3 +366,23 @@ def test_a_clamp_at_the_end_of_an_analysis_is_refused() -> None:
     module = Lambda(lambda x: torch.relu(x).clamp(0, 255))
     with pytest.raises(UnsupportedOpError, match="clamp other than to 0 and above"):
         graph_from_module(module, stage="analysis", inputs={"x": 3}, outputs=["y"])
+
+
+class _UnderInference(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = torch.nn.Conv2d(3, 8, 16, stride=16)
+        self.second = torch.nn.Conv2d(8, 4, 2, stride=2)
+
+    @torch.inference_mode()
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y = self.first(x)
+        return y, self.second(y)
+
+
+def test_a_forward_under_inference_mode_is_read() -> None:
+    """What it keeps for a second layer cannot have a gradient, and tracing asks for none."""
+    graph = graph_from_module(
+        _UnderInference().eval(), stage="analysis", inputs={"x": 3}, outputs=["y", "z"]
+    )
+    assert [type(node).__name__ for node in graph.nodes] == ["Conv2d", "Conv2d"]

@@ -8,16 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgecodec.converters.graph.convolutions import Conv2d, QuantizedConv2d
 from edgecodec.converters.graph.graph import Graph, Value, infer_sizes
 from edgecodec.converters.graph.nodes import (
     Add,
     Coding,
-    Conv2d,
     DepthToSpace,
     Dequantize,
     Node,
     Quantize,
-    QuantizedConv2d,
     Scale,
     Snap,
 )

@@ -14,17 +14,10 @@ from torch import nn
 
 from edgecodec.arrays import Float32Array
 from edgecodec.converters.checks.executed import executed_operations
+from edgecodec.converters.graph.convolutions import Conv2d, QuantizedConv2d
 from edgecodec.converters.graph.from_torch import graph_from_module
 from edgecodec.converters.graph.graph import Graph
-from edgecodec.converters.graph.nodes import (
-    Coding,
-    Conv2d,
-    Dequantize,
-    Quantize,
-    QuantizedConv2d,
-    Relu,
-    Scale,
-)
+from edgecodec.converters.graph.nodes import Coding, Dequantize, Quantize, Relu, Scale
 from edgecodec.converters.graph.tensors import channels_first, channels_last
 from edgecodec.converters.graph.unrounded import unrounded
 from edgecodec.converters.int8.oracle import run_oracle

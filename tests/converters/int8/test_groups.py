@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from edgecodec.bundle.manifest import Precision
+from edgecodec.converters.graph.convolutions import Conv2d, QuantizedConv2d
 from edgecodec.converters.graph.graph import Graph
-from edgecodec.converters.graph.nodes import Conv2d, QuantizedConv2d
 from edgecodec.converters.int8.draft import Draft
 from edgecodec.converters.int8.groups import TRUNK, Group, layer_groups, with_group
 from edgecodec.converters.int8.quantize import quantize

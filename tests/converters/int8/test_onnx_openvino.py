@@ -16,17 +16,9 @@ from onnx import TensorProto, numpy_helper
 
 from edgecodec.arrays import Float32Array
 from edgecodec.converters.graph.channel_order import with_dcr_shuffles
+from edgecodec.converters.graph.convolutions import Conv2d, QuantizedConv2d
 from edgecodec.converters.graph.graph import Graph
-from edgecodec.converters.graph.nodes import (
-    Coding,
-    Conv2d,
-    Dequantize,
-    Node,
-    Quantize,
-    QuantizedConv2d,
-    Scale,
-    SpaceToDepth,
-)
+from edgecodec.converters.graph.nodes import Coding, Dequantize, Node, Quantize, Scale, SpaceToDepth
 from edgecodec.converters.int8.oracle import run_oracle
 from edgecodec.converters.writers.onnx_layouts import ChannelsLast, PictureLast
 from edgecodec.converters.writers.onnx_model import ChannelsFirst

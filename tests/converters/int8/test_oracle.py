@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from edgecodec.converters.graph.convolutions import Conv2d, QuantizedConv2d
 from edgecodec.converters.graph.graph import Graph
-from edgecodec.converters.graph.nodes import Conv2d, Node, Quantize, QuantizedConv2d, Snap
+from edgecodec.converters.graph.nodes import Node, Quantize, Snap
 from edgecodec.converters.int8.oracle import run_oracle
 from edgecodec.errors import ConversionError
 from tests.converters.conftest import Traced

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from edgecodec.converters.graph.convolutions import Conv2d
 from edgecodec.converters.graph.from_torch import graph_from_module
 from edgecodec.converters.graph.graph import Graph
-from edgecodec.converters.graph.nodes import Conv2d
 from edgecodec.converters.int8.plan import (
     make_plan,
     reaches_output,
@@ -39,6 +39,7 @@ EXPECTED = {
     "residual": [1, 2, 3, 4, 5, 6],
     "synthesis": [1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13],
     "chain": [0, 1],
+    "replicated": [1, 2, 3, 4, 5, 6],
     "residual_alone": [0, 1, 2],
     "shuffle_of_a_sum": [1, 2, 3, 4, 5, 6],
     "shuffled_output": [1, 2, 3],

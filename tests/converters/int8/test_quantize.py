@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from edgecodec.arrays import Float32Array
+from edgecodec.converters.graph.convolutions import QuantizedConv2d
 from edgecodec.converters.graph.from_torch import graph_from_module
 from edgecodec.converters.graph.graph import Graph
-from edgecodec.converters.graph.nodes import Dequantize, QuantizedConv2d
+from edgecodec.converters.graph.nodes import Dequantize
 from edgecodec.converters.int8.oracle import run_oracle
 from edgecodec.converters.int8.quantize import quantize
 from edgecodec.converters.int8.ranges import collect

@@ -15,15 +15,9 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from edgecodec.arrays import Float32Array
 from edgecodec.converters.graph.channel_order import with_dcr_shuffles
+from edgecodec.converters.graph.convolutions import QuantizedConv2d
 from edgecodec.converters.graph.graph import Graph
-from edgecodec.converters.graph.nodes import (
-    Coding,
-    Dequantize,
-    Quantize,
-    QuantizedConv2d,
-    Size,
-    SpaceToDepth,
-)
+from edgecodec.converters.graph.nodes import Coding, Dequantize, Quantize, Size, SpaceToDepth
 from edgecodec.converters.int8.oracle import run_oracle
 from edgecodec.converters.writers.to_tflite import write_tflite
 from edgecodec.errors import ConversionError

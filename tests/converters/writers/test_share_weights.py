@@ -10,9 +10,9 @@ import pytest
 from torch import nn
 
 from edgecodec.bundle.manifest import Precision
+from edgecodec.converters.graph.convolutions import Conv2d
 from edgecodec.converters.graph.from_torch import graph_from_module
 from edgecodec.converters.graph.graph import Graph, Value
-from edgecodec.converters.graph.nodes import Conv2d
 from edgecodec.converters.writers.share_weights import _Pool, find_parts
 from edgecodec.converters.writers.targets import TARGETS
 from tests.converters.conftest import Residual, Traced

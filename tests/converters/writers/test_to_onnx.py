@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from edgecodec.converters.graph.channel_order import with_dcr_shuffles
-from edgecodec.converters.graph.nodes import Conv2d
+from edgecodec.converters.graph.convolutions import Conv2d
 from edgecodec.converters.graph.tensors import fits_half
 from edgecodec.converters.writers.to_onnx import build_onnx, write_onnx
 from edgecodec.errors import ConversionError

@@ -11,7 +11,7 @@ import openvino
 import pytest
 
 from edgecodec.converters.graph.channel_order import with_dcr_shuffles
-from edgecodec.converters.graph.nodes import Conv2d
+from edgecodec.converters.graph.convolutions import Conv2d
 from edgecodec.converters.graph.tensors import fits_half
 from edgecodec.converters.writers.to_openvino import _check_constants, write_openvino
 from edgecodec.errors import ConversionError

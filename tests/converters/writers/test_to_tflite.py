@@ -11,9 +11,9 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from edgecodec.converters.graph.channel_order import with_dcr_shuffles
+from edgecodec.converters.graph.convolutions import Conv2d
 from edgecodec.converters.graph.from_torch import graph_from_module
 from edgecodec.converters.graph.graph import Graph
-from edgecodec.converters.graph.nodes import Conv2d
 from edgecodec.converters.graph.tensors import fits_half
 from edgecodec.converters.writers.to_tflite import write_tflite
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgecodec.converters.graph.nodes import Conv2d
+from edgecodec.converters.graph.convolutions import Conv2d
 from edgecodec.converters.graph.tensors import fits_half
 from edgecodec.converters.writers.to_torch import write_torch
 from edgecodec.errors import BackendError
