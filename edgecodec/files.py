@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
 import stat
 import sys
@@ -18,6 +19,9 @@ from edgecodec.errors import ConfigError
 INPUT_LIMIT = 2 << 30
 """Bytes of a file that are read at most: no picture has more, a device may have no end."""
 
+_MOST_LINKS = 40
+"""That lead to another, as Linux has it."""
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -25,13 +29,16 @@ def replacing(path: Path) -> Iterator[Path]:
 
     A link stays one: the file it leads to is replaced. A file that is replaced leaves its owner
     and its permissions to the new one. Where only the file can be written and not its folder, or
-    it is the root of a mount, what it holds is replaced.
+    it is the root of a mount, what it holds is replaced. What has been opened already, as
+    /dev/stdout or /dev/fd/3 stand for, is written on in its place: others write to it, too.
 
     Raises:
         OSError: the folder is missing, or neither it nor the file can be written.
     """
+    descriptor = _descriptor(path)
     path = Path(os.path.realpath(path))
-    folder = None if _only_in_place(path) else path.parent
+    in_place = descriptor is not None or _only_in_place(path)
+    folder = None if in_place else path.parent
     # Not named after it: a name may be as long as the file system allows. With a suffix, because
     # torch names what it saves after what precedes that.
     handle, name = tempfile.mkstemp(dir=folder, prefix=".edgecodec-", suffix=".part")
@@ -39,6 +46,10 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
+        if descriptor is not None:
+            with temporary.open("rb") as source, _opened(descriptor) as target:
+                shutil.copyfileobj(source, target)
+            return
         if folder is None:
             _overwrite(path, temporary)
             return
@@ -51,6 +62,27 @@ def replacing(path: Path) -> Iterator[Path]:
             _overwrite(path, temporary)  # the root of a mount, or of others in a sticky folder
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _descriptor(path: Path) -> int | None:
+    """Return the number of what has been opened that a name such as /dev/stdout stands for."""
+    name = os.path.abspath(path)  # noqa: PTH100 - `resolve` leads on to the file
+    for _ in range(_MOST_LINKS):
+        if match := re.fullmatch(r"/(?:dev|proc/self)/fd/(\d+)", name):
+            return int(match[1])
+        try:
+            name = os.path.normpath(os.path.join(os.path.dirname(name), os.readlink(name)))  # noqa: PTH115, PTH118, PTH120
+        except (OSError, ValueError):  # no link
+            return None
+    return None
+
+
+def _opened(descriptor: int) -> BinaryIO:
+    """Return a file that writes to what has been opened, behind all that was written so far."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    return os.fdopen(os.dup(descriptor), "wb")
 
 
 def _only_in_place(path: Path) -> bool:
@@ -88,6 +120,8 @@ def check_folder(path: Path) -> None:
     Raises:
         ConfigError: it does not, or takes none.
     """
+    if _descriptor(path) is not None:
+        return
     path = _through_link(path)
     if not path.parent.is_dir():
         raise ConfigError(f"{path.parent}: no such folder")
@@ -164,7 +198,7 @@ def write_output(name: str, data: bytes) -> None:
             return
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
-        if _is_device(path):
+        if _descriptor(path) is None and _is_device(path):
             path.write_bytes(data)
             return
         with replacing(path) as temporary:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 import weakref
 from typing import Protocol
 
@@ -22,7 +23,21 @@ class Inherited(Protocol):
         ...
 
 
+class Preparing(Inherited, Protocol):
+    """Something that has to get ready before a fork."""
+
+    def before_fork(self) -> None:
+        """Get ready; called in the process that forks."""
+        ...
+
+    def after_fork_in_parent(self) -> None:
+        """Go on; called in the process that has forked."""
+        ...
+
+
 _inherited: weakref.WeakSet[Inherited] = weakref.WeakSet()
+_preparing: weakref.WeakSet[Preparing] = weakref.WeakSet()
+_prepared = threading.local()  # `things`: those that are told of the end of this thread's fork, too
 
 
 def tell_of_fork(thing: Inherited) -> None:
@@ -30,9 +45,27 @@ def tell_of_fork(thing: Inherited) -> None:
     _inherited.add(thing)
 
 
+def prepare_for_fork(thing: Preparing) -> None:
+    """Tell a thing of each fork beforehand, too, and in the process that forked, while it lasts."""
+    tell_of_fork(thing)
+    _preparing.add(thing)
+
+
 def keep_for_ever(thing: object) -> None:
     """See to it that a thing is never destroyed, at the end of the process neither."""
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+
+
+def _before_fork() -> None:
+    _prepared.things = list(_preparing)
+    for thing in _prepared.things:
+        thing.before_fork()
+
+
+def _after_fork_in_parent() -> None:
+    for thing in _prepared.things:
+        thing.after_fork_in_parent()
+    _prepared.things = []
 
 
 def _after_fork() -> None:
@@ -41,4 +74,8 @@ def _after_fork() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork,
+    )

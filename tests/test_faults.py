@@ -642,6 +642,116 @@ def test_forked_process_works_and_ends(variables: dict[str, str], backend: str, 
     assert result.stdout == "[0, 0, 0, 0, 0]\n", result.stderr
 
 
+REFORKING = """
+import os, signal, sys, time
+import numpy as np
+from edgecodec import Codec
+
+backend, cache = sys.argv[1:]
+pixels = np.arange(64 * 96 * 3, dtype=np.uint8).reshape(64, 96, 3)
+large = np.tile(pixels, (8, 8, 1))
+
+def forked(work):
+    pid = os.fork()
+    if not pid:
+        work()
+        sys.exit(0)
+    end = time.monotonic() + 60
+    while (found := os.waitpid(pid, os.WNOHANG))[0] == 0 and time.monotonic() < end:
+        time.sleep(0.02)
+    if found[0] == 0:
+        os.kill(pid, signal.SIGKILL)
+        found = os.waitpid(pid, 0)
+    print(os.waitstatus_to_exitcode(found[1]), end=" ", flush=True)
+
+def anew():
+    with Codec(None, backend, "fp32", threads=2) as codec:
+        assert codec.encode(pixels) == data
+
+def measured():
+    os.environ["EDGECODEC_CACHE"] = cache
+    with Codec(None, backend, "fp32") as codec:
+        codec.encode(pixels)
+
+with Codec(None, backend, "fp32", threads=2) as codec:
+    data = codec.encode(pixels)
+forked(anew)  # its session was closed
+anew()
+codec = Codec(None, backend, "fp32", threads=2)
+codec.encode(pixels)
+forked(anew)  # a session is open
+codec.close()
+forked(anew)  # one that was open over a fork was closed
+forked(measured)
+codec = Codec(None, backend, "fp32")
+codec.encode(pixels)
+forked(lambda: codec.encode(large))  # of another size, for which nothing was measured
+codec = Codec(None)
+codec.encode(pixels)
+forked(lambda: codec.encode(large))
+"""
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino", "tflite"])
+def test_forked_process_loads_anew_what_its_parent_had_closed(
+    variables: dict[str, str], tmp_path: Path, backend: str
+) -> None:
+    """Also where nothing was measured before, of all runtimes."""
+    command = [sys.executable, "-c", REFORKING, backend, str(tmp_path / "other")]
+    alone = {**variables, "EDGECODEC_DISABLE": "torch"}
+    result = subprocess.run(
+        command, env=alone, text=True, capture_output=True, timeout=400, check=False
+    )
+    assert result.stdout.strip() == "0 0 0 0 0 0", result.stderr
+
+
+NESTED = """
+import os, signal, sys
+import numpy as np
+from edgecodec import Codec
+from edgecodec.errors import BackendUnavailableError
+
+def encode(backend):
+    with Codec(None, backend, "fp32", threads=1) as codec:
+        return codec.encode(np.zeros((64, 96, 3), np.uint8))
+
+def ended(pid):
+    status = os.waitpid(pid, 0)[1]
+    assert status == 0, status
+
+encode("openvino")
+if pid := os.fork():
+    ended(pid)
+    print("ended")
+elif pid := (encode("openvino"), os.fork())[1]:
+    ended(pid)
+    encode("openvino")  # it goes on
+else:
+    signal.alarm(60)
+    try:
+        encode("openvino")
+    except BackendUnavailableError as exc:
+        assert "do not survive the fork" in str(exc)
+    else:
+        sys.exit(1)
+    encode("auto")
+"""
+
+
+def test_fork_of_a_fork_is_told_that_it_lacks_openvino(
+    variables: dict[str, str], tmp_path: Path
+) -> None:
+    alone = {**variables, "EDGECODEC_DISABLE": "torch"}
+    result = subprocess.run(
+        [sys.executable, "-c", NESTED],
+        env=alone, text=True, capture_output=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert (result.returncode, result.stdout) == (0, "ended\n"), result.stderr
+    kept = [p.read_text() for p in tmp_path.glob("cache/verdict-*")]
+    assert kept
+    assert not any("survive" in text for text in kept)
+
+
 POOL = """
 import multiprocessing, sys
 import numpy as np
@@ -716,6 +826,50 @@ def test_folder_in_use_is_passed_by_of_who_asks_its_lock(scratch: Path) -> None:
 # -- too few threads -------------------------------------------------------------------------------
 
 
+FEW_THREADS = """
+import sys
+import numpy as np
+from edgecodec import Codec
+from edgecodec.errors import BackendError
+
+try:
+    with Codec(None, threads=1) as codec:
+        codec.encode(np.zeros((64, 96, 3), np.uint8))
+except BackendError as exc:
+    print(exc)
+"""
+
+
+@pytest.mark.skipif(
+    not shutil.which("setpriv") or os.geteuid() != 0,
+    reason="a user without other processes is needed",
+)
+@pytest.mark.parametrize("limit", [2, 3])
+def test_limit_of_threads_is_not_held_against_openvino(
+    variables: dict[str, str], tmp_path: Path, temporary: Path, limit: int
+) -> None:
+    """With 3 a trial has a thread beside its first, with 2 it has none or does not start at all."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    user = str(400_000 + os.getpid() % 100_000 + limit)
+    for folder in (cache, temporary):
+        os.chown(folder, int(user), -1)
+    rights = "+dac_override,+dac_read_search"  # the interpreter may be root's alone
+    command = [
+        "setpriv", "--reuid", user, "--clear-groups", "--inh-caps", rights, "--ambient-caps",
+        rights, "prlimit", f"--nproc={limit}", sys.executable, "-c", FEW_THREADS,
+    ]  # fmt: skip
+    alone = {**variables, "OPENBLAS_NUM_THREADS": "1", "EDGECODEC_DISABLE": "torch"}
+    result = subprocess.run(
+        command, env=alone, text=True, capture_output=True, timeout=300, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert "crashed" not in result.stdout
+    kept = "".join(path.read_text() for path in cache.glob("verdict-*"))
+    assert "CPU plugin" not in kept
+    assert "Resource temporarily" not in kept
+
+
 def test_want_of_threads_is_told_and_not_remembered(
     tmp_path: Path, small: UInt8Array, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -727,7 +881,7 @@ def test_want_of_threads_is_told_and_not_remembered(
     monkeypatch.setattr("edgecodec.runtimes.selection.candidates.usable_cores", lambda: 2)
     with Codec(None, "tflite", "fp32") as codec, monkeypatch.context() as limited:
         limited.setattr(threading.Thread, "start", start)
-        with pytest.raises(BackendError, match=r"cannot start 1 threads .*ulimit -u"):
+        with pytest.raises(BackendError, match=r"cannot start 1 thread .*ulimit -u"):
             codec.choice("analysis")
         assert not list(tmp_path.glob("cache/verdict-*"))
         limited.undo()

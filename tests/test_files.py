@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import stat
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -198,3 +199,44 @@ def test_write_output_writes_into_pipes(tmp_path: Path) -> None:
     reader.join(30)
     assert got == [b"through"]
     assert pipe.is_fifo()
+
+
+DESCRIPTORS = "/dev/fd/{}", "/proc/self/fd/{}", "link"
+
+
+@pytest.mark.skipif(not Path("/dev/stdout").is_symlink(), reason="no names of what is open")
+@pytest.mark.parametrize("name", DESCRIPTORS)
+def test_what_is_open_already_is_written_on(tmp_path: Path, name: str) -> None:
+    if name.startswith("/proc") and not Path("/proc/self/fd").exists():
+        pytest.skip("no such folder here")
+    with (tmp_path / "both.bin").open("wb", 0) as out:
+        target = Path(name.format(out.fileno()))
+        if name == "link":
+            target = tmp_path / name
+            target.symlink_to(f"/dev/fd/{out.fileno()}")
+        files.check_folder(target)
+        out.write(b"0")
+        write_output(str(target), b"first")
+        write_output(str(target), b"second")
+        with files.replacing(target) as temporary:
+            temporary.write_bytes(b"third")
+    assert (tmp_path / "both.bin").read_bytes() == b"0firstsecondthird"
+    assert {path.name for path in tmp_path.iterdir()} <= {"both.bin", "link"}
+
+
+@pytest.mark.skipif(not Path("/dev/stdout").is_symlink(), reason="no names of what is open")
+def test_standard_output_in_a_file_takes_what_follows(tmp_path: Path) -> None:
+    code = (
+        "from edgecodec.files import write_output; print('a', flush=False)\n"
+        "write_output('/dev/stdout', b'b'); write_output('/dev/stdout', b'c')"
+    )
+    with (tmp_path / "out").open("wb") as out:
+        for _ in range(2):
+            subprocess.run([sys.executable, "-c", code], stdout=out, check=True)
+    assert (tmp_path / "out").read_bytes() == b"a\nbc" * 2
+    assert list(tmp_path.iterdir()) == [tmp_path / "out"]
+
+
+def test_what_is_not_open_is_told() -> None:
+    with pytest.raises(ConfigError, match="/dev/fd/987: cannot be written"):
+        write_output("/dev/fd/987", b"x")

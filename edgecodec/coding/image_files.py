@@ -99,13 +99,17 @@ def _quietly() -> Iterator[None]:
 
 
 def is_photo(path: Path) -> bool:
-    """Say whether a file is called like a photo that can be read here.
+    """Say whether a file is called like a photo that can be read here; see `is_photo_name`."""
+    return is_photo_name(path.name) and path.is_file()  # a folder may be called a.png
+
+
+def is_photo_name(name: str) -> bool:
+    """Say whether a name is one of a photo that can be read here.
 
     Photos of a format that needs a plug-in are passed over where it is not installed.
     """
-    suffix = path.suffix.lower()
-    known = suffix in SUFFIXES or (suffix in PLUGINS and PLUGINS[suffix].installed())
-    return known and path.is_file()  # a folder may be called a.png
+    suffix = Path(name).suffix.lower()
+    return suffix in SUFFIXES or (suffix in PLUGINS and PLUGINS[suffix].installed())
 
 
 def expand_images(names: list[str]) -> list[Path]:
@@ -156,6 +160,8 @@ def decode_rgb(data: bytes, name: str) -> UInt8Array:
     # What is wrong with its metadata does not matter to who asks for pixels.
     with suppress(Exception):
         ImageOps.exif_transpose(image, in_place=True)
+    for field in ("exif", "xmp", "comment", "photoshop"):
+        image.info.pop(field, None)
     try:
         return np.asarray(to_picture(image, drop_alpha=True).pixels)
     except ConfigError as exc:

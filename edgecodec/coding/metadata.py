@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import ExifTags, Image
 
+from edgecodec.coding.comments import EXIF_PREFIX, tell_of_iptc, with_comments
+
 if TYPE_CHECKING:
     from xml.dom import minidom
 
-EXIF_PREFIX = b"Exif\0\0"
 UNKNOWN_DPI = 72
 """What stands for a resolution where there is none (EXIF 2.32, XResolution)."""
 
@@ -74,7 +75,11 @@ def read_ahead(image: Image.Image) -> None:
 
 
 def metadata_of(image: Image.Image) -> dict[str, bytes]:
-    """Return `icc_profile`, `exif` and `xmp` of a loaded image, each in its one form."""
+    """Return `icc_profile`, `exif` and `xmp` of a loaded image, each in its one form.
+
+    Comments are in EXIF; of captions in the form of IPTC one line says that they are left out.
+    """
+    tell_of_iptc(image)
     attached = _raw_profile(image, "APP1")
     is_xmp = attached.startswith(_XMP_SEGMENT)
     exif = _field(image, "exif") or _raw_profile(image, "exif") or (b"" if is_xmp else attached)
@@ -83,7 +88,7 @@ def metadata_of(image: Image.Image) -> dict[str, bytes]:
         "icc_profile": _field(image, "icc_profile")
         or _raw_profile(image, "icc")
         or _raw_profile(image, "icm"),
-        "exif": one_form(exif or _tags(image)),
+        "exif": with_comments(one_form(exif or _tags(image)), image),
         "xmp": without_claims(xmp or (attached[len(_XMP_SEGMENT) :] if is_xmp else b"")),
     }
     return {name: value for name, value in found.items() if value}
@@ -114,7 +119,7 @@ def _tags(image: Image.Image) -> bytes:
         found, exif = image.getexif(), Image.Exif()
         for tag in found:
             if tag not in _TIFF_TAGS and tag not in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
-                exif[tag] = found[tag]
+                exif[tag] = _as_bytes(found[tag])
         for ifd in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
             if ifd in found and (tags := dict(found.get_ifd(ifd))):
                 if ExifTags.IFD.Interop in tags:
@@ -130,6 +135,11 @@ def _tags(image: Image.Image) -> bytes:
     except Exception as exc:  # of metadata that are damaged Pillow raises whatever comes
         _log.warning("the EXIF of the picture is damaged: left out (%s)", exc)
         return b""
+
+
+def _as_bytes(value: Any) -> Any:
+    """Return a text that is not ASCII as the file has it: of others Pillow would write "?"."""
+    return value.encode("latin-1") if isinstance(value, str) and not value.isascii() else value
 
 
 def _is_resolution(dpi: Any) -> bool:

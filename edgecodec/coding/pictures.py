@@ -172,16 +172,30 @@ def _from_array(array: npt.NDArray[Any]) -> Picture:
 
 def _flatten(image: Image.Image, drop_alpha: bool) -> Image.Image:
     """Drop an alpha channel that hides nothing, or any; bring 16-bit grey to 8 bits."""
+    hides = _hides_deep_colour(image)
     image = to_eight_bits(image)
     if image.mode == "PA" or image.has_transparency_data:  # of PA Pillow 11.2 knew nothing
-        rgba = image.convert("RGBA")
-        if not drop_alpha and rgba.getchannel("A").getextrema() != (255, 255):
-            raise ConfigError(
-                "the image has transparent pixels, which .ecx does not store; flatten it first, "
-                "for example: magick IN -background white -flatten OUT.png"
-            )
-        return rgba
+        image = image.convert("RGBA")
+        hides = hides or image.getchannel("A").getextrema() != (255, 255)
+    if hides and not drop_alpha:
+        raise ConfigError(
+            "the image has transparent pixels, which .ecx does not store; flatten it first, "
+            "for example: magick IN -background white -flatten OUT.png"
+        )
     return image
+
+
+def _hides_deep_colour(image: Image.Image) -> bool:
+    """Say whether there are pixels of the colour of 16 bits that a PNG file calls transparent.
+
+    Of RGB Pillow has the upper bytes alone: whatever agrees in these is taken for it.
+    """
+    colour = image.info.get("transparency")
+    if isinstance(colour, int) and image.mode.startswith("I"):
+        return bool((np.asarray(image) == colour).any())
+    if isinstance(colour, tuple) and image.mode == "RGB" and max(colour) > 255:
+        return bool((np.asarray(image) == np.right_shift(colour, 8)).all(2).any())
+    return False
 
 
 def to_eight_bits(image: Image.Image) -> Image.Image:

@@ -9,6 +9,7 @@ and a checkpoint from elsewhere cannot run code.
 from __future__ import annotations
 
 import tempfile
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,8 @@ def _kind_of_file(path: Path, exc: Exception) -> str:
         return ""
     if head[8:] == b"{" and int.from_bytes(head[:8], "little") < size:
         return f"a safetensors file, weights without their network: {_IN_FUNCTION}"
+    if _is_exported_program(path):
+        return f"a program of torch.export: make the network itself and {_IN_FUNCTION}"
     if "TorchScript" in str(exc):
         return f"a TorchScript archive: make the network itself and {_IN_FUNCTION}"
     if "Unsupported" in str(exc) and "GLOBAL" in str(exc):
@@ -147,6 +150,16 @@ def _kind_of_file(path: Path, exc: Exception) -> str:
             "function that returns your codec (docs/own-codec.md)"
         )
     return ""
+
+
+def _is_exported_program(path: Path) -> bool:
+    """Say whether it is a .pt2 archive, as torch 2.8 and later write it or as those before."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = {name.rpartition("/")[2] for name in archive.namelist()}
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return False
+    return bool(names & {"archive_format", "serialized_exported_program.json"})
 
 
 def _kind_of_dict(payload: object) -> str:

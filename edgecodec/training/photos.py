@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from edgecodec.arrays import UInt8Array
-from edgecodec.coding.image_files import SUFFIXES, decode_rgb, is_photo
+from edgecodec.coding.image_files import decode_rgb, is_photo, is_photo_name
 from edgecodec.training.synthetic import synthetic_picture
 
 
@@ -49,7 +49,7 @@ def _tar_blobs(path: Path) -> Iterator[tuple[str, bytes]]:
     try:
         with tarfile.open(path) as tar:
             for member in tar:
-                if member.isfile() and Path(member.name).suffix.lower() in SUFFIXES:
+                if member.isfile() and is_photo_name(member.name):
                     handle = tar.extractfile(member)
                     if handle is not None:
                         yield f"{path}: {member.name}", handle.read()

@@ -11,7 +11,7 @@ from edgecodec.format.strides import LATENT_STRIDE
 from edgecodec.runtimes.backends.checked_session import CheckedSession, Dims, loading
 from edgecodec.runtimes.backends.onnx_references import refers_to_files
 from edgecodec.runtimes.base import Artefact, Availability, Session, SessionOptions
-from edgecodec.runtimes.device.probe import quota_cores
+from edgecodec.runtimes.device.probe import threads_of_quota
 from edgecodec.runtimes.layers.base import Layer
 from edgecodec.runtimes.vendor import BROKEN, import_vendor, one_line, version_of
 
@@ -111,7 +111,7 @@ class OnnxRuntimeSession(CheckedSession):
 def _settings(ort: Any, options: SessionOptions) -> Any:
     settings = ort.SessionOptions()
     settings.log_severity_level = QUIET
-    settings.intra_op_num_threads = options.threads or quota_cores()  # 0: its own choice
+    settings.intra_op_num_threads = options.threads or threads_of_quota()  # 0: its own choice
     # Stop spinning when a run ends: idle threads would slow whatever runs next.
     settings.add_session_config_entry("session.force_spinning_stop", "1")
     return settings

@@ -9,6 +9,7 @@ from edgecodec.errors import BackendError, BackendUnavailableError
 from edgecodec.forks import tell_of_fork
 from edgecodec.runtimes.backends.checked_session import CheckedSession, Dims, loading
 from edgecodec.runtimes.base import Artefact, Availability, Session, SessionOptions
+from edgecodec.runtimes.device.probe import threads_of_quota
 from edgecodec.runtimes.vendor import BROKEN, import_vendor, one_line, version_of
 
 ANY_MAP: Dims = (1, None, None, None)
@@ -54,8 +55,7 @@ class TorchBackend:
         )
 
         with loading(self.name, artefact):
-            threads = 1 if self._forked else options.threads
-            if threads is not None:
+            if threads := 1 if self._forked else options.threads or threads_of_quota():
                 torch.set_num_threads(threads)
             return TorchSession(artefact, torch, load_torch_graph(artefact.path))
 

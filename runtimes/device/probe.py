@@ -184,9 +184,15 @@ def usable_cores() -> int:
     return min(allowed, quota_cores() or allowed)
 
 
-def quota_cores() -> int:
-    """Return the cores' worth of time that a container is limited to; 0 where it is not.
+def threads_of_quota() -> int:
+    """Return how many threads a runtime is to start in a container whose time is limited; else 0.
 
-    Runtimes start a thread for each core of the machine where they are not told otherwise.
+    Runtimes know of no such limit, and start a thread for each core where they are not told
+    otherwise.
     """
+    return usable_cores() if quota_cores() else 0
+
+
+def quota_cores() -> int:
+    """Return the cores' worth of time that a container is limited to; 0 where it is not."""
     return cpu_quota(SystemFiles()) if sys.platform == "linux" else 0

@@ -33,7 +33,7 @@ from edgecodec.runtimes.registry import BUILTIN
 from edgecodec.runtimes.selection.candidates import Candidate, find_candidates, prove
 from edgecodec.runtimes.selection.golden import Golden
 from edgecodec.runtimes.selection.store import Store
-from edgecodec.runtimes.selection.transient import is_transient, transient_words
+from edgecodec.runtimes.selection.transient import is_transient, no_threads, transient_words
 from edgecodec.runtimes.vendor import BROKEN, one_line
 
 LIMIT_S = 30.0
@@ -228,7 +228,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             for job in jobs:
                 # Not a thread of Python's, which would wait with it where native code hangs.
-                faulthandler.dump_traceback_later(LIMIT_S + GRACE_S, exit=True)
+                try:
+                    faulthandler.dump_traceback_later(LIMIT_S + GRACE_S, exit=True)
+                except RuntimeError:  # it takes a thread
+                    _say(no_threads(1))
+                    continue
                 _say(_problem(bundle, job))
         finally:
             faulthandler.cancel_dump_traceback_later()

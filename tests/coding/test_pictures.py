@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -260,6 +262,40 @@ def test_visible_transparency_is_refused(mode: str) -> None:
         image = image.convert(mode)
     with pytest.raises(ConfigError, match="transparent"):
         to_picture(image)
+
+
+def deep_png(values: npt.NDArray[Any], hidden: tuple[int, ...]) -> Image.Image:
+    """Return what Pillow reads of a PNG file of 16 bits, one colour of which is transparent.
+
+    Args:
+        values: (H, W, 1) or (H, W, 3) uint16.
+        hidden: the colour.
+    """
+    height, width, channels = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    data = b"\x89PNG\r\n\x1a\n"
+    for kind, content in {
+        b"IHDR": struct.pack(">2I5B", width, height, 16, channels - 1, 0, 0, 0),
+        b"tRNS": struct.pack(f">{channels}H", *hidden),
+        b"IDAT": zlib.compress(rows),
+        b"IEND": b"",
+    }.items():
+        crc = zlib.crc32(kind + content)
+        data += struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc)
+    return Image.open(io.BytesIO(data))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_transparent_colour_of_16_bits_is_refused_where_it_is_used(channels: int) -> None:
+    values = (RGB[:, :, :channels].astype(np.uint16) * 257) | 3
+    used = tuple(values[2, 2].tolist())
+    with pytest.raises(ConfigError, match="transparent"):
+        to_picture(deep_png(values, used))
+    kept = to_picture(deep_png(values, used), drop_alpha=True)
+    assert (np.asarray(kept.pixels) == RGB[:, :, :channels]).all()
+    # One of 16 bits that is next to a grey that is there; of RGB Pillow keeps 8 bits.
+    unused = (used[0] ^ 1,) if channels == 1 else (used[0] ^ 256, *used[1:])
+    assert to_picture(deep_png(values, unused)).pixels.shape == (5, 7, 3)
 
 
 def test_metadata_travel() -> None:

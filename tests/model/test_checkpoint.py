@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +27,17 @@ def save_script(path: Path) -> None:
     torch.jit.script(nn.Conv2d(1, 1, 1)).save(str(path))  # type: ignore[no-untyped-call]
 
 
+def save_program(path: Path) -> None:
+    program = torch.export.export(nn.Conv2d(1, 1, 1), (torch.zeros(1, 1, 2, 2),))
+    with path.open("wb") as file:  # to a path torch writes .pt2 alone without a warning
+        torch.export.save(program, file)
+
+
+def save_older_program(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("serialized_exported_program.json", "{}")
+
+
 def state(prefix: str) -> dict[str, torch.Tensor]:
     return {f"{prefix}{name}": value for name, value in nn.Conv2d(1, 1, 1).state_dict().items()}
 
@@ -39,6 +51,8 @@ FOREIGN: dict[str, tuple[Callable[[Path], None], str]] = {
     "module_in_a_dictionary": (
         lambda path: torch.save({"model": nn.Conv2d(1, 1, 1)}, path), "a whole module or other"
     ),
+    "program": (save_program, r"\(a program of torch.export: make the network itself and load"),
+    "older_program": (save_older_program, r"\(a program of torch.export: make the network"),
     "script": (save_script, "a TorchScript archive: make the network itself"),
     "state": (
         lambda path: torch.save(state(""), path),

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 
 from edgecodec.cli import main
+from edgecodec.coding import image_files
 from edgecodec.evaluation.metrics import ms_ssim_db
 from edgecodec.model.checkpoint import (
     FORMAT,
@@ -108,6 +110,19 @@ def test_load_photos_passes_over_folders_with_names_of_files(photos: Path, tmp_p
         (tmp_path / name).mkdir()
     (tmp_path / "c.tar" / "a.png").write_bytes((photos / "a.png").read_bytes())
     assert len(load_photos([tmp_path])) == 1
+
+
+def test_load_photos_takes_what_plugins_read_out_of_tar_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for suffix in (".heic", ".jxl"):  # installed or not; what Pillow finds inside is a PNG file
+        monkeypatch.setitem(image_files.PLUGINS, suffix, image_files.Plugin("PIL", "pillow"))
+    monkeypatch.setitem(image_files.PLUGINS, ".hif", image_files.Plugin("absent_plugin", "x"))
+    Image.new("RGB", (32, 32)).save(tmp_path / "x.png")
+    with tarfile.open(tmp_path / "photos.tar", "w") as tar:
+        for name in ("a.heic", "b.JXL", "c.hif", "d.txt"):
+            tar.add(tmp_path / "x.png", name)
+    assert len(load_photos([tmp_path / "photos.tar"])) == 2
 
 
 def test_random_crop_is_a_function_of_its_generator(photos: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from edgecodec.runtimes.backends.openvino_backend import (
 from edgecodec.runtimes.base import Artefact, SessionOptions
 from edgecodec.runtimes.device.probe import usable_cores
 from edgecodec.runtimes.layers.base import BFLOAT16, FLOAT32
+from edgecodec.runtimes.selection.transient import is_transient
 from tests.runtimes.conftest import Tiny, with_bf16
 
 ARTEFACT = Artefact("synthesis", "openvino", "fp16", Path("synthesis.fp16.xml"))
@@ -63,7 +65,7 @@ def test_model_that_failed_is_kept_until_the_end(
     kept: list[Any] = []
     monkeypatch.setattr(openvino_backend, "_failed", kept)
     compiled = Compiled(error)
-    session = OpenVinoSession(ARTEFACT, compiled)
+    session = OpenVinoSession(ARTEFACT, compiled, contextlib.nullcontext())
     monkeypatch.setattr(session, "inputs", {"y_hat": (1, None, None, 16)})
     for _ in range(2):
         with pytest.raises(BackendError, match="empty result" if error is None else "no kernel"):
@@ -160,6 +162,30 @@ def test_openvino_that_does_not_answer_lacks_everything(monkeypatch: pytest.Monk
     missing = BackendUnavailableError("openvino", reason)
     monkeypatch.setattr(OpenVinoBackend, "_get_core", lambda self: raise_(missing))
     assert OpenVinoBackend().lacks("bf16") == reason
+
+
+def test_want_of_threads_is_no_lack_of_a_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The list of devices is short then; what it says of the CPU by name is what is wrong."""
+    pytest.importorskip("openvino")
+
+    class Starved:
+        available_devices = ()
+
+        def get_property(self, device: str, name: str) -> list[str]:
+            raise RuntimeError(
+                "Exception from src/inference/src/cpp/core.cpp:268:\n"
+                "Failed to create plugin for device CPU\n"
+                "Exception from src/plugins/intel_cpu/src/plugin.cpp:921:\n"
+                "Resource temporarily unavailable\n\n"
+            )
+
+    monkeypatch.setattr(OpenVinoBackend, "_get_core", lambda self: Starved())
+    found = OpenVinoBackend().probe()
+    assert not found.ok
+    assert found.reason == (
+        "has no CPU plugin: Failed to create plugin for device CPU Resource temporarily unavailable"
+    )
+    assert is_transient(BackendUnavailableError("openvino", found.reason))
 
 
 def raise_(error: Exception) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -323,6 +325,39 @@ def test_quota_of_a_container_counts_as_cores(files: dict[str, str], cores: int)
 
 def test_cores_are_no_more_than_a_quota(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "quota_cores", lambda: 1)
-    assert probe.usable_cores() == 1
+    assert probe.usable_cores() == probe.threads_of_quota() == 1
     monkeypatch.setattr(probe, "quota_cores", lambda: 10_000)
-    assert 1 <= probe.usable_cores() <= (os.cpu_count() or 1)
+    assert 1 <= probe.usable_cores() == probe.threads_of_quota() <= (os.cpu_count() or 1)
+    monkeypatch.setattr(probe, "quota_cores", lambda: 0)
+    assert probe.threads_of_quota() == 0
+
+
+THREADS = """
+import os, sys
+from edgecodec import Codec
+from edgecodec.runtimes.device import probe
+import numpy as np
+
+backend, quota, threads = sys.argv[1:]
+probe.cpu_quota = lambda files: int(quota)
+with Codec(None, backend, "fp32", threads=int(threads) or None) as codec:
+    codec.encode(np.zeros((512, 512, 3), np.uint8))
+    print(len(os.listdir("/proc/self/task")))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads as Linux lists them")
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino", "tflite", "torch"])
+def test_quota_is_kept_by_every_runtime(backend: str, environment: dict[str, str]) -> None:
+    """One core's worth is one thread; more than there are cores is as many as those."""
+
+    def started(quota: int, threads: int) -> int:
+        command = [sys.executable, "-c", THREADS, backend, str(quota), str(threads)]
+        result = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert result.returncode == 0, result.stderr
+        return int(result.stdout)
+
+    assert started(1, 0) <= started(0, 1)
+    assert started(16 * probe.usable_cores(), 0) <= started(0, probe.usable_cores())

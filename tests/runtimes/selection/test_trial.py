@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import logging
 import os
@@ -25,6 +26,7 @@ from edgecodec.runtimes.selection.choice import StageVerdict
 from edgecodec.runtimes.selection.competition import Tools
 from edgecodec.runtimes.selection.selector import Selector, shared
 from edgecodec.runtimes.selection.store import Store
+from edgecodec.runtimes.selection.transient import is_transient
 from tests.runtimes.test_registry import install
 
 SIZE = (64, 96)
@@ -97,6 +99,24 @@ def test_candidate_that_fails_in_a_process_of_its_own_is_rejected(
     assert [r.getMessage() for r in caplog.records] == [
         f"synthesis: rejected mine fp32, 1 thread: {told}"
     ]
+
+
+def test_trial_without_a_thread_of_its_own_tells_so(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is run that could hang, and nothing is said against the runtime."""
+
+    def later(*_: object, **__: object) -> None:
+        raise RuntimeError("unable to start watchdog thread")
+
+    monkeypatch.setattr(faulthandler, "dump_traceback_later", later)
+    assert trial.main([json.dumps([{"bundle": str(bundle.path)}] * 2)]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line]
+    assert len(lines) == 3  # that it begins, and one for each job
+    for line in lines[1:]:
+        assert "cannot start 1 thread (" in line
+        assert "ulimit -u" in line
+        assert is_transient(BackendError("mine", line))
 
 
 def test_what_a_device_lacks_is_no_fault(
