@@ -83,6 +83,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--qat begins a new run; continue one that stopped with --resume alone")
     if args.restart and not args.resume:
         raise ConfigError("--restart needs --resume, whose weights it takes")
+    if args.grow_from and not args.shape:
+        raise ConfigError("--from needs --shape, what to grow to")
     for name in (*args.images, *args.valid):
         if not Path(name).exists():
             raise ConfigError(f"{name}: no such folder or tar file")
@@ -97,8 +99,6 @@ def run(args: argparse.Namespace) -> int:
 
     if args.shape and (args.qat or args.resume):
         raise ConfigError("--shape is of a new codec; a checkpoint has its own")
-    if args.grow_from and not args.shape:
-        raise ConfigError("--from needs --shape, what to grow to")
     try:
         for target in (args.export, args.slim):
             if target:
