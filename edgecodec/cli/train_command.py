@@ -62,7 +62,7 @@ def add_parser(sub: Any) -> None:
     add("--from", dest="grow_from", metavar="CKPT",
         help="with --shape: begin with this trained codec of a smaller shape, grown")  # fmt: skip
     add("--learning-rate", type=float,
-        help="at its highest (default 0.001; with --from 0.0005, with --restart or --qat "
+        help="at its highest (default 0.001; with --from 0.0003, with --restart or --qat "
         "0.0002)")  # fmt: skip
     add("--seed", type=whole_number(0, 2**31), help="default 0")
     add("--export", metavar="CKPT",

@@ -66,6 +66,9 @@ def grow(codec: NeuralCodec, cfg: CodecConfig, images: Tensor) -> NeuralCodec:
     _settle_new_latents(small, grown, images)
     if cfg.flat_cells:
         set_flat_latents(grown)
+    for block in grown.modules():
+        if isinstance(block, ResidualBlock):
+            balance_units(block)
     return grown
 
 
@@ -289,6 +292,29 @@ def _settle_new_latents(old: NeuralCodec, new: NeuralCodec, images: Tensor) -> N
     unit = 2.0**fixed.HEAD_GAIN_LOG2 * fixed.log_scale_step()
     new.h_s.heads.bias[new.cfg.latent_channels + m :] = (wanted / fixed.SCALE_MIN).log() / unit
     new.index_bias.values[:, m:] = -steps[:, m:] / unit
+
+
+def balance_units(block: ResidualBlock) -> None:
+    """Make the layers that a unit passes through equally large in norm; their product stays.
+
+    Folding leaves large weights before a ReLU and small ones behind it, on large values: those
+    an optimiser of steps that are the same for all weights would throw about.
+    """
+    for layers in (
+        [block.enter, block.depthwise, block.leave],
+        [block.expand, block.contract],
+    ):
+        last = layers[-1]
+        norms = [layer.weight.flatten(1).norm(dim=1) for layer in layers[:-1]]
+        norms.append(last.weight[:, :, 0, 0].norm(dim=0))
+        logs = torch.stack(norms).clamp_min(1e-3).log()
+        factors = (logs.mean(0) - logs).exp()
+        product = torch.ones_like(factors[0])
+        for layer, factor in zip(layers[:-1], factors, strict=False):
+            product = product * factor
+            layer.weight *= factor[:, None, None, None]
+            _bias(layer).mul_(product)
+        last.weight /= product[None, :, None, None]
 
 
 def _turn_apart(old: nn.Module, new: nn.Module) -> None:

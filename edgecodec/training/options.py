@@ -19,7 +19,7 @@ scales of either."""
 _PIXELS_PER_STEP = 4 * 192**2
 _MS_SSIM_SIZE = 256
 _FINE_TUNING_RATE = 2e-4
-_GROWN_RATE = 5e-4
+_GROWN_RATE = 3e-4
 _QAT_STEPS = 6500
 
 
@@ -97,7 +97,8 @@ class TrainingOptions:
         Training is on crops of `size` and, at the end, of 64 pixels more. MS-SSIM trains on crops
         of 256 pixels all along, as many as have about the same pixels. Fine-tuning starts at
         a fifth of the learning rate: at the full one, Adam with its moments at zero would undo
-        much of what the weights know; a codec that grew from another, at half of it. Rounding is
+        much of what the weights know; a codec that grew from another, at a third of
+        it. Rounding is
         learned in a short run at the rate of fine-tuning.
 
         Args:

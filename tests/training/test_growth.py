@@ -14,8 +14,8 @@ from torch import Tensor
 from edgecodec.model.checkpoint import load_checkpoint, save_checkpoint
 from edgecodec.model.config import SHAPES, CodecConfig
 from edgecodec.model.folding import fold_latent_layers
-from edgecodec.model.network import NeuralCodec
-from edgecodec.training.growth import check_growth, grow
+from edgecodec.model.network import NeuralCodec, ResidualBlock
+from edgecodec.training.growth import balance_units, check_growth, grow
 from edgecodec.training.loss import rate_distortion_loss
 from edgecodec.training.options import SavedRun, TrainingOptions
 from edgecodec.training.photos import CropStream, load_photos, to_images
@@ -118,6 +118,21 @@ def test_new_latents_are_quiet_and_their_layers_fold(old: NeuralCodec, crops: Te
     assert fold_latent_layers(grown) == (True, True)
 
 
+@torch.no_grad()
+def test_balanced_units_do_the_same() -> None:
+    block = ResidualBlock(8, 12, 5)
+    block.enter.weight *= 30.0
+    block.expand.weight[:5] *= 50.0
+    x = torch.randn(2, 8, 9, 9)
+    want = block(x)
+    balance_units(block)
+    assert torch.allclose(block(x), want, rtol=1e-4, atol=1e-4)
+    norms = [layer.weight.flatten(1).norm(dim=1) for layer in (block.enter, block.depthwise)]
+    assert torch.allclose(norms[0], norms[1], rtol=1e-4)
+    columns = block.contract.weight[:, :, 0, 0].norm(dim=0)
+    assert torch.allclose(block.expand.weight[:, :, 0, 0].norm(dim=1), columns, rtol=1e-4)
+
+
 def test_tables_are_those_of_the_same_lambda(old: NeuralCodec, crops: Tensor) -> None:
     old = copy.deepcopy(old)
     with torch.no_grad():
@@ -173,7 +188,7 @@ def test_a_run_begins_with_a_grown_codec_and_resumes(
     options = TrainingOptions.for_new_run(
         grown=True, steps=8, batch=2, size=64, final_size=64, validate_photos=0
     )
-    assert options.learning_rate == 5e-4
+    assert options.learning_rate == 3e-4
     log = io.StringIO()
     saved = SavedRun.load(source)
     train([photos], [], out, options, device="cpu", grow_from=saved, config=WIDER, minutes=0,
