@@ -144,7 +144,7 @@ def imports_of(path: Path) -> set[str]:
 
 
 ROOMS = (
-    "errors", "forks", "text_table", "_version", "arrays", "files", "core", "format", "bundle",
+    "errors", "forks", "lazy", "text_table", "_version", "arrays", "files", "core", "format", "bundle",
     "coding",
     "evaluation", "runtimes", "runtimes.device", "runtimes.layers", "runtimes.backends",
     "runtimes.selection", "codec", "edgecodec", "model", "training", "converters.graph",
