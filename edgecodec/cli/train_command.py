@@ -59,8 +59,11 @@ def add_parser(sub: Any) -> None:
     add("--synthetic", type=float,
         help="share of the crops that are drawn: text, flat areas (default 0.2)")  # fmt: skip
     add("--shape", choices=("first", "second"), help="channels and layers of a new codec")
+    add("--from", dest="grow_from", metavar="CKPT",
+        help="with --shape: begin with this trained codec of a smaller shape, grown")  # fmt: skip
     add("--learning-rate", type=float,
-        help="at its highest (default 0.001; with --restart or --qat 0.0002)")  # fmt: skip
+        help="at its highest (default 0.001; with --from 0.0005, with --restart or --qat "
+        "0.0002)")  # fmt: skip
     add("--seed", type=whole_number(0, 2**31), help="default 0")
     add("--export", metavar="CKPT",
         help="also write configuration and weights alone in half precision")  # fmt: skip
@@ -80,6 +83,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--qat begins a new run; continue one that stopped with --resume alone")
     if args.restart and not args.resume:
         raise ConfigError("--restart needs --resume, whose weights it takes")
+    if args.grow_from and not args.shape:
+        raise ConfigError("--from needs --shape, what to grow to")
     for name in (*args.images, *args.valid):
         if not Path(name).exists():
             raise ConfigError(f"{name}: no such folder or tar file")
@@ -108,6 +113,7 @@ def run(args: argparse.Namespace) -> int:
             device=args.device,
             resume=saved,
             restart=bool(args.restart or args.qat),
+            grow_from=SavedRun.load(Path(args.grow_from)) if args.grow_from else None,
             minutes=args.minutes,
             config=SHAPES[args.shape] if args.shape else None,
             compiled=args.compile,
@@ -137,7 +143,9 @@ def _options(args: argparse.Namespace, run: SavedRun | None) -> TrainingOptions:
         given.setdefault("objective", before.get("objective", "mse"))
         return TrainingOptions.for_new_run(rounded=True, **given)
     if run is None or args.restart:
-        return TrainingOptions.for_new_run(fine_tuning=args.restart, **given)
+        return TrainingOptions.for_new_run(
+            fine_tuning=args.restart, grown=bool(args.grow_from), **given
+        )
     saved, step = run.progress()
     new = {n: given.pop(n) for n in ("steps", "objective") if n in given}
     for name, value in given.items():

@@ -23,7 +23,8 @@ class CodecConfig:
     Attributes:
         fine_channels: width at 1/8 of the resolution; like the three fields after it of the
             synthesis, and of the analysis where that has no number of its own.
-        coarse_expansion: width inside the synthesis' blocks at 1/16; 0 takes twice their channels.
+        fine_expansion: width inside the synthesis' blocks at 1/8; 0 takes twice their channels.
+        coarse_expansion: likewise at 1/16.
         depthwise: side of the depthwise filters.
         overlap: pixels by which a block of the first layer reaches into its neighbours.
         replicate: 1 to pad with the outermost values, 0 to pad with zeros.
@@ -49,6 +50,7 @@ class CodecConfig:
     analysis_fine_blocks: int = 0
     analysis_coarse_channels: int = 0
     analysis_coarse_blocks: int = 0
+    fine_expansion: int = 0
     coarse_expansion: int = 0
     depthwise: int = 3
     overlap: int = 0
@@ -82,6 +84,7 @@ _YOUNGER = {
     "analysis_fine_blocks",
     "analysis_coarse_channels",
     "analysis_coarse_blocks",
+    "fine_expansion",
     "coarse_expansion",
     "depthwise",
     "overlap",
@@ -94,7 +97,7 @@ SHAPES = {
     "first": CodecConfig(),
     "second": CodecConfig(
         latent_channels=320,
-        fine_channels=112,
+        fine_channels=128,
         fine_blocks=2,
         coarse_channels=320,
         coarse_blocks=1,
@@ -103,7 +106,8 @@ SHAPES = {
         analysis_fine_blocks=3,
         analysis_coarse_channels=320,
         analysis_coarse_blocks=1,
-        coarse_expansion=480,
+        fine_expansion=160,
+        coarse_expansion=448,
         depthwise=5,
         overlap=4,
         replicate=1,

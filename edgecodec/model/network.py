@@ -135,7 +135,7 @@ def build_synthesis(cfg: CodecConfig) -> nn.Sequential:
         *_blocks(cfg, cfg.coarse_blocks, coarse, cfg.coarse_expansion or None),
         nn.Conv2d(coarse, 4 * fine, 1),
         nn.PixelShuffle(2),
-        *_blocks(cfg, cfg.fine_blocks, fine),
+        *_blocks(cfg, cfg.fine_blocks, fine, cfg.fine_expansion or None),
         nn.Conv2d(fine, 192, 1),
         nn.PixelShuffle(8),
     )

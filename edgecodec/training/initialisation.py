@@ -103,10 +103,10 @@ def start_from_photos(codec: NeuralCodec, photos: list[UInt8Array], seed: int) -
     _set(leave, padded((fine * fine_scale[:, None]).T, 3 * _FINE**2, s1))
     set_scales(codec, sigma * fmt.Y_UNIT)
     if cfg.flat_cells:
-        _set_flat_latents(codec)
+        set_flat_latents(codec)
 
 
-def _set_flat_latents(codec: NeuralCodec) -> None:
+def set_flat_latents(codec: NeuralCodec) -> None:
     """Give colours the latents that the analysis has for pictures of nothing else."""
     corners = torch.cartesian_prod(*[torch.tensor([0.0, 255.0])] * 3)
     side = 4 * HYPER_STRIDE

@@ -19,6 +19,7 @@ scales of either."""
 _PIXELS_PER_STEP = 4 * 192**2
 _MS_SSIM_SIZE = 256
 _FINE_TUNING_RATE = 2e-4
+_GROWN_RATE = 5e-4
 _QAT_STEPS = 6500
 
 
@@ -88,17 +89,20 @@ class TrainingOptions:
             )
 
     @classmethod
-    def for_new_run(cls, *, fine_tuning: bool = False, **given: Any) -> TrainingOptions:
+    def for_new_run(
+        cls, *, fine_tuning: bool = False, grown: bool = False, **given: Any
+    ) -> TrainingOptions:
         """Return options whose defaults suit the objective and the start.
 
         Training is on crops of `size` and, at the end, of 64 pixels more. MS-SSIM trains on crops
         of 256 pixels all along, as many as have about the same pixels. Fine-tuning starts at
         a fifth of the learning rate: at the full one, Adam with its moments at zero would undo
-        much of what the weights know. Rounding is learned in a short run at that
-        rate.
+        much of what the weights know; a codec that grew from another, at half of it. Rounding is
+        learned in a short run at the rate of fine-tuning.
 
         Args:
             fine_tuning: the run starts from trained weights.
+            grown: it starts from those of a smaller shape.
             given: fields that are not left to their defaults.
 
         Raises:
@@ -115,6 +119,8 @@ class TrainingOptions:
             options.setdefault("steps", _QAT_STEPS)
         if fine_tuning or options.get("rounded"):
             options.setdefault("learning_rate", _FINE_TUNING_RATE)
+        if grown:
+            options.setdefault("learning_rate", _GROWN_RATE)
         return cls(**options)
 
     @property

@@ -24,6 +24,7 @@ from edgecodec.format.strides import HYPER_STRIDE
 from edgecodec.model.checkpoint import build_codec, check_target, fill_codec, save_checkpoint
 from edgecodec.model.config import CodecConfig
 from edgecodec.model.network import NeuralCodec
+from edgecodec.training.growth import check_growth, grow
 from edgecodec.training.initialisation import start_from_photos
 from edgecodec.training.loss import Losses, rate_distortion_loss
 from edgecodec.training.options import SavedRun, TrainingOptions
@@ -34,6 +35,9 @@ from edgecodec.training.validation import Judged, validate
 
 _MEASURED = 10
 """Batches, and crops in each, that units of roundings are measured on."""
+
+_GROWN_ON = 16
+"""Crops that a codec is grown on."""
 
 
 def _journal_path(out: Path) -> Path:
@@ -134,6 +138,18 @@ class Trainer:
     def start_from_photos(self, photos: list[UInt8Array]) -> None:
         """Begin a new run with the principal components of its photos."""
         start_from_photos(self.codec, photos, self.options.seed)
+        self.average = self._copy()
+
+    def grow_from(self, source: SavedRun, photos: list[UInt8Array]) -> None:
+        """Begin a new run with the weights of a codec of a smaller shape."""
+        o = self.options
+        stream = CropStream(photos, batch=_GROWN_ON, size=o.size, seed=o.seed, start=0)
+        try:
+            images = to_images(stream.next(), torch.device("cpu"))
+        finally:
+            stream.close()
+        small = build_codec(source.entries, source.path)
+        self.codec.load_state_dict(grow(small, self.codec.cfg, images).state_dict())
         self.average = self._copy()
 
     def measure_units(self, photos: list[UInt8Array]) -> None:
@@ -305,6 +321,7 @@ def train(
     device: str = "auto",
     resume: SavedRun | None = None,
     restart: bool = False,
+    grow_from: SavedRun | None = None,
     minutes: float | None = None,
     config: CodecConfig | None = None,
     compiled: bool = False,
@@ -320,6 +337,7 @@ def train(
         device: `auto`, `cpu` or `cuda`.
         resume: run to continue.
         restart: begin the schedule anew from the weights of `resume`.
+        grow_from: codec of a smaller shape that a new run begins with.
         minutes: stop after this time; the checkpoint can be resumed.
         config: shape of a new codec.
         compiled: compile the loss at the first step of each crop size (a minute or two), then
@@ -327,8 +345,8 @@ def train(
         log: where progress is printed.
 
     Raises:
-        ValueError: photos, checkpoint or device unusable, `out` cannot be written, or nothing can
-            be compiled here.
+        ValueError: photos, checkpoint or device unusable, `out` cannot be written, nothing can
+            be compiled here, or `grow_from` has no place in the new shape.
     """
     check_target(out)
     check_target(_journal_path(out))
@@ -348,8 +366,13 @@ def train(
         restart=restart,
         compiled=compiled,
     )
+    if grow_from is not None:
+        # Before photos are read, which takes a while.
+        check_growth(build_codec(grow_from.entries, grow_from.path).cfg, trainer.codec.cfg)
     photos = load_photos(images, min_side=options.final_size)
-    if resume is None:
+    if grow_from is not None:
+        trainer.grow_from(grow_from, photos)
+    elif resume is None:
         trainer.start_from_photos(photos)
     if options.rounded and (resume is None or restart):
         trainer.measure_units(photos)

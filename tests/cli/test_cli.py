@@ -196,6 +196,10 @@ FAILURES = {
         "would replace text.txt",
     ),
     "test over a picture": (("device-test", "photo.png", "--json", "photo.png"), "would replace"),
+    "growth to nothing": (
+        ("train", "--images", "absent", "--out", "x.pt", "--from", "y.pt"),
+        "--from needs --shape",
+    ),
     "train on nothing": (("train", "--images", "absent", "--out", "x.pt"), "absent"),
 }
 

@@ -36,7 +36,7 @@ def codec() -> NeuralCodec:
 def test_second_shape_costs_what_it_says() -> None:
     codec = NeuralCodec(SHAPES["second"])
     folded = 2 * codec.cfg.latent_channels**2 / 256 / 2
-    assert multiply_accumulates(codec.g_s, 16) - folded == pytest.approx(5367, abs=1)
+    assert multiply_accumulates(codec.g_s, 16) - folded == pytest.approx(5379, abs=1)
     encoding = multiply_accumulates(codec.g_a, 1) + multiply_accumulates(codec.h_a, 16) - folded
     assert encoding == pytest.approx(12000, abs=1)
 
