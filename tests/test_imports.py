@@ -144,8 +144,8 @@ def imports_of(path: Path) -> set[str]:
 
 
 ROOMS = (
-    "errors", "forks", "text_table", "_version", "arrays", "files", "core", "format", "bundle",
-    "coding",
+    "errors", "forks", "lazy", "text_table", "_version", "arrays", "files", "core", "format",
+    "bundle", "coding",
     "evaluation", "runtimes", "runtimes.device", "runtimes.layers", "runtimes.backends",
     "runtimes.selection", "codec", "edgecodec", "model", "training", "converters.graph",
     "converters.sources", "converters.int8", "converters.writers", "converters.checks",

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import hashlib
 import threading
 import zipfile
@@ -39,6 +38,7 @@ from edgecodec.bundle.predictions import Predictions
 from edgecodec.bundle.scratch import Scratch
 from edgecodec.errors import BundleError, ScratchError
 from edgecodec.forks import tell_of_fork
+from edgecodec.lazy import lazy_property
 
 TABLES = "tables.bin"
 GOLDEN = "golden.npz"
@@ -112,7 +112,7 @@ class Bundle:
         """See `edgecodec.forks`."""
         self._lock = threading.RLock()
 
-    @functools.cached_property
+    @lazy_property
     def content_id(self) -> str:
         """What changes with any file or artefact listed, wherever the bundle lies."""
         return short_id(self._manifest_text.encode())
@@ -295,7 +295,7 @@ class Bundle:
         self._put_together[name] = parts.size
         return path
 
-    @functools.cached_property
+    @lazy_property
     def _predictions(self) -> Predictions:
         """What tensors in `weights.bin` are predicted from; nothing where there is no list."""
         if PREDICTIONS not in self.manifest.files:

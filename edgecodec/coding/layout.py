@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 
 from edgecodec.bundle.manifest import Manifest
 from edgecodec.format.container import MAX_TILE
 from edgecodec.format.strides import HYPER_STRIDE, LATENT_STRIDE, padded_side
+from edgecodec.lazy import lazy_property
 
 DEFAULT_TILE = 1024
 """Side in pixels of the tiles of a large picture: what the networks hold of one fits into the last
@@ -142,7 +142,7 @@ class Layout:
         )
         return [row * self._across + column for row in rows for column in columns]
 
-    @cached_property
+    @lazy_property
     def views(self) -> tuple[Tile, ...]:
         """What the synthesis makes at a time: rows and columns of nearly equal parts.
 

@@ -17,7 +17,6 @@ encoder uses.
 from __future__ import annotations
 
 import warnings
-from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -35,6 +34,7 @@ from edgecodec.format.tables import (
     SYMBOL_LIMIT,
     Tables,
 )
+from edgecodec.lazy import lazy_property
 
 
 class Implementation(Protocol):
@@ -85,7 +85,7 @@ class CoreImplementation:
         self._latent, self._hyper = _binding.channels(self._model)
         self._tables = parsed
 
-    @cached_property
+    @lazy_property
     def _bits(self) -> Float32Array:
         """What symbols cost, as the core wants it: it skips one entry behind each table."""
         rows = [np.append(bits, 0.0) for bits in self._tables.bits()[1:]]
@@ -291,7 +291,7 @@ class LatentCoder:
         cost += bits.sum(2)
         return cost
 
-    @cached_property
+    @lazy_property
     def _hyper_bits(self) -> Float32Array:
         """What hyper-latents cost, (levels, 255) for -127..127; escapes roughly."""
         values = np.arange(-HYPER_LIMIT, HYPER_LIMIT + 1)
