@@ -114,7 +114,9 @@ def test_runs_there_twice_and_fetches_the_report(
     assert backends == {"onnxruntime"}  # of this process's environment it would be more
     assert set(report["device"]["packages"]) == {"edgecodec", "numpy", "pillow", "onnxruntime"}
     (environment,) = there.glob("env-*")
-    (installed,) = environment.glob("lib/python*/site-packages/edgecodec/device_tests/far_side.py")
+    (installed,) = environment.glob(
+        "lib/python*/site-packages/edgecodec/device_tests/remote/far_side.py"
+    )
     assert not installed.is_symlink()
     made = (environment / "pyvenv.cfg").stat().st_mtime_ns
 
