@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from edgecodec.converters.sources.own_stages import own_stages
 from edgecodec.errors import ConversionError
 from edgecodec.format.strides import HYPER_STRIDE, LATENT_STRIDE, LATENTS_PER_HYPER, padded_side
 from edgecodec.format.tables import Y_FRAC, Tables
+from edgecodec.lazy import lazy_property
 from edgecodec.model.checkpoint import load_codec
 from edgecodec.model.export_tables import export_tables
 from edgecodec.model.network import NeuralCodec
@@ -72,7 +72,7 @@ class Source:
         """Identify the weights."""
         return short_id(b"".join(self.graphs[stage].weights_digest() for stage in STAGES))
 
-    @cached_property
+    @lazy_property
     def parsed_tables(self) -> Tables:
         """What is in `tables`."""
         return Tables.from_bytes(self.tables)
